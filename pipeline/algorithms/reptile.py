@@ -1,0 +1,105 @@
+"""Reptile: move the initialisation towards what several inner steps of plain training arrive at.
+
+Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, arXiv 1803.02999.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from pipeline.core.algorithm import Algorithm, detach
+from pipeline.core.failures import ConfigError
+from pipeline.core.inner import SGD, Adam, Rule, unroll
+from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Phase, Score, Task
+from pipeline.nets.losses import Loss
+from pipeline.nets.model import Adapted, Model
+
+
+@dataclass(frozen=True)
+class Config:
+    """Each inner step sees a mini-batch of ``inner_batch`` support examples, dealt from shuffles of the support set.
+
+    The published inner optimizer is Adam without momentum. Its second moments start at zero for each task here; the
+    authors' code carries them from task to task, which makes the answer depend on the order of the tasks.
+    """
+
+    inner_lr: Annotated[float, Gt(0)] = 1e-3
+    inner_steps: Annotated[int, Ge(1)] = 5
+    inner_batch: Annotated[int, Ge(1)] = 10
+    eval_inner_steps: Annotated[int, Ge(1)] = 50
+    eval_inner_batch: Annotated[int, Ge(1)] = 5
+    inner_optimizer: Literal["sgd", "adam"] = "adam"
+    inner_beta1: Annotated[float, Ge(0)] = 0.0
+
+
+class Reptile(Algorithm[Batch, Adapted]):
+    """theta <- theta - epsilon · mean(theta - phi_k) (algorithm 2), so *before - after* takes a gradient's place.
+
+    The query set is looked at for the reported score alone.
+
+    Raises:
+        ConfigError: ``normalisation: running``, with which the inner loop diverges.
+    """
+
+    Config = Config
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
+    head: ClassVar[bool] = True
+
+    def __init__(self, config: Config, model: Model, loss: Loss) -> None:
+        if model.mode == "running":
+            raise ConfigError("normalisation: 'running' makes reptile diverge; use one_query, support or transductive")
+        self.config, self.model, self.loss = config, model, loss
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        return {"model": self.model.init(rng)}
+
+    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        """``batches`` [inner steps, batch]: rows of the support set, each shuffle used up before the next begins."""
+        rows = len(task.support.y)
+        steps, batch = (
+            (self.config.inner_steps, self.config.inner_batch)
+            if phase == "train"
+            else (self.config.eval_inner_steps, self.config.eval_inner_batch)
+        )
+        shuffles = -(-steps * min(batch, rows) // rows)
+        order = np.concatenate([rng.permutation(rows) for _ in range(shuffles)])
+        return {"batches": torch.from_numpy(order[: steps * min(batch, rows)].reshape(steps, -1))}
+
+    def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Adapted:
+        return self.model.adapted(self._path(theta, support, context)[-1], support.x)
+
+    def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Adapted, ...]:
+        return tuple(self.model.adapted(phi, support.x) for phi in self._path(theta, support, context))
+
+    def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
+        return self.model.predict(adapted, x)
+
+    def score(self, adapted: Adapted, query: Batch, context: Context) -> Score:
+        return self.loss(self.predict(adapted, query.x), query.y)
+
+    def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
+        adapted = self.adapt(theta, task.support, context)
+        before = theta["model"]
+        delta = {name: (before[name] - after).detach() for name, after in adapted.phi.items()}
+        return {"model": delta}, detach(self.score(adapted, task.query, context))
+
+    def _path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+        batches = context.noise["batches"]
+
+        def support_loss(phi: Params, j: int) -> Tensor:
+            rows = batches[j]
+            return self.loss(self.model.fit(phi, support.x[rows])[0], support.y[rows]).loss  # type: ignore[return-value]
+
+        # The delta is not differentiated, so no graph of the inner loop is kept.
+        return unroll(support_loss, theta["model"], len(batches), self._rule(), first_order=True)
+
+    def _rule(self) -> Rule:
+        if self.config.inner_optimizer == "sgd":
+            return SGD(self.config.inner_lr)
+        return Adam(self.config.inner_lr, beta1=self.config.inner_beta1)

@@ -1,0 +1,63 @@
+"""The error tree. Each error is one line that names the place, the value, what was expected and the fix.
+
+Every subclass pickles (errors cross process borders) because its constructor takes the message alone; ``exit_code`` is
+what a job ends with.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PipelineError(Exception):
+    """A failure the user can act on; printed without a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(PipelineError):
+    """A recipe or a command line that cannot be run as written."""
+
+    exit_code = 2
+
+
+class DataError(PipelineError):
+    """Input data that cannot be read or cannot fill the asked tasks."""
+
+    exit_code = 2
+
+
+class ResumeError(PipelineError):
+    """A run that cannot be continued as asked: no checkpoint, another recipe, other data, other numerics."""
+
+    exit_code = 2
+
+
+class ClusterError(PipelineError):
+    """The cluster cannot give what the run asks for."""
+
+    exit_code = 3
+
+
+class NonFiniteError(PipelineError):
+    """Too many tasks of one step gave a loss or gradient that is not finite."""
+
+    exit_code = 4
+
+
+class TaskError(PipelineError):
+    """An algorithm or source raised on a task; names the task and the line that reproduces it."""
+
+    exit_code = 5
+
+
+class PoisonError(PipelineError):
+    """A chunk whose workers die, whoever computes it."""
+
+    exit_code = 6
+
+
+class InternalError(PipelineError):
+    """A broken promise of ours, not a user's mistake."""
+
+    exit_code = 70

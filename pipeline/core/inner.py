@@ -1,0 +1,84 @@
+"""The inner loop: steps of gradient descent as functions of their parameters, differentiable end to end.
+
+``torch.func.grad`` re-evaluates the gradient at each iterate (never a sum of gradients at theta) and keeps the graph, so
+an outer backward through ``unroll`` is exact to any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.core.types import Params
+
+State = dict[str, Params]
+Loss = Callable[[Params, int], Tensor]
+"""The support loss at phi for inner step j."""
+
+
+class Rule(Protocol):
+    """One inner optimizer as two pure functions."""
+
+    def start(self, phi: Params) -> State: ...
+
+    def step(self, phi: Params, gradient: Params, state: State) -> tuple[Params, State]: ...
+
+
+class SGD:
+    """phi <- phi - rate · gradient."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def start(self, phi: Params) -> State:
+        return {}
+
+    def step(self, phi: Params, gradient: Params, state: State) -> tuple[Params, State]:
+        return {name: value - self.rate * gradient[name] for name, value in phi.items()}, state
+
+
+class Adam:
+    """Adam (Kingma & Ba, arXiv 1412.6980, algorithm 1) with moments that start at zero for each task.
+
+    ``beta1=0`` is Reptile's inner optimizer. Not differentiated through here, though nothing prevents it but the square
+    root's slope at zero.
+    """
+
+    def __init__(self, rate: float, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
+        self.rate, self.beta1, self.beta2, self.epsilon = rate, beta1, beta2, epsilon
+
+    def start(self, phi: Params) -> State:
+        zeros = {name: torch.zeros_like(value) for name, value in phi.items()}
+        some = next(iter(phi.values()))
+        return {"m": zeros, "v": dict(zeros), "power": {"beta1": torch.ones_like(some.sum()), "beta2": torch.ones_like(some.sum())}}
+
+    def step(self, phi: Params, gradient: Params, state: State) -> tuple[Params, State]:
+        power1, power2 = state["power"]["beta1"] * self.beta1, state["power"]["beta2"] * self.beta2
+        m = {name: self.beta1 * state["m"][name] + (1 - self.beta1) * g for name, g in gradient.items()}
+        v = {name: self.beta2 * state["v"][name] + (1 - self.beta2) * g * g for name, g in gradient.items()}
+        moved = {
+            name: value - self.rate * (m[name] / (1 - power1)) / ((v[name] / (1 - power2)).sqrt() + self.epsilon)
+            for name, value in phi.items()
+        }
+        return moved, {"m": m, "v": v, "power": {"beta1": power1, "beta2": power2}}
+
+
+def unroll(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> tuple[Params, ...]:
+    """phi before adaptation and after each of ``steps`` inner steps; length ``steps + 1``.
+
+    With ``first_order`` the inner gradients are constants (MAML, arXiv 1703.03400, §5.2: d phi / d theta = 1), and no
+    graph is kept of them.
+    """
+    path, state = [theta], rule.start(theta)
+    for j in range(steps):
+        phi = path[-1]
+        at = {name: value.detach() for name, value in phi.items()} if first_order else phi
+        gradient = torch.func.grad(loss)(at, j)
+        if first_order:
+            gradient = {name: value.detach() for name, value in gradient.items()}
+        phi, state = rule.step(phi, gradient, state)
+        path.append(phi)
+    return tuple(path)

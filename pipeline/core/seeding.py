@@ -1,0 +1,53 @@
+"""Tickets: a task is a pure function of (seed, purpose, split, step, index), never of a worker's state.
+
+Streams come from numpy's counter-based Philox generator. Its key is hashed by a ``SeedSequence`` from the seed, purpose,
+split and step; its counter starts at the index and stream, 2^128 numbers apart. So any worker at any time draws the
+same numbers for the same ticket, and a step's many streams cost one hash.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Purpose = Literal["train", "evaluate", "serve", "init"]
+Split = Literal["train", "val", "test"]
+Stream = Literal["task", "noise"]
+
+# The codes are part of what a seed means: changing one changes every run. Only ever append.
+_PURPOSES: dict[Purpose, int] = {"train": 0, "evaluate": 1, "serve": 2, "init": 3}
+_SPLITS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
+_STREAMS: dict[Stream, int] = {"task": 0, "noise": 1}
+
+
+class Ticket(NamedTuple):
+    """The right to sample one task. Seeds travel to the workers, data does not."""
+
+    seed: int
+    purpose: Purpose
+    split: Split
+    step: int
+    index: int
+
+    def rng(self, stream: Stream) -> np.random.Generator:
+        """A fresh generator for this ticket; ``task`` feeds the source, ``noise`` the algorithm."""
+        key = _key(self.seed, _PURPOSES[self.purpose], _SPLITS[self.split], self.step)
+        return np.random.Generator(np.random.Philox(counter=[0, 0, self.index, _STREAMS[stream]], key=key))
+
+    @property
+    def id(self) -> str:
+        """A name for logs, for example ``train/train/12/3``."""
+        return f"{self.purpose}/{self.split}/{self.step}/{self.index}"
+
+
+@lru_cache(maxsize=8)
+def _key(seed: int, purpose: int, split: int, step: int) -> NDArray[np.uint64]:
+    return np.random.SeedSequence(seed, spawn_key=(purpose, split, step)).generate_state(2, np.uint64)
+
+
+def init_rng(seed: int) -> np.random.Generator:
+    """The generator that draws the first theta of a run."""
+    return Ticket(seed, "init", "train", 0, 0).rng("noise")

@@ -1,0 +1,9 @@
+"""Networks as pure functions of their parameters. To add one: a file here, and a line in ``NETS``."""
+
+from __future__ import annotations
+
+from pipeline.nets.conv4 import Conv4
+from pipeline.nets.mlp import MLP
+from pipeline.nets.net import Net
+
+NETS: dict[str, type[Net]] = {"mlp": MLP, "conv4": Conv4}

@@ -1,0 +1,83 @@
+"""Four blocks of 3×3 convolution, normalisation and ReLU: the few-shot field's standard image network.
+
+``shrink: stride`` with ``readout: mean`` is MAML's on Omniglot (arXiv 1703.03400, §5.2 and the authors' code);
+``shrink: pool`` with ``readout: flatten`` is Vinyals et al.'s and ProtoNet's (arXiv 1703.05175, §3.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.core.failures import ConfigError
+from pipeline.core.types import Params
+from pipeline.nets.net import Net, fan_in_normal
+from pipeline.nets.normalisation import GROUPS, Normaliser
+
+BLOCKS = 4
+
+
+@dataclass(frozen=True)
+class Config:
+    channels: Annotated[int, Ge(1)] = 64
+    shrink: Literal["stride", "pool"] = "stride"
+    readout: Literal["mean", "flatten"] = "mean"
+
+
+class Conv4(Net):
+    """[N, C, H, W] -> [N, outputs], or the embedding [N, channels (· positions)].
+
+    Raises:
+        ConfigError: the input is no image, or too small for four halvings; or ``channels`` cannot be grouped.
+    """
+
+    Config = Config
+
+    def __init__(self, config: Config, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool) -> None:
+        if len(input_shape) != 3:
+            raise ConfigError(f"net.name: conv4 needs images [channels, height, width], the source gives {input_shape}; use mlp")
+        sides = [self._side(config, side) for side in input_shape[1:]]
+        if min(sides) < 1:
+            raise ConfigError(f"net.name: conv4 halves an image four times, {input_shape[1:]} is too small; 16×16 is enough")
+        if normalised and config.channels % GROUPS and config.channels > GROUPS:
+            raise ConfigError(f"net.channels: {config.channels} is not a multiple of {GROUPS}")
+        self.config, self.outputs, self.normalised = config, outputs, normalised
+        self.input_channels = input_shape[0]
+        self.features = config.channels * (sides[0] * sides[1] if config.readout == "flatten" else 1)
+
+    @staticmethod
+    def _side(config: Config, side: int) -> int:
+        for _ in range(BLOCKS):
+            side = (side + 1) // 2 if config.shrink == "stride" else side // 2
+        return side
+
+    def init(self, rng: np.random.Generator) -> Params:
+        params: Params = {}
+        channels = self.input_channels
+        for i in range(BLOCKS):
+            params[f"block{i}/weight"] = fan_in_normal(rng, (self.config.channels, channels, 3, 3), 9 * channels)
+            params[f"block{i}/bias"] = torch.zeros(self.config.channels)
+            if self.normalised:
+                params[f"block{i}/scale"] = torch.ones(self.config.channels)
+            channels = self.config.channels
+        if self.outputs is not None:
+            params["head/weight"] = fan_in_normal(rng, (self.outputs, self.features), self.features, 1.0)
+            params["head/bias"] = torch.zeros(self.outputs)
+        return params
+
+    def __call__(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
+        stride = 2 if self.config.shrink == "stride" else 1
+        h = x
+        for i in range(BLOCKS):
+            h = F.conv2d(h, params[f"block{i}/weight"], stride=stride, padding=1)
+            h = torch.relu(normalise(f"block{i}", h, params.get(f"block{i}/scale"), params[f"block{i}/bias"]))
+            if self.config.shrink == "pool":
+                h = F.max_pool2d(h, 2)
+        h = h.mean((2, 3)) if self.config.readout == "mean" else h.flatten(1)
+        return h if self.outputs is None else h @ params["head/weight"].T + params["head/bias"]

@@ -1,0 +1,32 @@
+"""What a query set's outputs are judged by, one function per kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pipeline.core.types import Kind, Score
+
+Loss = Callable[[Tensor, Tensor], Score]
+
+
+def cross_entropy(logits_NC: Tensor, y_N: Tensor) -> Score:  # noqa: N803
+    """Mean negative log-likelihood in nats, and accuracy in [0, 1].
+
+    A *mean* over examples: rates published for a sum over the ways (MAML's code) are ``ways`` times larger here.
+    """
+    log_p_NC = torch.log_softmax(logits_NC, -1)  # noqa: N806
+    loss = -log_p_NC.gather(-1, y_N.unsqueeze(-1)).mean()
+    return Score(loss, {"accuracy": (logits_NC.detach().argmax(-1) == y_N).to(logits_NC.dtype).mean()})
+
+
+def mean_squared_error(outputs: Tensor, y: Tensor) -> Score:
+    """Mean squared error over examples and outputs; the metric is the loss."""
+    loss = (outputs - y).square().mean()
+    return Score(loss, {"mse": loss.detach()})
+
+
+LOSSES: dict[Kind, Loss] = {"classification": cross_entropy, "regression": mean_squared_error}
+METRICS: dict[Kind, str] = {"classification": "accuracy", "regression": "mse"}

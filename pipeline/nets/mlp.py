@@ -1,0 +1,57 @@
+"""A multi-layer perceptron; 1-40-40-1 with ReLU is MAML's sinusoid network (arXiv 1703.03400, §5.1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Len
+from torch import Tensor
+
+from pipeline.core.types import Params
+from pipeline.nets.net import Net, fan_in_normal
+from pipeline.nets.normalisation import Normaliser
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hidden weights start as N(0, init_gain / fan_in): 2 keeps the variance under ReLU, 1 under tanh; smaller is tamer."""
+
+    hidden: Annotated[tuple[Annotated[int, Ge(1)], ...], Len(1, 16)] = (40, 40)
+    activation: Literal["relu", "tanh"] = "relu"
+    init_gain: Annotated[float, Gt(0)] = 2.0
+
+
+class MLP(Net):
+    """Flattens its input; hidden layers are linear, normalise, activate."""
+
+    Config = Config
+
+    def __init__(self, config: Config, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool) -> None:
+        self.config = config
+        self.normalised = normalised
+        self.outputs = outputs
+        self.widths = (math.prod(input_shape), *config.hidden)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        params: Params = {}
+        for i, (fan_in, width) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+            params[f"layer{i}/weight"] = fan_in_normal(rng, (width, fan_in), fan_in, self.config.init_gain)
+            params[f"layer{i}/bias"] = torch.zeros(width)
+            if self.normalised:
+                params[f"layer{i}/scale"] = torch.ones(width)
+        if self.outputs is not None:
+            params["head/weight"] = fan_in_normal(rng, (self.outputs, self.widths[-1]), self.widths[-1], 1.0)
+            params["head/bias"] = torch.zeros(self.outputs)
+        return params
+
+    def __call__(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
+        h = x.flatten(1)
+        for i in range(len(self.widths) - 1):
+            h = h @ params[f"layer{i}/weight"].T
+            h = normalise(f"layer{i}", h, params.get(f"layer{i}/scale"), params[f"layer{i}/bias"])
+            h = torch.relu(h) if self.config.activation == "relu" else torch.tanh(h)
+        return h if self.outputs is None else h @ params["head/weight"].T + params["head/bias"]

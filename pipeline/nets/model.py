@@ -1,0 +1,86 @@
+"""A network under a normalisation mode: the one place that decides which statistics a forward pass sees."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.types import Params
+from pipeline.nets.net import Net
+from pipeline.nets.normalisation import (
+    GROUPS,
+    BatchStatistics,
+    ExampleStatistics,
+    FixedStatistics,
+    Mode,
+    NoStatistics,
+)
+
+
+class Adapted(NamedTuple):
+    """A network's weights after a support set, and what its normalisation must know of that set.
+
+    ``conditioning`` holds moments, the support inputs, or nothing, as the mode says.
+    """
+
+    phi: Params
+    conditioning: Params
+
+
+class Model:
+    """``fit`` is the forward pass of the inner loop, ``predict`` that of queries."""
+
+    def __init__(self, net: Net, mode: Mode, input_shape: tuple[int, ...]) -> None:
+        self.net = net
+        self.mode = mode
+        self.input_shape = input_shape
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return self.net.init(rng)
+
+    def running(self, params: Params) -> Params:
+        """The first running moments: mean 0, variance 1 for each normalised layer."""
+        x = torch.zeros((2, *self.input_shape), dtype=next(iter(params.values())).dtype)
+        _, moments = self.fit(params, x)
+        return {name: torch.full_like(m, float(name.endswith("/variance"))) for name, m in moments.items()}
+
+    def fit(self, params: Params, x: Tensor) -> tuple[Tensor, Params]:
+        """Outputs, and the moments that the batch itself gave ({} where the mode looks at no batch)."""
+        normalise = self._own_statistics()
+        return self.net(params, x, normalise), normalise.moments
+
+    def adapted(self, phi: Params, support_x: Tensor, running: Params | None = None) -> Adapted:
+        """These weights, ready to predict after this support set; ``running`` is for the mode of that name.
+
+        Without running moments (in training) that mode normalises each query batch by its own.
+        """
+        if self.mode == "support":
+            return Adapted(phi, self.fit(phi, support_x)[1])
+        if self.mode == "one_query":
+            return Adapted(phi, {"support_x": support_x})
+        return Adapted(phi, running or {})
+
+    def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
+        """Outputs [N, …] for queries x [N, *input]."""
+        phi, conditioning = adapted
+        if "support_x" in conditioning:
+            return self._one_query_at_a_time(phi, x, conditioning["support_x"])
+        if conditioning:
+            return self.net(phi, x, FixedStatistics(conditioning))
+        return self.fit(phi, x)[0]
+
+    def _one_query_at_a_time(self, params: Params, x: Tensor, support_x: Tensor) -> Tensor:
+        def one(query: Tensor) -> Tensor:
+            return self.fit(params, torch.cat([support_x, query.unsqueeze(0)]))[0][-1]
+
+        return torch.func.vmap(one)(x)
+
+    def _own_statistics(self) -> BatchStatistics | ExampleStatistics | NoStatistics:
+        if self.mode == "none":
+            return NoStatistics()
+        if self.mode in ("layer", "group"):
+            return ExampleStatistics(1 if self.mode == "layer" else GROUPS)
+        return BatchStatistics()

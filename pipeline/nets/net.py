@@ -1,0 +1,37 @@
+"""The contract of a network: a pure function of its parameters."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.types import Params
+from pipeline.nets.normalisation import Normaliser
+
+
+class Net(ABC):
+    """Holds shapes, never weights. Built with the shape of one input, the width of its output and whether its hidden
+    layers are normalised; ``outputs=None`` asks for an embedding without a head."""
+
+    Config: ClassVar[type[Any]]
+
+    @abstractmethod
+    def __init__(self, config: Any, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool) -> None: ...
+
+    @abstractmethod
+    def init(self, rng: np.random.Generator) -> Params:
+        """Fresh leaves. A bias stands after a normalisation, never before: there its gradient is only rounding."""
+
+    @abstractmethod
+    def __call__(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
+        """[N, *input] -> [N, outputs], or [N, embedding]."""
+
+
+def fan_in_normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, gain: float = 2.0) -> Tensor:
+    """N(0, gain / fan_in): He et al. (arXiv 1502.01852, eq. 10) with gain 2 before a ReLU."""
+    return torch.from_numpy(rng.normal(0.0, math.sqrt(gain / fan_in), size=shape))

@@ -1,0 +1,100 @@
+"""Normalisation by what it may look at. The mode is the largest lever on few-shot numbers, so it stands beside each one.
+
+    transductive  statistics of the whole batch at hand: a query's answer depends on the other queries
+    one_query     the support set plus one query at a time (Reptile's)
+    support       statistics of the support set at the adapted weights
+    running       statistics averaged over training (a state group of theta)
+    layer, group  statistics of each example alone
+    none          no normalisation
+
+Everything is written out of primitive operations: under ``vmap`` torch's fused batch norm has silently wrong second
+derivatives.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from pipeline.core.types import Params
+
+Mode = Literal["transductive", "one_query", "support", "running", "layer", "group", "none"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+BATCH_MODES: frozenset[Mode] = frozenset({"transductive", "one_query", "support", "running"})
+
+EPSILON = 1e-5
+GROUPS = 8
+
+
+class Normaliser(Protocol):
+    """Normalises one hidden layer [N, C, …]; ``name`` tells layers apart, scale and shift (both [C] or None) follow."""
+
+    def __call__(self, name: str, h: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor: ...
+
+
+class BatchStatistics:
+    """Normalises over the batch and keeps the moments it used, for one forward pass."""
+
+    def __init__(self) -> None:
+        self.moments: Params = {}
+
+    def __call__(self, name: str, h: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor:
+        over = (0, *range(2, h.dim()))
+        mean = h.mean(over)
+        variance = (h - _along_channels(mean, h)).square().mean(over)
+        self.moments[f"{name}/mean"], self.moments[f"{name}/variance"] = mean, variance
+        return _standardise(h, mean, variance, scale, shift)
+
+
+class FixedStatistics:
+    """Normalises with moments taken elsewhere."""
+
+    def __init__(self, moments: Params) -> None:
+        self.moments = moments
+
+    def __call__(self, name: str, h: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor:
+        return _standardise(h, self.moments[f"{name}/mean"], self.moments[f"{name}/variance"], scale, shift)
+
+
+class ExampleStatistics:
+    """Normalises each example over ``groups`` groups of channels: 1 is layer norm."""
+
+    moments: Params = {}
+
+    def __init__(self, groups: int) -> None:
+        self.groups = groups
+
+    def __call__(self, name: str, h: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor:
+        grouped = h.reshape(h.shape[0], self.groups, -1)
+        centred = grouped - grouped.mean(2, keepdim=True)
+        h = (centred * torch.rsqrt(centred.square().mean(2, keepdim=True) + EPSILON)).reshape(h.shape)
+        return _scale_and_shift(h, scale, shift)
+
+
+class NoStatistics:
+    """Leaves the layer as it is; only the shift (the layer's bias) and a scale, if there is one, apply."""
+
+    moments: Params = {}
+
+    def __call__(self, name: str, h: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor:
+        return _scale_and_shift(h, scale, shift)
+
+
+def _along_channels(value: Tensor, like: Tensor) -> Tensor:
+    return value.reshape(-1, *(1,) * (like.dim() - 2))
+
+
+def _standardise(h: Tensor, mean: Tensor, variance: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor:
+    # One multiply and one add over the large tensor: the rest happens on [C] vectors.
+    factor = torch.rsqrt(variance + EPSILON)
+    if scale is not None:
+        factor = factor * scale
+    return h * _along_channels(factor, h) + _along_channels(shift - mean * factor, h)
+
+
+def _scale_and_shift(h: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor:
+    if scale is not None:
+        h = h * _along_channels(scale, h)
+    return h + _along_channels(shift, h)
