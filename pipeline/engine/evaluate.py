@@ -1,0 +1,70 @@
+"""Evaluation over fixed tasks: the same tasks for every method, a mean and its 95% interval over tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.core.seeding import Purpose, Split, Ticket
+from pipeline.core.source import TaskShape
+from pipeline.engine.protocols import Chunk, Scorer
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Which tasks: drawn from a seed of their own, never the run's."""
+
+    split: Split
+    tasks: int
+    seed: int
+    chunk_size: int
+    shape: TaskShape
+    data: str
+
+    @property
+    def hash(self) -> str:
+        """Two evaluations with the same hash saw the same tasks, and only those may be compared."""
+        facts = {"data": self.data, "split": self.split, "seed": self.seed, "tasks": self.tasks, "shape": asdict(self.shape)}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Row(NamedTuple):
+    """A metric after ``point`` inner steps: mean over tasks and half-width of its 95% interval, 1.96 · sd / sqrt(tasks)."""
+
+    point: int
+    metric: str
+    mean: float
+    ci95: float
+
+
+def chunks_of(seed: int, purpose: Purpose, split: Split, step: int, count: int, chunk_size: int) -> list[Chunk]:
+    """A step's tasks, cut into chunks; a function of the recipe alone."""
+    tickets = [Ticket(seed, purpose, split, step, index) for index in range(count)]
+    return [
+        Chunk(step, number, tuple(tickets[start : start + chunk_size])) for number, start in enumerate(range(0, count, chunk_size))
+    ]
+
+
+def evaluate(scorer: Scorer, theta: Any, plan: EvaluationPlan) -> list[Row]:
+    """Scores of theta on the plan's tasks, before adaptation and after inner steps."""
+    chunks = chunks_of(plan.seed, "evaluate", plan.split, 0, plan.tasks, plan.chunk_size)
+    reports = sorted(scorer.score(theta, chunks), key=lambda report: report.chunk)
+    points = reports[0].points
+    rows = []
+    for metric in reports[0].metrics:
+        values = np.concatenate([report.metrics[metric] for report in reports])
+        rows += [Row(point, metric, *interval(values[:, column])) for column, point in enumerate(points)]
+    return rows
+
+
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Mean, and half-width of the 95% interval over tasks (nan for a single task)."""
+    array = np.asarray(values, dtype=np.float64)
+    spread = array.std(ddof=1) if len(array) > 1 else math.nan
+    return float(array.mean()), float(1.96 * spread / math.sqrt(len(array)))

@@ -1,0 +1,134 @@
+"""The training loop. It sees an executor, and neither Ray nor an algorithm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from pipeline.core.failures import NonFiniteError
+from pipeline.engine.evaluate import EvaluationPlan, Row, chunks_of, evaluate
+from pipeline.engine.protocols import Applied, Chunk, Executor, Report
+
+MAX_SKIPPED = 0.05
+"""Share of one step's tasks that may be skipped for a loss or gradient that is not finite."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained: all of it from the recipe."""
+
+    seed: int
+    steps: int
+    tasks_per_step: int
+    chunk_size: int
+    validation: EvaluationPlan | None
+    validate_every: int
+    higher_is_better: bool
+
+
+class Watcher(Protocol):
+    """Somebody who looks on."""
+
+    def start(self, steps: int, done: int) -> None: ...
+
+    def step(self, step: int, loss: float, metrics: dict[str, float], tasks_per_s: float) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class Trained(NamedTuple):
+    """The end of a run: its last theta (a handle), and seconds and tasks of this session."""
+
+    step: int
+    theta: Any
+    seconds: float
+    tasks: int
+
+
+def train(executor: Executor, plan: Plan, watcher: Watcher) -> Trained:
+    """Outer steps until ``plan.steps``, from wherever the executor opens.
+
+    Raises:
+        NonFiniteError: more than 5% of a step's tasks gave a loss or gradient that is not finite.
+    """
+    opened = executor.open()
+    theta, done = opened.theta, opened.step
+    watcher.start(plan.steps, done)
+    started = before = time.perf_counter()
+    facts: dict[str, float] = {}
+    for step in range(done + 1, plan.steps + 1):
+        chunks = chunks_of(plan.seed, "train", "train", step, plan.tasks_per_step, plan.chunk_size)
+        applied, reports = _outer_step(executor, theta, step, chunks, facts)
+        theta, now = applied.theta, time.perf_counter()
+        facts = _timing(reports, applied, now - before, executor.workers)
+        loss, metrics = _means(reports)
+        watcher.step(step, loss, metrics, facts["tasks_per_s"])
+        before = now
+        if plan.validation is not None and step % plan.validate_every == 0:
+            _validate(executor, theta, step, plan, plan.validation, watcher)
+            before = time.perf_counter()
+    return Trained(plan.steps, theta, time.perf_counter() - started, (plan.steps - done) * plan.tasks_per_step)
+
+
+def _outer_step(
+    executor: Executor, theta: Any, step: int, chunks: Sequence[Chunk], timing: dict[str, float]
+) -> tuple[Applied, list[Report]]:
+    """Learn and apply, until nothing is missing. ``timing`` is that of the step before: a step's own ends after it."""
+    handles: dict[int, Any] = {}
+    reports: dict[int, Report] = {}
+    wanted = list(chunks)
+    while True:
+        for handle, report in executor.learn(theta, wanted):
+            handles[report.chunk], reports[report.chunk] = handle, report
+        ordered = [reports[chunk.index] for chunk in chunks]
+        skipped = _skipped(ordered, sum(len(chunk.tickets) for chunk in chunks), step)
+        loss, metrics = _means(ordered)
+        facts = {"train/loss": loss, **{f"train/{name}": value for name, value in metrics.items()}, **timing}
+        outcome = executor.apply(step, handles, facts | {"train/skipped": float(len(skipped))}, skipped)
+        if isinstance(outcome, Applied):
+            return outcome, ordered
+        wanted = [chunk for chunk in chunks if chunk.index in outcome.chunks]
+
+
+def _skipped(reports: Sequence[Report], tasks: int, step: int) -> list[str]:
+    skipped = [name for report in reports for name in report.skipped]
+    if len(skipped) > MAX_SKIPPED * tasks:
+        raise NonFiniteError(
+            f"step {step}: {len(skipped)} of {tasks} tasks gave a loss or gradient that is not finite, first {skipped[0]}. "
+            f"Lower the learning rates or clip (outer.model.clip). Reproduce: "
+            f"pipeline.replay(DIR, step={step}, index={skipped[0].rsplit('/', 1)[1]})"
+        )
+    return skipped
+
+
+def _means(reports: Sequence[Report]) -> tuple[float, dict[str, float]]:
+    used = sum(report.used for report in reports)
+    names = sorted({name for report in reports for name in report.metrics})
+    metrics = {name: sum(report.metrics.get(name, 0.0) for report in reports) / used for name in names}
+    return sum(report.loss for report in reports) / used, metrics
+
+
+def _timing(reports: Sequence[Report], applied: Applied, wall: float, workers: int) -> dict[str, float]:
+    """Shares of a step's wall time; what no part accounts for is ``waiting``."""
+    parts = {
+        name: sum(report.seconds.get(name, 0.0) for report in reports) / workers / wall for name in ("sampling", "inner_loop")
+    }
+    parts |= {name: seconds / wall for name, seconds in applied.seconds.items()}
+    parts["waiting"] = max(0.0, 1.0 - sum(parts.values()))
+    tasks = sum(report.used + len(report.skipped) for report in reports)
+    return {f"time/{name}": share for name, share in parts.items()} | {"time/step_s": wall, "tasks_per_s": tasks / wall}
+
+
+def _validate(executor: Executor, theta: Any, step: int, plan: Plan, validation: EvaluationPlan, watcher: Watcher) -> None:
+    rows = evaluate(executor, theta, validation)
+    executor.record("validation", step, row_metrics("val", rows))
+    last = rows[-1]
+    best = executor.keep_best(step, last.mean if plan.higher_is_better else -last.mean)
+    watcher.note(f"step {step}: validation {last.metric} {last.mean:.4f} ± {last.ci95:.4f}{' (best so far)' if best else ''}")
+
+
+def row_metrics(prefix: str, rows: Sequence[Row]) -> dict[str, float]:
+    """Evaluation rows as tracker metrics: ``eval/accuracy/after_3_steps``."""
+    return {f"{prefix}/{row.metric}/after_{row.point}_steps": row.mean for row in rows}

@@ -1,0 +1,53 @@
+"""How numbers are computed, and the fingerprint within which the same seed gives the same bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge
+
+from pipeline.core.failures import ClusterError
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Threads are torch's in each worker: another number of them gives other bits, so the recipe fixes it."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Ge(1)] = 1
+    vectorise: bool = True
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def torch_device(self) -> torch.device:
+        """The device of this process. Raises ``ClusterError`` where cuda is asked for and there is none."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ClusterError("numerics.device: 'cuda' was asked for and this process sees no GPU; use auto or cpu")
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+    def settle(self) -> None:
+        """Make this process compute deterministically, with the recipe's number of threads."""
+        torch.set_num_threads(self.threads)
+        if self.torch_device().type == "cuda":
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+
+    def fingerprint(self, chunk_size: int) -> dict[str, str]:
+        """What two processes must share to give the same bits."""
+        device = self.torch_device()
+        return {
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "isa": torch.backends.cpu.get_cpu_capability(),
+            "threads": str(self.threads),
+            "dtype": self.dtype,
+            "chunk_size": str(chunk_size),
+            "vectorise": str(self.vectorise).lower(),
+        }

@@ -1,0 +1,135 @@
+"""What the engine asks of the world: a clock, a transport, an executor and a tracker, and the messages between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from pipeline.core.seeding import Ticket
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Work = Literal["learn", "score"]
+
+
+class Chunk(NamedTuple):
+    """The tasks of one step that a worker computes in one call. ``step`` is the outer step, ``index`` the chunk's slot."""
+
+    step: int
+    index: int
+    tickets: tuple[Ticket, ...]
+
+
+class Report(NamedTuple):
+    """What the driver learns of a finished chunk: sums over its used tasks, the tasks skipped, and seconds spent."""
+
+    chunk: int
+    used: int
+    loss: float
+    metrics: dict[str, float]
+    skipped: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+class ScoreReport(NamedTuple):
+    """One chunk of evaluation tasks: values [tasks, points of the trace] per metric."""
+
+    chunk: int
+    points: tuple[int, ...]
+    metrics: dict[str, np.ndarray]
+
+
+class Applied(NamedTuple):
+    """An outer step is done and durable; ``theta`` is a handle to the new vector, ``seconds`` the actor's own time."""
+
+    step: int
+    theta: Any
+    seconds: dict[str, float]
+
+
+class Missing(NamedTuple):
+    """Contributions of these chunks could not be fetched: learn them again."""
+
+    chunks: tuple[int, ...]
+
+
+class Opened(NamedTuple):
+    """Where a run stands when it is opened: the last finished step and a handle to theta."""
+
+    step: int
+    theta: Any
+
+
+class Entry(NamedTuple):
+    """One line of the metrics journal, keyed (run, kind, step); ``timestamp`` in ms, fixed when first written."""
+
+    kind: str
+    step: int
+    timestamp: int
+    metrics: dict[str, float]
+
+
+class Scorer(Protocol):
+    """Scores evaluation tasks somewhere."""
+
+    def score(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[ScoreReport]: ...
+
+
+class Executor(Scorer, Protocol):
+    """Runs the work of an outer step somewhere; the loop sees only this."""
+
+    workers: int
+
+    def open(self) -> Opened: ...
+
+    def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
+        """Each chunk's contribution (a handle) and report, as they come."""
+        ...
+
+    def apply(self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]) -> Applied | Missing:
+        """The outer update number ``step`` (1, 2, …); idempotent. ``facts`` are the step's metrics."""
+        ...
+
+    def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Journal metrics that are not an outer step's, such as an evaluation's."""
+        ...
+
+    def keep_best(self, step: int, score: float) -> bool:
+        """Keep the theta of ``step`` aside if ``score`` (higher is better) is the best so far; whether it was."""
+        ...
+
+    def fetch(self, theta: Any) -> np.ndarray:
+        """The vector behind a handle."""
+        ...
+
+    def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
+        """End the run; returns what could not be sent to the tracker."""
+        ...
+
+
+class Tracker(Protocol):
+    """Where people look at runs. Called from a background thread only; may be slow, may fail."""
+
+    def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
+        """Create a run, or reopen ``run``; returns its id. Identical params and tags may be sent again."""
+        ...
+
+    def send(self, entries: Sequence[Entry]) -> None:
+        """Metrics, batched; sending an entry twice stores it once."""
+        ...
+
+    def tag(self, tags: Mapping[str, str]) -> None: ...
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Upload a file."""
+        ...
+
+    def end(self, status: Status) -> None: ...
+
+
+class Clock(Protocol):
+    """Seconds that only go forward."""
+
+    def now(self) -> float: ...

@@ -1,0 +1,128 @@
+"""Sends the journal to the tracker from a thread of its own: the outer loop never waits for a server.
+
+Entries of kind ``train`` are means over ``log_every`` steps, none left unseen; others go as they are. Whatever the
+tracker could not take stays in the journal, and ``sent`` says from where to go on.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.engine.journal import Journal
+from pipeline.engine.protocols import Entry, Status, Tracker
+from pipeline.storage.local import write_whole
+
+PERIOD_S = 1.0
+BACKOFF_S = (1.0, 60.0)
+CLOSE_S = 60.0
+
+
+class Run(NamedTuple):
+    """What the tracker is told once."""
+
+    name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+
+
+class Publisher:
+    """Owns the tracker: nobody else creates, writes or ends the tracked run."""
+
+    def __init__(self, tracker: Tracker, journal: Journal, run: Run, folder: Path, log_every: int) -> None:
+        self.tracker, self.journal, self.run, self.folder, self.log_every = tracker, journal, run, folder, log_every
+        self.run_id = _read(folder / "tracked_run")
+        self.last_error: str | None = None
+        self._started = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="publisher", daemon=True)
+
+    def start(self, tags: Mapping[str, str]) -> None:
+        """Begin to send; ``tags`` are those that only a started run knows."""
+        self.run.tags.update(tags)
+        self._thread.start()
+
+    def close(self, status: Status, artifacts: Sequence[Path], tags: Mapping[str, str]) -> str | None:
+        """Send the rest, within ``CLOSE_S``; returns what is wrong if something could not be sent."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            return f"the tracker did not answer for {CLOSE_S:.0f} s"
+        if self._attempt(final=True) and self._attempt_end(status, artifacts, tags):
+            return None
+        return self.last_error
+
+    def _loop(self) -> None:
+        wait = PERIOD_S
+        while not self._stop.wait(wait):
+            wait = PERIOD_S if self._attempt(final=False) else min(max(wait * 2, BACKOFF_S[0]), BACKOFF_S[1])
+
+    def _attempt(self, *, final: bool) -> bool:
+        try:
+            self._send(final=final)
+        except Exception as error:  # noqa: BLE001  (whatever a tracker raises, training goes on; the journal keeps it)
+            self.last_error = " ".join(str(error).split()) or type(error).__name__
+            return False
+        self.last_error = None
+        return True
+
+    def _attempt_end(self, status: Status, artifacts: Sequence[Path], tags: Mapping[str, str]) -> bool:
+        try:
+            self.tracker.tag(tags)
+            for path in artifacts:
+                self.tracker.artifact(path, "checkpoints" if path.suffix == ".safetensors" else "")
+            self.tracker.end(status)
+        except Exception as error:  # noqa: BLE001  (as above)
+            self.last_error = " ".join(str(error).split()) or type(error).__name__
+            return False
+        return True
+
+    def _send(self, *, final: bool) -> None:
+        if not self._started:
+            self.run_id = self.tracker.start(self.run_id, *self.run)
+            write_whole(self.folder / "tracked_run", lambda file: file.write((self.run_id or "").encode()))
+            self._started = True
+        sent = int(_read(self.folder / "journal.sent") or 0)
+        entries = self.journal.entries[sent:]
+        batch, consumed = windows(entries, self.log_every, final=final)
+        if batch:
+            self.tracker.send(batch)
+            (self.folder / "journal.sent").write_text(str(sent + consumed))
+
+
+def windows(entries: Sequence[Entry], log_every: int, *, final: bool) -> tuple[list[Entry], int]:
+    """What to send now, and how many of the entries it stands for; an unfinished window waits unless it is the last."""
+    ready: list[Entry] = []
+    window: list[Entry] = []
+    consumed = 0
+    for position, entry in enumerate(entries, 1):
+        if entry.kind == "train":
+            window.append(entry)
+            if entry.step % log_every == 0:
+                ready.append(_mean(window))
+                window = []
+        else:
+            ready.append(entry)
+        if not window:
+            consumed = position
+    if window and final:
+        return [*ready, _mean(window)], len(entries)
+    # What came in while a window was open is sent again with that window: trackers store an entry once.
+    return ready, consumed
+
+
+def _mean(window: Sequence[Entry]) -> Entry:
+    names = sorted({name for entry in window for name in entry.metrics})
+    means = {}
+    for name in names:
+        values = [entry.metrics[name] for entry in window if name in entry.metrics]
+        means[name] = math.fsum(values) / len(values)
+    return Entry("train", window[-1].step, window[-1].timestamp, means)
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text().strip() or None if path.exists() else None

@@ -1,0 +1,102 @@
+"""Theta and its outer update: mean over the tree, clip per group, step, fold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.algorithm import Algorithm
+from pipeline.core.failures import InternalError
+from pipeline.core.flat import Layout
+from pipeline.core.types import Contribution
+from pipeline.engine.outer import Outer, build_optimizer, build_scheduler
+from pipeline.engine.reduce import tree_sum
+
+
+class Store:
+    """The one place where theta changes."""
+
+    def __init__(
+        self, algorithm: Algorithm[Any, Any], layout: Layout, theta: Tensor, outer: Mapping[str, Outer], steps: int
+    ) -> None:
+        # Fixed at construction.
+        self.algorithm, self.layout = algorithm, layout
+        self.clip = {group: config.clip for group, config in outer.items()}
+        # Changes every outer step. Each group's parameter is a window on theta, so a step writes into theta.
+        self.version = 0
+        self.theta = theta.detach().clone()
+        self.parameters = {group: self.theta[layout.groups[group]] for group in outer}
+        self.optimizers = {group: build_optimizer(outer[group], self.parameters[group]) for group in outer}
+        self.schedulers = {group: build_scheduler(outer[group], self.optimizers[group], steps) for group in outer}
+
+    def apply(self, step: int, contributions: Sequence[Contribution]) -> dict[str, float]:
+        """Outer step number ``step``; returns each group's gradient norm (before clipping) and learning rate.
+
+        Idempotent: a step that is done already changes nothing and returns {}.
+        """
+        if step <= self.version:
+            return {}
+        if step != self.version + 1:
+            raise InternalError(f"outer step {step} cannot follow step {self.version}")
+        used = sorted((one for one in contributions if one.weight > 0), key=lambda one: one.chunk)
+        weight = tree_sum({one.chunk: torch.tensor(one.weight, dtype=torch.float64) for one in used}).item()
+        total = tree_sum({one.chunk: torch.from_numpy(one.gradient) for one in used})
+        stepped = {group for one in used for group in one.groups}
+        facts = {}
+        for group in (group for group in self.parameters if group in stepped):
+            facts |= self._step_group(group, total[self.layout.groups[group]] / weight)
+        self._fold(used)
+        self.version = step
+        return facts
+
+    def _step_group(self, group: str, mean: Tensor) -> dict[str, float]:
+        norm = torch.linalg.vector_norm(mean).item()
+        limit = self.clip[group]
+        self.parameters[group].grad = mean * (limit / norm) if limit is not None and norm > limit else mean
+        rate = self.optimizers[group].param_groups[0]["lr"]
+        self.optimizers[group].step()
+        self.schedulers[group].step()
+        return {f"grad_norm/{group}": norm, f"lr/{group}": float(rate)}
+
+    def _fold(self, used: Sequence[Contribution]) -> None:
+        records = [{name: torch.from_numpy(value) for name, value in record.items()} for one in used for record in one.records]
+        state = self.algorithm.fold(self.layout.unpack(self.theta), records)
+        for leaf in self.layout.leaves:
+            if leaf.group in state:
+                self.theta[leaf.start : leaf.stop] = state[leaf.group][leaf.name].reshape(-1)
+
+    def vector(self) -> np.ndarray:
+        """A copy of theta, to send."""
+        return self.theta.numpy().copy()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Everything a resume needs: named tensors, and JSON texts."""
+        tensors = {
+            f"theta/{group}/{name}": leaf.clone()
+            for group, leaves in self.layout.unpack(self.theta).items()
+            for name, leaf in leaves.items()
+        }
+        for group, optimizer in self.optimizers.items():
+            for key, value in optimizer.state[self.parameters[group]].items():
+                tensors[f"optimizer/{group}/{key}"] = value.clone()
+        texts = {f"scheduler/{group}": json.dumps(one.state_dict()) for group, one in self.schedulers.items()}
+        rates = {f"rate/{group}": json.dumps(one.param_groups[0]["lr"]) for group, one in self.optimizers.items()}
+        return tensors, texts | rates
+
+    def restore(self, version: int, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
+        """The inverse of ``state``, for a store built from the same recipe."""
+        self.version = version
+        for leaf in self.layout.leaves:
+            self.theta[leaf.start : leaf.stop] = tensors[f"theta/{leaf.group}/{leaf.name}"].reshape(-1)
+        for group, optimizer in self.optimizers.items():
+            prefix = f"optimizer/{group}/"
+            optimizer.state[self.parameters[group]] = {
+                key.removeprefix(prefix): value.clone() for key, value in tensors.items() if key.startswith(prefix)
+            }
+            self.schedulers[group].load_state_dict(json.loads(texts[f"scheduler/{group}"]))
+            optimizer.param_groups[0]["lr"] = json.loads(texts[f"rate/{group}"])

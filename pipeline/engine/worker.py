@@ -1,0 +1,250 @@
+"""A worker: samples a chunk of tasks, learns from them, packs one vector. Stateless; each call is pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pipeline.core.algorithm import Algorithm, Differentiable, detach, gradient_of, require_grad
+from pipeline.core.failures import PipelineError, TaskError
+from pipeline.core.flat import Layout
+from pipeline.core.seeding import Ticket
+from pipeline.core.source import TaskSource
+from pipeline.core.types import Context, Contribution, MetaParams, Params, Phase, Score, Task
+from pipeline.engine.numerics import Numerics
+from pipeline.engine.protocols import Chunk, Report, ScoreReport
+from pipeline.engine.reduce import tree_sum
+
+
+class Drawn(NamedTuple):
+    """A sampled task with its random tensors."""
+
+    task: Task[Any]
+    noise: Params
+
+
+class Together(NamedTuple):
+    """Tasks of equal shape as one: (support, query, noise), each tensor with a leading task dimension."""
+
+    ways: int
+    tensors: tuple[Any, Any, Params]
+
+
+class Learned(NamedTuple):
+    """A used task: its slot in the chunk, loss, metrics and records."""
+
+    slot: int
+    loss: float
+    metrics: dict[str, float]
+    records: Params
+
+
+class Worker:
+    """Computes chunks of one run. Holds what is fixed for the run, and nothing that changes."""
+
+    def __init__(
+        self, algorithm: Algorithm[Any, Any], source: TaskSource[Any], layout: Layout, numerics: Numerics, chunk_size: int
+    ) -> None:
+        numerics.settle()
+        self.algorithm, self.source, self.layout = algorithm, source, layout
+        self.fingerprint = numerics.fingerprint(chunk_size)
+        self.vectorise = numerics.vectorise
+        self.device = numerics.torch_device()
+
+    def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
+        """The chunk's weighted sum of gradients, and what the driver may know of it.
+
+        Raises:
+            TaskError: the source or the algorithm raised; names the task and the line that reproduces it.
+        """
+        start = time.perf_counter()
+        drawn = [self._draw(ticket, "train") for ticket in chunk.tickets]
+        sampled = time.perf_counter()
+        with _naming(chunk):
+            gradient, learned = self._learn(self._theta(theta), drawn, chunk.step)
+        slots = {one.slot for one in learned}
+        names = sorted({name for one in learned for name in one.metrics})
+        report = Report(
+            chunk=chunk.index,
+            used=len(learned),
+            loss=sum(one.loss for one in learned),
+            metrics={name: sum(one.metrics[name] for one in learned) for name in names},
+            skipped=tuple(ticket.id for slot, ticket in enumerate(chunk.tickets) if slot not in slots),
+            seconds={"sampling": sampled - start, "inner_loop": time.perf_counter() - sampled},
+        )
+        contribution = Contribution(
+            chunk=chunk.index,
+            groups=tuple(gradient),
+            gradient=self.layout.pack(gradient).numpy(),
+            weight=sum(drawn[slot].task.weight for slot in sorted(slots)),
+            records=[{name: value.cpu().numpy() for name, value in one.records.items()} for one in learned if one.records],
+        )
+        return contribution, report
+
+    def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
+        """Metrics of evaluation tasks, before adaptation and after inner steps (see ``milestones``).
+
+        Raises:
+            TaskError: the source or the algorithm raised; names the tasks.
+        """
+        drawn = [self._draw(ticket, "evaluate") for ticket in chunk.tickets]
+        values = self._theta(theta)
+        points: tuple[int, ...] = ()
+
+        def score(task: Task[Any], noise: Params) -> list[dict[str, Tensor]]:
+            nonlocal points
+            context = Context(chunk.step, "evaluate", task.ways, noise)
+            trace = self.algorithm.trace(values, task.support, context)
+            points = milestones(len(trace))
+            return [self.algorithm.score(trace[point], task.query, context).metrics for point in points]
+
+        with _naming(chunk), torch.no_grad():
+            together = self._stack(drawn)
+            if together is not None:
+                rows = _over_tasks(score, together)
+            else:
+                rows = _rows([score(*self._placed(one)) for one in drawn])
+        metrics = {name: np.stack([row[name].cpu().double().numpy() for row in rows], 1) for name in rows[0]}
+        return ScoreReport(chunk.index, points, metrics)
+
+    def _learn(self, theta: MetaParams, drawn: list[Drawn], step: int) -> tuple[MetaParams, list[Learned]]:
+        together = self._stack(drawn)
+        if together is not None:
+            gradient, score = self._learn_together(theta, together, drawn, step)
+            if _finite(gradient, score):
+                return gradient, _learned(score, range(len(drawn)))
+        # The loop finds which task is at fault; whether it is used depends on that task alone.
+        gradients: dict[int, Tensor] = {}
+        groups: dict[str, None] = {}
+        learned = []
+        for slot, (task, noise) in enumerate(map(self._placed, drawn)):
+            gradient, score = self.algorithm.learn(theta, task, Context(step, "train", task.ways, noise))
+            if _finite(gradient, score):
+                gradients[slot] = task.weight * self.layout.pack(gradient)
+                groups |= dict.fromkeys(gradient)
+                learned += _learned(pytree.tree_map(lambda leaf: leaf.unsqueeze(0), score), [slot])
+        if not learned:
+            return {}, []
+        total = self.layout.unpack(tree_sum(gradients))
+        return {group: total[group] for group in groups}, learned
+
+    def _learn_together(
+        self, theta: MetaParams, together: Together, drawn: list[Drawn], step: int
+    ) -> tuple[MetaParams, Score]:
+        algorithm = self.algorithm
+        weights = torch.tensor([one.task.weight for one in drawn], dtype=self.layout.dtype, device=self.device)
+
+        def context(task: Task[Any], noise: Params) -> Context:
+            return Context(step, "train", task.ways, noise)
+
+        def weighted_sum(per_task: Tensor) -> Tensor:
+            return torch.tensordot(weights, per_task, 1)
+
+        if isinstance(algorithm, Differentiable):
+            # One backward through all tasks, theta shared between them.
+            leaves = require_grad(theta, algorithm.state_groups)
+            score = _over_tasks(lambda task, noise: algorithm.objective(leaves, task, context(task, noise)), together)
+            gradient = gradient_of(pytree.tree_map(weighted_sum, score.loss), leaves, algorithm.state_groups)
+            return gradient, detach(score)
+        gradients, score = _over_tasks(lambda task, noise: algorithm.learn(theta, task, context(task, noise)), together)
+        return pytree.tree_map(weighted_sum, gradients), score
+
+    def _theta(self, theta: np.ndarray) -> MetaParams:
+        # A copy: the received array lies in memory shared with every other reader, and torch would let us write to it.
+        return self.layout.unpack(torch.from_numpy(theta.copy()).to(self.device))
+
+    def _draw(self, ticket: Ticket, phase: Phase) -> Drawn:
+        with _naming(ticket):
+            task = self.source.sample(ticket)
+            return Drawn(task, self.algorithm.draw(ticket.rng("noise"), task, phase))
+
+    def _placed(self, one: Drawn) -> Drawn:
+        return pytree.tree_map_only(Tensor, self._place, one)
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.layout.dtype if tensor.is_floating_point() else None)
+
+    def _stack(self, drawn: list[Drawn]) -> Together | None:
+        """All tasks as one, if they may be: a rule on shapes alone, never on timings."""
+        if not self.vectorise:
+            return None
+        flat = [pytree.tree_flatten((task.support, task.query, noise)) for task, noise in drawn]
+        structure = flat[0][1]
+        if any(spec != structure for _, spec in flat) or len({one.task.ways for one in drawn}) > 1:
+            return None
+        columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
+        if any(not isinstance(leaf, Tensor) or leaf.shape != column[0].shape for column in columns for leaf in column):
+            return None
+        stacked = [self._place(torch.stack(column)) for column in columns]
+        return Together(drawn[0].task.ways, pytree.tree_unflatten(stacked, structure))
+
+
+def milestones(length: int) -> tuple[int, ...]:
+    """Which elements of a trace are scored: all of a short one; of a long one the series 0, 1, 2, 5, 10, 20, … and the last."""
+    if length <= 11:
+        return tuple(range(length))
+    series = [digit * 10**power for power in range(len(str(length))) for digit in (1, 2, 5)]
+    return (0, *(point for point in series if point < length - 1), length - 1)
+
+
+class _naming:  # noqa: N801  (reads as a clause: with _naming(chunk))
+    """Turns whatever an algorithm or source raises into an error that names the tasks."""
+
+    def __init__(self, what: Chunk | Ticket) -> None:
+        self.tickets = what.tickets if isinstance(what, Chunk) else (what,)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, PipelineError):
+            first = self.tickets[0]
+            many = f" … {self.tickets[-1].id}" if len(self.tickets) > 1 else ""
+            cause = " ".join(str(error).split())
+            raise TaskError(
+                f"task {first.id}{many} of seed {first.seed}: {type(error).__name__}: {cause}. "
+                f"Reproduce: pipeline.replay(DIR, step={first.step}, index={first.index})"
+            ) from error
+
+
+def _over_tasks(compute: Callable[[Task[Any], Params], Any], together: Together) -> Any:
+    """``compute`` over all tasks at once; each tensor of the result gains a leading task dimension."""
+
+    def one(tensors: tuple[Any, Any, Params]) -> Any:
+        support, query, noise = tensors
+        return compute(Task("", support, query, together.ways), noise)
+
+    return torch.func.vmap(one)(together.tensors)
+
+
+def _rows(per_task: list[list[dict[str, Tensor]]]) -> list[dict[str, Tensor]]:
+    """[task][point] metrics as [point] metrics with a leading task dimension."""
+    return [{name: torch.stack([row[name] for row in rows]) for name in rows[0]} for rows in zip(*per_task, strict=True)]
+
+
+def _finite(gradient: MetaParams, score: Score) -> bool:
+    tensors = [leaf for leaves in gradient.values() for leaf in leaves.values()]
+    losses = [score.loss] if isinstance(score.loss, Tensor) else list(score.loss.values())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in (*tensors, *losses))
+
+
+def _learned(score: Score, slots: Sequence[int]) -> list[Learned]:
+    """A score with a leading task dimension, task by task."""
+    losses = [score.loss] if isinstance(score.loss, Tensor) else list(score.loss.values())
+    total = torch.stack(losses).sum(0).tolist()
+    metrics = {name: values.tolist() for name, values in score.metrics.items()}
+    return [
+        Learned(
+            slot,
+            total[row],
+            {name: values[row] for name, values in metrics.items()},
+            {name: values[row] for name, values in score.records.items()},
+        )
+        for row, slot in enumerate(slots)
+    ]
