@@ -1,0 +1,87 @@
+"""The two kinds of actor: stateless task workers, and the one parameter actor around the engine's keeper."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError
+
+from pipeline.core.types import Contribution
+from pipeline.engine.keeper import Keeper
+from pipeline.engine.protocols import Applied, Chunk, Missing, Report, ScoreReport, Status
+from pipeline.engine.worker import Worker
+
+FETCH_S = 30.0
+"""How long the parameter actor waits for contributions before it asks for them again."""
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class TaskWorker:
+    """A worker in a process of its own."""
+
+    def __init__(self, build: Callable[[], Worker]) -> None:
+        self.worker = build()
+
+    def numerics(self) -> dict[str, str]:
+        return self.worker.fingerprint
+
+    @ray.method(num_returns=2)
+    def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
+        """Two objects: the contribution, which only the parameter actor fetches, and a report small enough to travel inline."""
+        return self.worker.learn(theta, chunk)
+
+    def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
+        return self.worker.score(theta, chunk)
+
+
+@ray.remote(max_restarts=0, max_task_retries=0)
+class ParameterActor:
+    """Holds theta. Contributions come as references: nothing heavy passes through the driver."""
+
+    def __init__(self, build: Callable[[], Keeper]) -> None:
+        self.keeper = build()
+
+    @ray.method(num_returns=2)
+    def open(self, numerics: dict[str, str]) -> tuple[int, np.ndarray]:
+        return self.keeper.open(numerics)
+
+    @ray.method(num_returns=2)
+    def apply(
+        self, step: int, contributions: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]
+    ) -> tuple[Applied | Missing, np.ndarray | None]:
+        """The outcome, and theta after it as an object of its own that workers read without the driver."""
+        start = time.perf_counter()
+        fetched, missing = _fetch(contributions)
+        if missing:
+            return Missing(missing), None
+        fetch = time.perf_counter() - start
+        seconds = self.keeper.apply(step, fetched, facts, skipped)
+        return Applied(step, None, {"transport": fetch, **seconds}), self.keeper.vector()
+
+    def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
+        self.keeper.record(kind, step, metrics)
+
+    def keep_best(self, step: int, score: float) -> bool:
+        return self.keeper.keep_best(step, score)
+
+    def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
+        return self.keeper.close(status, summary)
+
+
+def _fetch(references: Mapping[int, Any]) -> tuple[list[Contribution], tuple[int, ...]]:
+    """The contributions in slot order, and the slots of those that could not be had in time."""
+    ready, _ = ray.wait(list(references.values()), num_returns=len(references), timeout=FETCH_S)
+    arrived, fetched, missing = set(ready), [], []
+    for chunk in sorted(references):
+        if references[chunk] not in arrived:
+            missing.append(chunk)
+            continue
+        try:
+            fetched.append(ray.get(references[chunk], timeout=FETCH_S))
+        except RayError:  # lost with its node; the dealer deals the chunk again
+            missing.append(chunk)
+    return fetched, tuple(missing)

@@ -1,0 +1,101 @@
+"""Joining a cluster, or starting one on this machine, and asking whether it has what a run needs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+# Read by ray when it is imported: no phoning home, and no guessing that workers should be started through uv.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+import ray
+
+from pipeline.core.failures import ClusterError
+
+PROBE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers, and how much of a GPU each may use."""
+
+    count: int
+    gpus: float
+
+
+def connect(address: str, workers: Workers) -> bool:
+    """Join the cluster at ``address``, or start one here for ``local``; whether it was started (and is ours to stop).
+
+    Raises:
+        ClusterError: nobody listens at the address, or the cluster can never hold what is asked.
+    """
+    if ray.is_initialized():
+        started = False
+    elif address == "local":
+        _start_local(workers)
+        started = True
+    else:
+        _probe(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        started = False
+    check_room(ray.cluster_resources(), workers)
+    return started
+
+
+def _start_local(workers: Workers) -> None:
+    # One CPU more than workers, for the parameter actor. The token that local clusters ask for is written to a file:
+    # nobody else needs to read it.
+    before = os.umask(0o077)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=workers.count + 1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    finally:
+        os.umask(before)
+
+
+def _probe(address: str) -> None:
+    if address == "auto":
+        return
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port:
+        raise ClusterError(f"--address {address!r}: expected HOST:PORT of a Ray head (its default port is 6379), auto or local")
+    try:
+        socket.create_connection((host, port), PROBE_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"--address {address!r}: no Ray head answers at {host}:{port} ({error}); start one with ray start --head, or leave --address out"
+        ) from error
+
+
+def check_room(resources: Mapping[str, float], workers: Workers) -> None:
+    """Raises ``ClusterError`` where one worker and the parameter actor can never be placed; fewer workers are fine."""
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    if cpus < 2:
+        raise ClusterError(f"the cluster has {cpus:g} CPUs; a run needs 2: one for the parameter actor, one for a worker")
+    if workers.gpus > gpus:
+        raise ClusterError(
+            f"workers.gpus: each worker asks for {workers.gpus:g} GPU and the cluster has {gpus:g}; use workers.gpus=0 numerics.device=cpu"
+        )
+
+
+def here() -> dict[str, Any]:
+    """Actor options that keep an actor on the driver's machine, where the run's files are."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}

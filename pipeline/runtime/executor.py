@@ -1,0 +1,74 @@
+"""The executor on Ray: task workers, one parameter actor, and references between them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayTaskError
+
+from pipeline.core.failures import PipelineError
+from pipeline.engine.dealer import Crew
+from pipeline.engine.keeper import Keeper
+from pipeline.engine.protocols import Applied, Missing, Opened, Status
+from pipeline.engine.serial import Monotonic
+from pipeline.engine.worker import Worker
+from pipeline.runtime.actors import ParameterActor
+from pipeline.runtime.cluster import Workers, here
+from pipeline.runtime.transport import RayTransport
+
+
+class RayExecutor(Crew):
+    """Runs a step's chunks on ``workers.count`` actors of the cluster at ``address`` (``local`` starts one here)."""
+
+    def __init__(self, worker: Callable[[], Worker], keeper: Callable[[], Keeper], workers: Workers, address: str, patience: float) -> None:
+        self.transport = RayTransport(worker, workers, address)
+        self.parameters = ParameterActor.options(num_cpus=1, **here()).remote(keeper)
+        super().__init__(self.transport, Monotonic(), workers=workers.count, patience=patience)
+
+    def open(self) -> Opened:
+        numerics, events = self.transport.first_numerics()
+        for event in events:
+            self.dealer.on(event)
+        step, theta = self.parameters.open.remote(numerics)
+        return Opened(_get(step), theta)
+
+    def apply(self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]) -> Applied | Missing:
+        start = time.perf_counter()
+        # References in a dict are not resolved on the way: the actor fetches them itself, with a time limit.
+        outcome, theta = self.parameters.apply.remote(step, dict(handles), facts, skipped)
+        result = _get(outcome)
+        if isinstance(result, Missing):
+            return result
+        here_s = time.perf_counter() - start
+        inside = sum(result.seconds.values())
+        seconds = result.seconds | {"transport": result.seconds["transport"] + max(0.0, here_s - inside)}
+        return Applied(step, theta, seconds)
+
+    def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
+        _get(self.parameters.record.remote(kind, step, metrics))
+
+    def keep_best(self, step: int, score: float) -> bool:
+        return bool(_get(self.parameters.keep_best.remote(step, score)))
+
+    def fetch(self, theta: Any) -> np.ndarray:
+        return np.array(_get(theta))
+
+    def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
+        problem = _get(self.parameters.close.remote(status, summary))
+        ray.kill(self.parameters)
+        self.transport.close()
+        return None if problem is None else str(problem)
+
+
+def _get(reference: Any) -> Any:
+    """The object; an error that is the user's comes out as itself."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, PipelineError):
+            raise error.cause from error
+        raise
