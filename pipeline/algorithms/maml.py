@@ -21,7 +21,7 @@ from pipeline.nets.model import Adapted, Model
 
 
 @dataclass(frozen=True)
-class Config:
+class MAMLConfig:
     """``inner_lr`` is per *mean* support loss; ``eval_inner_steps`` count at evaluation and serving."""
 
     inner_lr: Annotated[float, Gt(0)] = 0.01
@@ -39,11 +39,11 @@ class MAML(Differentiable[Batch, Adapted]):
         ConfigError: ``normalisation: running``, with which the inner loop diverges.
     """
 
-    Config = Config
+    Config: ClassVar[type[MAMLConfig]] = MAMLConfig
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
     head: ClassVar[bool] = True
 
-    def __init__(self, config: Config, model: Model, loss: Loss) -> None:
+    def __init__(self, config: MAMLConfig, model: Model, loss: Loss) -> None:
         if model.mode == "running":
             raise ConfigError("normalisation: 'running' makes maml diverge; use support, one_query or transductive")
         self.config, self.model, self.loss = config, model, loss
@@ -68,4 +68,6 @@ class MAML(Differentiable[Batch, Adapted]):
             return self.loss(self.model.fit(phi, support.x)[0], support.y).loss  # type: ignore[return-value]
 
         steps = self.config.inner_steps if context.phase == "train" else self.config.eval_inner_steps
-        return unroll(support_loss, theta["model"], steps, SGD(self.config.inner_lr), first_order=self.config.first_order)
+        return unroll(
+            support_loss, theta["model"], steps, SGD(self.config.inner_lr), first_order=self.config.first_order
+        )

@@ -24,7 +24,7 @@ MOMENTUM = 0.1
 
 
 @dataclass(frozen=True)
-class Config:
+class ProtoNetConfig:
     """ProtoNet has no fields of its own: its network and its tasks say everything."""
 
 
@@ -38,11 +38,11 @@ class Prototypes(NamedTuple):
 class ProtoNet(Differentiable[Batch, Prototypes]):
     """p(class | x) = softmax over classes of -‖f(x) - c‖², c = mean f(support of the class) (eq. 1, 2)."""
 
-    Config = Config
+    Config: ClassVar[type[ProtoNetConfig]] = ProtoNetConfig
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
     head: ClassVar[bool] = False
 
-    def __init__(self, config: Config, model: Model, loss: Loss) -> None:
+    def __init__(self, config: ProtoNetConfig, model: Model, loss: Loss) -> None:
         self.model, self.loss = model, loss
         self.state_groups = frozenset({"running"} if model.mode == "running" else ())
 
@@ -54,9 +54,9 @@ class ProtoNet(Differentiable[Batch, Prototypes]):
         phi = theta["model"]
         # While training, running moments are only gathered: each batch is normalised by its own.
         running = theta["running"] if self.state_groups and context.phase != "train" else {}
-        z_ND = self.model.predict(Adapted(phi, running), support.x)  # noqa: N806
-        member_NC = torch.eye(context.ways, dtype=z_ND.dtype, device=z_ND.device)[support.y]  # noqa: N806
-        means_CD = (member_NC.T @ z_ND) / member_NC.sum(0).unsqueeze(1)  # noqa: N806
+        z_ND = self.model.predict(Adapted(phi, running), support.x)
+        member_NC = torch.eye(context.ways, dtype=z_ND.dtype, device=z_ND.device)[support.y]
+        means_CD = (member_NC.T @ z_ND) / member_NC.sum(0).unsqueeze(1)
         return Prototypes(means_CD, self.model.adapted(phi, support.x, running))
 
     def predict(self, adapted: Prototypes, x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class ProtoNet(Differentiable[Batch, Prototypes]):
     def score(self, adapted: Prototypes, query: Batch, context: Context) -> Score:
         if not (self.state_groups and context.phase == "train"):
             return self.loss(self.predict(adapted, query.x), query.y)
-        z_QD, moments = self.model.fit(adapted.encoder.phi, query.x)  # noqa: N806
+        z_QD, moments = self.model.fit(adapted.encoder.phi, query.x)
         score = self.loss(_logits(z_QD, adapted.means), query.y)
         return score._replace(records={name: moment.detach() for name, moment in moments.items()})
 
@@ -81,6 +81,6 @@ class ProtoNet(Differentiable[Batch, Prototypes]):
         }
 
 
-def _logits(z_QD: Tensor, prototypes_CD: Tensor) -> Tensor:  # noqa: N803
+def _logits(z_QD: Tensor, prototypes_CD: Tensor) -> Tensor:
     """-‖z - c‖² as written, not expanded: the expansion loses digits where z and c are close."""
     return -(z_QD.unsqueeze(1) - prototypes_CD.unsqueeze(0)).square().sum(-1)

@@ -22,7 +22,7 @@ from pipeline.nets.model import Adapted, Model
 
 
 @dataclass(frozen=True)
-class Config:
+class ReptileConfig:
     """Each inner step sees a mini-batch of ``inner_batch`` support examples, dealt from shuffles of the support set.
 
     The published inner optimizer is Adam without momentum. Its second moments start at zero for each task here; the
@@ -41,17 +41,17 @@ class Config:
 class Reptile(Algorithm[Batch, Adapted]):
     """theta <- theta - epsilon · mean(theta - phi_k) (algorithm 2), so *before - after* takes a gradient's place.
 
-    The query set is looked at for the reported score alone.
+    The query set is looked at for the training score alone, always by its own batch statistics.
 
     Raises:
         ConfigError: ``normalisation: running``, with which the inner loop diverges.
     """
 
-    Config = Config
+    Config: ClassVar[type[ReptileConfig]] = ReptileConfig
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
     head: ClassVar[bool] = True
 
-    def __init__(self, config: Config, model: Model, loss: Loss) -> None:
+    def __init__(self, config: ReptileConfig, model: Model, loss: Loss) -> None:
         if model.mode == "running":
             raise ConfigError("normalisation: 'running' makes reptile diverge; use one_query, support or transductive")
         self.config, self.model, self.loss = config, model, loss
@@ -87,7 +87,9 @@ class Reptile(Algorithm[Batch, Adapted]):
         adapted = self.adapt(theta, task.support, context)
         before = theta["model"]
         delta = {name: (before[name] - after).detach() for name, after in adapted.phi.items()}
-        return {"model": delta}, detach(self.score(adapted, task.query, context))
+        # A score to look at, by the query batch's own statistics: one query at a time would cost more than learning.
+        outputs, _ = self.model.fit(adapted.phi, task.query.x)
+        return {"model": delta}, detach(self.loss(outputs, task.query.y))
 
     def _path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         batches = context.noise["batches"]

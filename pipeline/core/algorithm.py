@@ -108,7 +108,7 @@ def require_grad(theta: MetaParams, state_groups: frozenset[str]) -> MetaParams:
 
 
 def gradient_of(loss: Tensor | dict[str, Tensor], theta: MetaParams, state_groups: frozenset[str]) -> MetaParams:
-    """The gradient of ``loss`` (or of each group's own loss) with respect to theta; zeros where a leaf plays no part."""
+    """The gradient of ``loss`` (or of each group's own) with respect to theta; zeros where a leaf plays no part."""
     if isinstance(loss, Tensor):
         groups = [group for group in theta if group not in state_groups]
         leaves = [(group, name) for group in groups for name in theta[group]]

@@ -1,7 +1,7 @@
 """The inner loop: steps of gradient descent as functions of their parameters, differentiable end to end.
 
-``torch.func.grad`` re-evaluates the gradient at each iterate (never a sum of gradients at theta) and keeps the graph, so
-an outer backward through ``unroll`` is exact to any order.
+``torch.func.grad`` re-evaluates the gradient at each iterate (never a sum of gradients at theta) and keeps the graph,
+so an outer backward through ``unroll`` is exact to any order.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ class Adam:
     def start(self, phi: Params) -> State:
         zeros = {name: torch.zeros_like(value) for name, value in phi.items()}
         some = next(iter(phi.values()))
-        return {"m": zeros, "v": dict(zeros), "power": {"beta1": torch.ones_like(some.sum()), "beta2": torch.ones_like(some.sum())}}
+        return {
+            "m": zeros,
+            "v": dict(zeros),
+            "power": {"beta1": torch.ones_like(some.sum()), "beta2": torch.ones_like(some.sum())},
+        }
 
     def step(self, phi: Params, gradient: Params, state: State) -> tuple[Params, State]:
         power1, power2 = state["power"]["beta1"] * self.beta1, state["power"]["beta2"] * self.beta2

@@ -1,14 +1,14 @@
-"""Tickets: a task is a pure function of (seed, purpose, split, step, index), never of a worker's state.
+"""Tickets: a task is a pure function of (seed, purpose, split, step, number), never of a worker's state.
 
-Streams come from numpy's counter-based Philox generator. Its key is hashed by a ``SeedSequence`` from the seed, purpose,
-split and step; its counter starts at the index and stream, 2^128 numbers apart. So any worker at any time draws the
-same numbers for the same ticket, and a step's many streams cost one hash.
+Streams come from numpy's counter-based Philox generator. Its key is hashed by a ``SeedSequence`` from the seed,
+purpose, split and step; its counter starts at the task's number and stream, 2^128 draws apart. So any worker at any
+time draws the same numbers for the same ticket, and a step's many streams cost one hash.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,21 +30,21 @@ class Ticket(NamedTuple):
     purpose: Purpose
     split: Split
     step: int
-    index: int
+    number: int
 
     def rng(self, stream: Stream) -> np.random.Generator:
         """A fresh generator for this ticket; ``task`` feeds the source, ``noise`` the algorithm."""
         key = _key(self.seed, _PURPOSES[self.purpose], _SPLITS[self.split], self.step)
-        return np.random.Generator(np.random.Philox(counter=[0, 0, self.index, _STREAMS[stream]], key=key))
+        return np.random.Generator(np.random.Philox(counter=[0, 0, self.number, _STREAMS[stream]], key=key))
 
     @property
     def id(self) -> str:
         """A name for logs, for example ``train/train/12/3``."""
-        return f"{self.purpose}/{self.split}/{self.step}/{self.index}"
+        return f"{self.purpose}/{self.split}/{self.step}/{self.number}"
 
 
 @lru_cache(maxsize=8)
-def _key(seed: int, purpose: int, split: int, step: int) -> NDArray[np.uint64]:
+def _key(seed: int, purpose: int, split: int, step: int) -> NDArray[np.unsignedinteger[Any]]:
     return np.random.SeedSequence(seed, spawn_key=(purpose, split, step)).generate_state(2, np.uint64)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from annotated_types import Ge
 
 from pipeline.core.seeding import Split, Ticket
-from pipeline.core.types import Kind, Task
-
-D_co = TypeVar("D_co", covariant=True)
+from pipeline.core.types import D, Kind, Task
 
 Rotations = Literal["none", "classes", "random"]
 """``classes``: each quarter turn of a class is a class of its own (ProtoNet, Reptile in training). ``random``: one turn
@@ -46,7 +44,7 @@ class Spec(NamedTuple):
     outputs: int
 
 
-class TaskSource(Protocol, Generic[D_co]):
+class TaskSource(Protocol[D]):
     """Samples tasks. ``sample`` is pure in the ticket; the same ticket gives the same task on any machine."""
 
     Config: ClassVar[type[Any]]
@@ -62,6 +60,6 @@ class TaskSource(Protocol, Generic[D_co]):
         """The training tasks' spec."""
         ...
 
-    def sample(self, ticket: Ticket) -> Task[D_co]:
+    def sample(self, ticket: Ticket) -> Task[D]:
         """The task of a ticket. Raises ``DataError`` where the split cannot fill the shape."""
         ...

@@ -111,7 +111,7 @@ class Dealer:
         """Begin a round; what workers still compute for an earlier one will be dropped."""
         self.round += 1
         self.waiting = deque(chunks)
-        self.open = {chunk.index for chunk in chunks}
+        self.open = {chunk.number for chunk in chunks}
         self.kills = {}
         return self._deal()
 
@@ -134,7 +134,9 @@ class Dealer:
             self.alone_since = now
         if now - self.alone_since < self.patience:
             return []
-        return [Abort(ClusterError(f"no worker was ready for {self.patience:.0f} s; is there room for one on the cluster?"))]
+        return [
+            Abort(ClusterError(f"no worker was ready for {self.patience:.0f} s; is there room for one on the cluster?"))
+        ]
 
     def _done(self, event: Done) -> list[Action]:
         if event.worker in self.busy:
@@ -151,13 +153,13 @@ class Dealer:
             self.idle.remove(event.worker)
         round_, chunk = self.busy.pop(event.worker, (0, None))
         actions: list[Action] = [Replace(event.worker)]
-        if chunk is not None and round_ == self.round and chunk.index in self.open:
-            kills = self.kills.setdefault(chunk.index, [])
+        if chunk is not None and round_ == self.round and chunk.number in self.open:
+            kills = self.kills.setdefault(chunk.number, [])
             kills.append(event.why)
             if len(kills) >= MAX_KILLS:
                 names = ", ".join(ticket.id for ticket in chunk.tickets)
-                reason = f"{len(kills)} workers were lost while computing chunk {chunk.index} of step {chunk.step} ({names}); last: {event.why}"
-                return [Abort(PoisonError(reason))]
+                where = f"chunk {chunk.number} of step {chunk.step} ({names})"
+                return [Abort(PoisonError(f"{len(kills)} workers were lost on {where}; the last: {event.why}"))]
             self.waiting.appendleft(chunk)
         return actions + self._deal()
 
@@ -170,7 +172,9 @@ class Dealer:
         return actions
 
 
-def deal(dealer: Dealer, transport: Transport, clock: Clock, work: Work, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Any]]:
+def deal(
+    dealer: Dealer, transport: Transport, clock: Clock, work: Work, theta: Any, chunks: Sequence[Chunk]
+) -> Iterator[tuple[int, Any]]:
     """Carry out one round; yields (chunk, result) as they come.
 
     Raises:

@@ -30,12 +30,18 @@ class EvaluationPlan:
     @property
     def hash(self) -> str:
         """Two evaluations with the same hash saw the same tasks, and only those may be compared."""
-        facts = {"data": self.data, "split": self.split, "seed": self.seed, "tasks": self.tasks, "shape": asdict(self.shape)}
+        facts = {
+            "data": self.data,
+            "split": self.split,
+            "seed": self.seed,
+            "tasks": self.tasks,
+            "shape": asdict(self.shape),
+        }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Row(NamedTuple):
-    """A metric after ``point`` inner steps: mean over tasks and half-width of its 95% interval, 1.96 · sd / sqrt(tasks)."""
+    """A metric after ``point`` inner steps: mean over tasks, and half its 95% interval, 1.96 · sd / sqrt(tasks)."""
 
     point: int
     metric: str
@@ -47,7 +53,8 @@ def chunks_of(seed: int, purpose: Purpose, split: Split, step: int, count: int, 
     """A step's tasks, cut into chunks; a function of the recipe alone."""
     tickets = [Ticket(seed, purpose, split, step, index) for index in range(count)]
     return [
-        Chunk(step, number, tuple(tickets[start : start + chunk_size])) for number, start in enumerate(range(0, count, chunk_size))
+        Chunk(step, number, tuple(tickets[start : start + chunk_size]))
+        for number, start in enumerate(range(0, count, chunk_size))
     ]
 
 

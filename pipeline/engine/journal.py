@@ -56,7 +56,9 @@ class Journal:
             try:
                 self._remember(Entry(**json.loads(line)))
             except (ValueError, TypeError) as error:
-                raise ResumeError(f"journal {self.path}: line {number} is no entry ({error}); move the file away to go on") from error
+                raise ResumeError(
+                    f"journal {self.path}: line {number} is no entry ({error}); move the file away to go on"
+                ) from error
         if whole != text:
             # A crash in the middle of a line: the checkpoint has that entry.
             with self.path.open("r+", encoding="utf-8") as file:

@@ -74,7 +74,9 @@ class Keeper:
         self.publisher.start({f"numerics.{key}": value for key, value in numerics.items()})
         return self.store.version, self.store.vector()
 
-    def apply(self, step: int, contributions: Sequence[Contribution], facts: Mapping[str, float], skipped: Sequence[str]) -> dict[str, float]:
+    def apply(
+        self, step: int, contributions: Sequence[Contribution], facts: Mapping[str, float], skipped: Sequence[str]
+    ) -> dict[str, float]:
         """Outer step number ``step``, durable where it is due, then journaled; returns seconds per part. Idempotent."""
         if step <= self.store.version:
             return {}
@@ -82,7 +84,12 @@ class Keeper:
         norms = self.store.apply(step, contributions)
         reduced = time.perf_counter()
         self._skipped += skipped
-        entry = Entry("train", step, time.time_ns() // 1_000_000, dict(facts) | {f"train/{name}": value for name, value in norms.items()})
+        entry = Entry(
+            "train",
+            step,
+            time.time_ns() // 1_000_000,
+            dict(facts) | {f"train/{name}": value for name, value in norms.items()},
+        )
         self._unsaved.append(entry)
         if step % self.durability.every == 0 or step == self.durability.last:
             self.checkpoints.write(self._checkpoint())
@@ -112,7 +119,9 @@ class Keeper:
             data = json.dumps(dict(summary), indent=2, default=float).encode() + b"\n"
             write_whole(self.folder / "summary.json", lambda file: file.write(data))
             artifacts.append(self.folder / "summary.json")
-        artifacts += [self.checkpoints.folder / f"step-{step:08d}.safetensors" for step in self.checkpoints.steps()[-1:]]
+        artifacts += [
+            self.checkpoints.folder / f"step-{step:08d}.safetensors" for step in self.checkpoints.steps()[-1:]
+        ]
         tags = {"theta_sha256": sha256(self.store.theta), "step": str(self.store.version)}
         problem = self.publisher.close(status, [path for path in artifacts if path.exists()], tags)
         self.journal.close()
@@ -132,15 +141,29 @@ class Keeper:
     def _check(self, checkpoint: Checkpoint) -> None:
         """Raises ``ResumeError`` with each key in which the checkpoint's run and this one differ."""
         found = checkpoint.facts["identity"]
-        differing = [key for key in sorted({*found, *self.identity} - {"numerics", "numerics_changes"}) if found.get(key) != self.identity.get(key)]
+        differing = [
+            key
+            for key in sorted({*found, *self.identity} - {"numerics", "numerics_changes"})
+            if found.get(key) != self.identity.get(key)
+        ]
         if differing:
             table = "; ".join(f"{key}: {found.get(key)!r} -> {self.identity.get(key)!r}" for key in differing)
-            raise ResumeError(f"the checkpoint in {self.folder} belongs to another run: {table}. Resume with the same values, or train anew in another --output")
+            raise ResumeError(
+                f"the checkpoint in {self.folder} belongs to another run: {table}. "
+                "Resume with the same values, or train anew in another --output"
+            )
         before, now = found["numerics"], self.identity["numerics"]
-        changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        changed = [
+            f"{key} {before.get(key)} -> {now.get(key)}"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
+        ]
         if changed and not self.accept_numerics:
             raise ResumeError(
-                f"the run in {self.folder} was computed with other numerics: {', '.join(changed)}; going on would give other bits "
-                "than one uninterrupted run. Restore them, or pass --accept-numerics to go on and have it recorded"
+                f"the run in {self.folder} was computed with other numerics: {', '.join(changed)}; going on would give "
+                "other bits than one uninterrupted run. Restore them, or pass --accept-numerics, which is recorded"
             )
-        self.identity["numerics_changes"] = [*found.get("numerics_changes", []), *([f"step {checkpoint.step}: {', '.join(changed)}"] if changed else [])]
+        self.identity["numerics_changes"] = [
+            *found.get("numerics_changes", []),
+            *([f"step {checkpoint.step}: {', '.join(changed)}"] if changed else []),
+        ]

@@ -82,23 +82,24 @@ def _outer_step(
     while True:
         for handle, report in executor.learn(theta, wanted):
             handles[report.chunk], reports[report.chunk] = handle, report
-        ordered = [reports[chunk.index] for chunk in chunks]
+        ordered = [reports[chunk.number] for chunk in chunks]
         skipped = _skipped(ordered, sum(len(chunk.tickets) for chunk in chunks), step)
         loss, metrics = _means(ordered)
         facts = {"train/loss": loss, **{f"train/{name}": value for name, value in metrics.items()}, **timing}
         outcome = executor.apply(step, handles, facts | {"train/skipped": float(len(skipped))}, skipped)
         if isinstance(outcome, Applied):
             return outcome, ordered
-        wanted = [chunk for chunk in chunks if chunk.index in outcome.chunks]
+        wanted = [chunk for chunk in chunks if chunk.number in outcome.chunks]
 
 
 def _skipped(reports: Sequence[Report], tasks: int, step: int) -> list[str]:
     skipped = [name for report in reports for name in report.skipped]
     if len(skipped) > MAX_SKIPPED * tasks:
         raise NonFiniteError(
-            f"step {step}: {len(skipped)} of {tasks} tasks gave a loss or gradient that is not finite, first {skipped[0]}. "
+            f"step {step}: {len(skipped)} of {tasks} tasks gave a loss or gradient that is not finite, "
+            f"the first is {skipped[0]}. "
             f"Lower the learning rates or clip (outer.model.clip). Reproduce: "
-            f"pipeline.replay(DIR, step={step}, index={skipped[0].rsplit('/', 1)[1]})"
+            f"pipeline.replay(DIR, step={step}, number={skipped[0].rsplit('/', 1)[1]})"
         )
     return skipped
 
@@ -113,7 +114,8 @@ def _means(reports: Sequence[Report]) -> tuple[float, dict[str, float]]:
 def _timing(reports: Sequence[Report], applied: Applied, wall: float, workers: int) -> dict[str, float]:
     """Shares of a step's wall time; what no part accounts for is ``waiting``."""
     parts = {
-        name: sum(report.seconds.get(name, 0.0) for report in reports) / workers / wall for name in ("sampling", "inner_loop")
+        name: sum(report.seconds.get(name, 0.0) for report in reports) / workers / wall
+        for name in ("sampling", "inner_loop")
     }
     parts |= {name: seconds / wall for name, seconds in applied.seconds.items()}
     parts["waiting"] = max(0.0, 1.0 - sum(parts.values()))
@@ -121,12 +123,16 @@ def _timing(reports: Sequence[Report], applied: Applied, wall: float, workers: i
     return {f"time/{name}": share for name, share in parts.items()} | {"time/step_s": wall, "tasks_per_s": tasks / wall}
 
 
-def _validate(executor: Executor, theta: Any, step: int, plan: Plan, validation: EvaluationPlan, watcher: Watcher) -> None:
+def _validate(
+    executor: Executor, theta: Any, step: int, plan: Plan, validation: EvaluationPlan, watcher: Watcher
+) -> None:
     rows = evaluate(executor, theta, validation)
     executor.record("validation", step, row_metrics("val", rows))
     last = rows[-1]
     best = executor.keep_best(step, last.mean if plan.higher_is_better else -last.mean)
-    watcher.note(f"step {step}: validation {last.metric} {last.mean:.4f} ± {last.ci95:.4f}{' (best so far)' if best else ''}")
+    watcher.note(
+        f"step {step}: validation {last.metric} {last.mean:.4f} ± {last.ci95:.4f}{' (best so far)' if best else ''}"
+    )
 
 
 def row_metrics(prefix: str, rows: Sequence[Row]) -> dict[str, float]:

@@ -32,13 +32,13 @@ class Outer:
 
 
 def build_optimizer(config: Outer, parameter: Tensor) -> Optimizer:
-    shared = {"lr": config.lr, "weight_decay": config.weight_decay}
+    lr, decay = config.lr, config.weight_decay
     if config.optimizer == "sgd":
-        return torch.optim.SGD([parameter], momentum=config.momentum, **shared)
+        return torch.optim.SGD([parameter], lr, momentum=config.momentum, weight_decay=decay)
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop([parameter], momentum=config.momentum, **shared)
+        return torch.optim.RMSprop([parameter], lr, momentum=config.momentum, weight_decay=decay)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind([parameter], betas=(config.beta1, config.beta2), **shared)
+    return kind([parameter], lr, betas=(config.beta1, config.beta2), weight_decay=decay)
 
 
 def build_scheduler(config: Outer, optimizer: Optimizer, steps: int) -> LRScheduler:

@@ -15,10 +15,10 @@ Work = Literal["learn", "score"]
 
 
 class Chunk(NamedTuple):
-    """The tasks of one step that a worker computes in one call. ``step`` is the outer step, ``index`` the chunk's slot."""
+    """The tasks of one outer step that a worker computes in one call; ``number`` is the chunk's slot in the step."""
 
     step: int
-    index: int
+    number: int
     tickets: tuple[Ticket, ...]
 
 
@@ -88,7 +88,9 @@ class Executor(Scorer, Protocol):
         """Each chunk's contribution (a handle) and report, as they come."""
         ...
 
-    def apply(self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]) -> Applied | Missing:
+    def apply(
+        self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]
+    ) -> Applied | Missing:
         """The outer update number ``step`` (1, 2, …); idempotent. ``facts`` are the step's metrics."""
         ...
 

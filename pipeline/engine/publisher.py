@@ -83,8 +83,13 @@ class Publisher:
 
     def _send(self, *, final: bool) -> None:
         if not self._started:
-            self.run_id = self.tracker.start(self.run_id, *self.run)
-            write_whole(self.folder / "tracked_run", lambda file: file.write((self.run_id or "").encode()))
+            run_id = self.tracker.start(self.run_id, *self.run)
+            if (
+                run_id != self.run_id
+            ):  # a new run, perhaps because somebody deleted the old one: it has seen nothing yet
+                (self.folder / "journal.sent").unlink(missing_ok=True)
+            self.run_id = run_id
+            write_whole(self.folder / "tracked_run", lambda file: file.write(run_id.encode()))
             self._started = True
         sent = int(_read(self.folder / "journal.sent") or 0)
         entries = self.journal.entries[sent:]

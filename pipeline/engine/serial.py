@@ -29,7 +29,7 @@ class InProcess:
 
     def send(self, worker: int, round: int, work: Work, theta: Any, chunk: Chunk) -> None:
         compute = self.worker.learn if work == "learn" else self.worker.score
-        self._orders.append(lambda: Done(worker, round, chunk.index, compute(theta, chunk)))
+        self._orders.append(lambda: Done(worker, round, chunk.number, compute(theta, chunk)))
 
     def replace(self, worker: int) -> None:
         self._orders.append(lambda: Joined(worker))
@@ -52,7 +52,9 @@ class SerialExecutor(Crew):
     def open(self) -> Opened:
         return Opened(*self.keeper.open(self.numerics))
 
-    def apply(self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]) -> Applied | Missing:
+    def apply(
+        self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]
+    ) -> Applied | Missing:
         seconds = self.keeper.apply(step, [handles[chunk] for chunk in sorted(handles)], facts, skipped)
         return Applied(step, self.keeper.vector(), seconds)
 

@@ -47,7 +47,7 @@ class Store:
         weight = tree_sum({one.chunk: torch.tensor(one.weight, dtype=torch.float64) for one in used}).item()
         total = tree_sum({one.chunk: torch.from_numpy(one.gradient) for one in used})
         stepped = {group for one in used for group in one.groups}
-        facts = {}
+        facts: dict[str, float] = {}
         for group in (group for group in self.parameters if group in stepped):
             facts |= self._step_group(group, total[self.layout.groups[group]] / weight)
         self._fold(used)
@@ -64,7 +64,9 @@ class Store:
         return {f"grad_norm/{group}": norm, f"lr/{group}": float(rate)}
 
     def _fold(self, used: Sequence[Contribution]) -> None:
-        records = [{name: torch.from_numpy(value) for name, value in record.items()} for one in used for record in one.records]
+        records = [
+            {name: torch.from_numpy(value) for name, value in record.items()} for one in used for record in one.records
+        ]
         state = self.algorithm.fold(self.layout.unpack(self.theta), records)
         for leaf in self.layout.leaves:
             if leaf.group in state:

@@ -49,7 +49,12 @@ class Worker:
     """Computes chunks of one run. Holds what is fixed for the run, and nothing that changes."""
 
     def __init__(
-        self, algorithm: Algorithm[Any, Any], source: TaskSource[Any], layout: Layout, numerics: Numerics, chunk_size: int
+        self,
+        algorithm: Algorithm[Any, Any],
+        source: TaskSource[Any],
+        layout: Layout,
+        numerics: Numerics,
+        chunk_size: int,
     ) -> None:
         numerics.settle()
         self.algorithm, self.source, self.layout = algorithm, source, layout
@@ -71,7 +76,7 @@ class Worker:
         slots = {one.slot for one in learned}
         names = sorted({name for one in learned for name in one.metrics})
         report = Report(
-            chunk=chunk.index,
+            chunk=chunk.number,
             used=len(learned),
             loss=sum(one.loss for one in learned),
             metrics={name: sum(one.metrics[name] for one in learned) for name in names},
@@ -79,11 +84,13 @@ class Worker:
             seconds={"sampling": sampled - start, "inner_loop": time.perf_counter() - sampled},
         )
         contribution = Contribution(
-            chunk=chunk.index,
+            chunk=chunk.number,
             groups=tuple(gradient),
             gradient=self.layout.pack(gradient).numpy(),
             weight=sum(drawn[slot].task.weight for slot in sorted(slots)),
-            records=[{name: value.cpu().numpy() for name, value in one.records.items()} for one in learned if one.records],
+            records=[
+                {name: value.cpu().numpy() for name, value in one.records.items()} for one in learned if one.records
+            ],
         )
         return contribution, report
 
@@ -111,7 +118,7 @@ class Worker:
             else:
                 rows = _rows([score(*self._placed(one)) for one in drawn])
         metrics = {name: np.stack([row[name].cpu().double().numpy() for row in rows], 1) for name in rows[0]}
-        return ScoreReport(chunk.index, points, metrics)
+        return ScoreReport(chunk.number, points, metrics)
 
     def _learn(self, theta: MetaParams, drawn: list[Drawn], step: int) -> tuple[MetaParams, list[Learned]]:
         together = self._stack(drawn)
@@ -143,7 +150,7 @@ class Worker:
         def context(task: Task[Any], noise: Params) -> Context:
             return Context(step, "train", task.ways, noise)
 
-        def weighted_sum(per_task: Tensor) -> Tensor:
+        def weighted_sum(per_task: Tensor) -> Any:
             return torch.tensordot(weights, per_task, 1)
 
         if isinstance(algorithm, Differentiable):
@@ -164,7 +171,7 @@ class Worker:
             task = self.source.sample(ticket)
             return Drawn(task, self.algorithm.draw(ticket.rng("noise"), task, phase))
 
-    def _placed(self, one: Drawn) -> Drawn:
+    def _placed(self, one: Drawn) -> Any:
         return pytree.tree_map_only(Tensor, self._place, one)
 
     def _place(self, tensor: Tensor) -> Tensor:
@@ -186,14 +193,14 @@ class Worker:
 
 
 def milestones(length: int) -> tuple[int, ...]:
-    """Which elements of a trace are scored: all of a short one; of a long one the series 0, 1, 2, 5, 10, 20, … and the last."""
+    """Which elements of a trace are scored: all of 11 or fewer, else the series 0, 1, 2, 5, 10, 20, … and the last."""
     if length <= 11:
         return tuple(range(length))
     series = [digit * 10**power for power in range(len(str(length))) for digit in (1, 2, 5)]
     return (0, *(point for point in series if point < length - 1), length - 1)
 
 
-class _naming:  # noqa: N801  (reads as a clause: with _naming(chunk))
+class _naming:
     """Turns whatever an algorithm or source raises into an error that names the tasks."""
 
     def __init__(self, what: Chunk | Ticket) -> None:
@@ -209,7 +216,7 @@ class _naming:  # noqa: N801  (reads as a clause: with _naming(chunk))
             cause = " ".join(str(error).split())
             raise TaskError(
                 f"task {first.id}{many} of seed {first.seed}: {type(error).__name__}: {cause}. "
-                f"Reproduce: pipeline.replay(DIR, step={first.step}, index={first.index})"
+                f"Reproduce: pipeline.replay(DIR, step={first.step}, number={first.number})"
             ) from error
 
 
@@ -225,7 +232,9 @@ def _over_tasks(compute: Callable[[Task[Any], Params], Any], together: Together)
 
 def _rows(per_task: list[list[dict[str, Tensor]]]) -> list[dict[str, Tensor]]:
     """[task][point] metrics as [point] metrics with a leading task dimension."""
-    return [{name: torch.stack([row[name] for row in rows]) for name in rows[0]} for rows in zip(*per_task, strict=True)]
+    return [
+        {name: torch.stack([row[name] for row in rows]) for name in rows[0]} for rows in zip(*per_task, strict=True)
+    ]
 
 
 def _finite(gradient: MetaParams, score: Score) -> bool:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ BLOCKS = 4
 
 
 @dataclass(frozen=True)
-class Config:
+class Conv4Config:
     channels: Annotated[int, Ge(1)] = 64
     shrink: Literal["stride", "pool"] = "stride"
     readout: Literal["mean", "flatten"] = "mean"
@@ -37,14 +37,20 @@ class Conv4(Net):
         ConfigError: the input is no image, or too small for four halvings; or ``channels`` cannot be grouped.
     """
 
-    Config = Config
+    Config: ClassVar[type[Conv4Config]] = Conv4Config
 
-    def __init__(self, config: Config, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool) -> None:
+    def __init__(
+        self, config: Conv4Config, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool
+    ) -> None:
         if len(input_shape) != 3:
-            raise ConfigError(f"net.name: conv4 needs images [channels, height, width], the source gives {input_shape}; use mlp")
+            raise ConfigError(
+                f"net.name: conv4 needs images [channels, height, width], the source gives {input_shape}; use mlp"
+            )
         sides = [self._side(config, side) for side in input_shape[1:]]
         if min(sides) < 1:
-            raise ConfigError(f"net.name: conv4 halves an image four times, {input_shape[1:]} is too small; 16×16 is enough")
+            raise ConfigError(
+                f"net.name: conv4 halves an image four times, {input_shape[1:]} is too small; 16×16 is enough"
+            )
         if normalised and config.channels % GROUPS and config.channels > GROUPS:
             raise ConfigError(f"net.channels: {config.channels} is not a multiple of {GROUPS}")
         self.config, self.outputs, self.normalised = config, outputs, normalised
@@ -52,7 +58,7 @@ class Conv4(Net):
         self.features = config.channels * (sides[0] * sides[1] if config.readout == "flatten" else 1)
 
     @staticmethod
-    def _side(config: Config, side: int) -> int:
+    def _side(config: Conv4Config, side: int) -> int:
         for _ in range(BLOCKS):
             side = (side + 1) // 2 if config.shrink == "stride" else side // 2
         return side
@@ -76,8 +82,8 @@ class Conv4(Net):
         h = x
         for i in range(BLOCKS):
             h = F.conv2d(h, params[f"block{i}/weight"], stride=stride, padding=1)
-            h = torch.relu(normalise(f"block{i}", h, params.get(f"block{i}/scale"), params[f"block{i}/bias"]))
-            if self.config.shrink == "pool":
-                h = F.max_pool2d(h, 2)
+            h = normalise(f"block{i}", h, params.get(f"block{i}/scale"), params[f"block{i}/bias"])
+            # ReLU after the pooling, which it commutes with: a quarter of the work.
+            h = torch.relu(F.max_pool2d(h, 2) if self.config.shrink == "pool" else h)
         h = h.mean((2, 3)) if self.config.readout == "mean" else h.flatten(1)
         return h if self.outputs is None else h @ params["head/weight"].T + params["head/bias"]

@@ -12,12 +12,12 @@ from pipeline.core.types import Kind, Score
 Loss = Callable[[Tensor, Tensor], Score]
 
 
-def cross_entropy(logits_NC: Tensor, y_N: Tensor) -> Score:  # noqa: N803
+def cross_entropy(logits_NC: Tensor, y_N: Tensor) -> Score:
     """Mean negative log-likelihood in nats, and accuracy in [0, 1].
 
     A *mean* over examples: rates published for a sum over the ways (MAML's code) are ``ways`` times larger here.
     """
-    log_p_NC = torch.log_softmax(logits_NC, -1)  # noqa: N806
+    log_p_NC = torch.log_softmax(logits_NC, -1)
     loss = -log_p_NC.gather(-1, y_N.unsqueeze(-1)).mean()
     return Score(loss, {"accuracy": (logits_NC.detach().argmax(-1) == y_N).to(logits_NC.dtype).mean()})
 

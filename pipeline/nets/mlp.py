@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from pipeline.nets.normalisation import Normaliser
 
 
 @dataclass(frozen=True)
-class Config:
-    """Hidden weights start as N(0, init_gain / fan_in): 2 keeps the variance under ReLU, 1 under tanh; smaller is tamer."""
+class MLPConfig:
+    """Hidden weights start as N(0, init_gain / fan_in): 2 keeps the variance under ReLU, 1 under tanh."""
 
     hidden: Annotated[tuple[Annotated[int, Ge(1)], ...], Len(1, 16)] = (40, 40)
     activation: Literal["relu", "tanh"] = "relu"
@@ -28,9 +28,11 @@ class Config:
 class MLP(Net):
     """Flattens its input; hidden layers are linear, normalise, activate."""
 
-    Config = Config
+    Config: ClassVar[type[MLPConfig]] = MLPConfig
 
-    def __init__(self, config: Config, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool) -> None:
+    def __init__(
+        self, config: MLPConfig, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool
+    ) -> None:
         self.config = config
         self.normalised = normalised
         self.outputs = outputs

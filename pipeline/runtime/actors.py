@@ -19,7 +19,6 @@ FETCH_S = 30.0
 """How long the parameter actor waits for contributions before it asks for them again."""
 
 
-@ray.remote(max_restarts=0, max_task_retries=0)
 class TaskWorker:
     """A worker in a process of its own."""
 
@@ -31,14 +30,13 @@ class TaskWorker:
 
     @ray.method(num_returns=2)
     def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
-        """Two objects: the contribution, which only the parameter actor fetches, and a report small enough to travel inline."""
+        """Two objects: the contribution, for the parameter actor alone, and a report small enough to travel inline."""
         return self.worker.learn(theta, chunk)
 
     def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
         return self.worker.score(theta, chunk)
 
 
-@ray.remote(max_restarts=0, max_task_retries=0)
 class ParameterActor:
     """Holds theta. Contributions come as references: nothing heavy passes through the driver."""
 
@@ -73,15 +71,19 @@ class ParameterActor:
 
 
 def _fetch(references: Mapping[int, Any]) -> tuple[list[Contribution], tuple[int, ...]]:
-    """The contributions in slot order, and the slots of those that could not be had in time."""
-    ready, _ = ray.wait(list(references.values()), num_returns=len(references), timeout=FETCH_S)
-    arrived, fetched, missing = set(ready), [], []
-    for chunk in sorted(references):
-        if references[chunk] not in arrived:
-            missing.append(chunk)
-            continue
+    """The contributions, and the chunks of those that could not be had in time."""
+    wanted = list(references.values())
+    try:
+        return ray.get(wanted, timeout=FETCH_S), ()
+    except RayError:  # one of them is late, or was lost with its node: see which, and the dealer deals those again
+        ready, _ = ray.wait(wanted, num_returns=len(wanted), timeout=0)
+    fetched, missing = [], []
+    for chunk, reference in references.items():
         try:
-            fetched.append(ray.get(references[chunk], timeout=FETCH_S))
-        except RayError:  # lost with its node; the dealer deals the chunk again
+            if reference in ready:
+                fetched.append(ray.get(reference, timeout=FETCH_S))
+            else:
+                missing.append(chunk)
+        except RayError:
             missing.append(chunk)
     return fetched, tuple(missing)

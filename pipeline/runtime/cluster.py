@@ -73,12 +73,15 @@ def _probe(address: str) -> None:
     except ValueError:
         host, port = None, None
     if not host or not port:
-        raise ClusterError(f"--address {address!r}: expected HOST:PORT of a Ray head (its default port is 6379), auto or local")
+        raise ClusterError(
+            f"--address {address!r}: expected HOST:PORT of a Ray head (its default port is 6379), auto or local"
+        )
     try:
         socket.create_connection((host, port), PROBE_S).close()
     except OSError as error:
         raise ClusterError(
-            f"--address {address!r}: no Ray head answers at {host}:{port} ({error}); start one with ray start --head, or leave --address out"
+            f"--address {address!r}: no Ray head answers at {host}:{port} ({error}); "
+            "start one with ray start --head, or leave --address out"
         ) from error
 
 
@@ -86,10 +89,13 @@ def check_room(resources: Mapping[str, float], workers: Workers) -> None:
     """Raises ``ClusterError`` where one worker and the parameter actor can never be placed; fewer workers are fine."""
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if cpus < 2:
-        raise ClusterError(f"the cluster has {cpus:g} CPUs; a run needs 2: one for the parameter actor, one for a worker")
+        raise ClusterError(
+            f"the cluster has {cpus:g} CPUs; a run needs 2: one for the parameter actor, one for a worker"
+        )
     if workers.gpus > gpus:
         raise ClusterError(
-            f"workers.gpus: each worker asks for {workers.gpus:g} GPU and the cluster has {gpus:g}; use workers.gpus=0 numerics.device=cpu"
+            f"workers.gpus: each worker asks for {workers.gpus:g} GPU and the cluster has {gpus:g}; "
+            "use workers.gpus=0 numerics.device=cpu"
         )
 
 

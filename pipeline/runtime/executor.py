@@ -24,19 +24,30 @@ from pipeline.runtime.transport import RayTransport
 class RayExecutor(Crew):
     """Runs a step's chunks on ``workers.count`` actors of the cluster at ``address`` (``local`` starts one here)."""
 
-    def __init__(self, worker: Callable[[], Worker], keeper: Callable[[], Keeper], workers: Workers, address: str, patience: float) -> None:
-        self.transport = RayTransport(worker, workers, address)
-        self.parameters = ParameterActor.options(num_cpus=1, **here()).remote(keeper)
-        super().__init__(self.transport, Monotonic(), workers=workers.count, patience=patience)
+    def __init__(
+        self,
+        worker: Callable[[], Worker],
+        keeper: Callable[[], Keeper],
+        workers: Workers,
+        address: str,
+        patience: float,
+    ) -> None:
+        self.ray = RayTransport(worker, workers, address)
+        self.parameters = (
+            ray.remote(ParameterActor).options(max_restarts=0, max_task_retries=0, num_cpus=1, **here()).remote(keeper)
+        )
+        super().__init__(self.ray, Monotonic(), workers=workers.count, patience=patience)
 
     def open(self) -> Opened:
-        numerics, events = self.transport.first_numerics()
+        numerics, events = self.ray.first_numerics()
         for event in events:
             self.dealer.on(event)
         step, theta = self.parameters.open.remote(numerics)
         return Opened(_get(step), theta)
 
-    def apply(self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]) -> Applied | Missing:
+    def apply(
+        self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]
+    ) -> Applied | Missing:
         start = time.perf_counter()
         # References in a dict are not resolved on the way: the actor fetches them itself, with a time limit.
         outcome, theta = self.parameters.apply.remote(step, dict(handles), facts, skipped)
@@ -60,7 +71,7 @@ class RayExecutor(Crew):
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
         problem = _get(self.parameters.close.remote(status, summary))
         ray.kill(self.parameters)
-        self.transport.close()
+        self.ray.close()
         return None if problem is None else str(problem)
 
 

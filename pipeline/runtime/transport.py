@@ -41,7 +41,9 @@ class RayTransport:
             self.replace(worker)
 
     def replace(self, worker: int) -> None:
-        self.actors[worker] = TaskWorker.options(**self.options).remote(self.build)
+        self.actors[worker] = (
+            ray.remote(TaskWorker).options(max_restarts=0, max_task_retries=0, **self.options).remote(self.build)
+        )
         self.joining[self.actors[worker].numerics.remote()] = worker
 
     def send(self, worker: int, round: int, work: Work, theta: Any, chunk: Chunk) -> None:
@@ -49,7 +51,7 @@ class RayTransport:
             contribution, report = self.actors[worker].learn.remote(theta, chunk)
         else:
             contribution, report = None, self.actors[worker].score.remote(theta, chunk)
-        self.orders[report] = Order(worker, round, chunk.index, contribution)
+        self.orders[report] = Order(worker, round, chunk.number, contribution)
 
     def poll(self) -> Sequence[Event]:
         """Raises ``TaskError`` (or the error's own kind) when a task raised: the same task would raise elsewhere."""
@@ -81,7 +83,12 @@ class RayTransport:
             result = ray.get(reference)
         except RayError as error:
             return Lost(order.worker, _system_failure(error))
-        return Done(order.worker, order.round, order.chunk, result if order.contribution is None else (order.contribution, result))
+        return Done(
+            order.worker,
+            order.round,
+            order.chunk,
+            result if order.contribution is None else (order.contribution, result),
+        )
 
     def _joined(self, reference: Any, worker: int) -> Event:
         try:
@@ -91,8 +98,14 @@ class RayTransport:
         if self.numerics is None:
             self.numerics = numerics
         elif numerics != self.numerics:
-            differences = ", ".join(f"{key} {numerics.get(key)} (the run's: {value})" for key, value in self.numerics.items() if numerics.get(key) != value)
-            raise ClusterError(f"worker {worker} computes with other numerics: {differences}; its results would not be the same bits")
+            differences = ", ".join(
+                f"{key} {numerics.get(key)} (the run's: {value})"
+                for key, value in self.numerics.items()
+                if numerics.get(key) != value
+            )
+            raise ClusterError(
+                f"worker {worker} computes with other numerics: {differences}; its results would not be the same bits"
+            )
         return Joined(worker)
 
 

@@ -1,0 +1,35 @@
+# The commands of the house. They need git, make and Python 3.11 or newer; everything else goes into .venv.
+#
+#   make train                                          the default recipe, sinusoid_maml
+#   make train ARGS="omniglot_protonet_5w1s seed=3"     any recipe, any change to it
+#   make test    make lint    make clean
+#
+# pip obeys its own PIP_* variables, for example to take a CPU-only torch from another index.
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: train test lint clean
+
+train: .venv/.installed
+	$(BIN)/python -m jobs.train $(ARGS)
+
+test: .venv/.installed
+	$(BIN)/python -m pytest -q
+
+lint: .venv/.installed
+	$(BIN)/ruff check --output-format=concise pipeline jobs tests
+	$(BIN)/ruff format --check pipeline jobs tests
+	$(BIN)/mypy
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean: # what can be made again; never runs/, data/ or mlflow.db
+	rm -rf .venv build dist metafleet.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find pipeline jobs tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,46 @@
+"""``python -m jobs.evaluate DIR [key=value …]``: score a run's theta on fixed tasks, its own or others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from jobs import run
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(prog="python -m jobs.evaluate", description="Evaluate a trained run.")
+    described.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
+    described.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="for example normalisation=support task.eval.rotations=random evaluation.tasks=100",
+    )
+    described.add_argument(
+        "--executor", choices=["serial", "ray"], default="ray", help="this process, or Ray workers (default)"
+    )
+    described.add_argument("--workers", type=int, metavar="N", help="Ray workers")
+    described.add_argument(
+        "--address", default="local", help="HOST:PORT of a Ray head, auto, or local (default) to start one here"
+    )
+    described.add_argument("--json", action="store_true", help="print the result as JSON")
+    return described
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    overrides = arguments.overrides
+    if arguments.workers is not None:
+        overrides = [*overrides, f"workers.count={arguments.workers}"]
+
+    from pipeline.report import result_table
+    from pipeline.run import Where, evaluate_run
+
+    result = evaluate_run(arguments.folder, overrides, Where(arguments.executor, arguments.address))
+    print(json.dumps(result, indent=2) if arguments.json else result_table(result["evaluation"]))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,54 @@
+"""``python -m jobs.train RECIPE [key=value …]``: meta-train a recipe, on this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from pathlib import Path
+
+from jobs import run
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(prog="python -m jobs.train", description="Meta-train a recipe.")
+    described.add_argument(
+        "recipe", nargs="?", default="sinusoid_maml", help="a packaged recipe or a path to a .yaml file"
+    )
+    described.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example steps=200 algorithm.inner_lr=0.02"
+    )
+    described.add_argument(
+        "--executor", choices=["serial", "ray"], default="ray", help="this process, or Ray workers (default)"
+    )
+    described.add_argument("--workers", type=int, metavar="N", help="Ray workers; the result does not depend on them")
+    described.add_argument(
+        "--address", default="local", help="HOST:PORT of a Ray head, auto, or local (default) to start one here"
+    )
+    described.add_argument("--output", type=Path, metavar="DIR", help="the run's folder; default runs/RECIPE/TIME")
+    described.add_argument("--resume", action="store_true", help="continue the run in --output, or the recipe's newest")
+    described.add_argument("--accept-numerics", action="store_true", help="resume on other numerics, and record it")
+    return described
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    recipe, overrides = arguments.recipe, arguments.overrides
+    if "=" in recipe:  # no RECIPE means the default one
+        recipe, overrides = "sinusoid_maml", [recipe, *overrides]
+    if arguments.workers is not None:
+        overrides = [*overrides, f"workers.count={arguments.workers}"]
+
+    from pipeline.config import load
+    from pipeline.report import Progress, key_values, result_table
+    from pipeline.run import Where, describe, train_run, where_to_look
+
+    loaded = load(recipe, overrides)
+    print(describe(loaded))
+    where = Where(arguments.executor, arguments.address, arguments.output, arguments.resume, arguments.accept_numerics)
+    with closing(Progress()) as progress:
+        ended = train_run(loaded, where, progress)
+    print(f"\n{result_table(ended.summary['evaluation'])}\n\n{key_values(where_to_look(ended))}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,235 @@
+"""The composition root: the only file that sees everything and puts it together."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.algorithms import ALGORITHMS
+from pipeline.config import Recipe, plain
+from pipeline.core.algorithm import Algorithm
+from pipeline.core.failures import ConfigError
+from pipeline.core.flat import Layout
+from pipeline.core.seeding import Split, Ticket, init_rng
+from pipeline.core.source import TaskSource
+from pipeline.engine.dealer import Crew
+from pipeline.engine.evaluate import EvaluationPlan
+from pipeline.engine.journal import Journal
+from pipeline.engine.keeper import Durability, Keeper
+from pipeline.engine.loop import Plan
+from pipeline.engine.numerics import Numerics
+from pipeline.engine.outer import Outer
+from pipeline.engine.protocols import Chunk, Executor
+from pipeline.engine.publisher import Publisher, Run
+from pipeline.engine.serial import InProcess, Monotonic, SerialExecutor
+from pipeline.engine.store import Store
+from pipeline.engine.worker import Worker
+from pipeline.nets import NETS
+from pipeline.nets.losses import LOSSES, METRICS
+from pipeline.nets.model import Model
+from pipeline.tasks import SOURCES
+
+PATIENCE_S = 60.0
+"""How long a run waits when it has no worker at all."""
+
+
+class Parts(NamedTuple):
+    """A recipe's algorithm and source, and its first theta."""
+
+    algorithm: Algorithm[Any, Any]
+    source: TaskSource[Any]
+    layout: Layout
+    theta: Tensor
+
+
+def build_parts(recipe: Recipe) -> Parts:
+    """Raises ``ConfigError`` or ``DataError`` where the parts do not fit each other."""
+    source = SOURCES[recipe.source.name](plain(recipe.source, SOURCES[recipe.source.name].Config), recipe.shapes())
+    spec = source.spec()
+    kind = ALGORITHMS[recipe.algorithm.name]
+    if spec.kind not in kind.kinds:
+        raise ConfigError(
+            f"algorithm.name: {recipe.algorithm.name} learns {' or '.join(sorted(kind.kinds))}, "
+            f"the source {recipe.source.name} gives {spec.kind}; choose another of the two"
+        )
+    net_class = NETS[recipe.net.name]
+    outputs = spec.outputs if kind.head else None
+    net = net_class(
+        plain(recipe.net, net_class.Config), spec.input_shape, outputs, normalised=recipe.normalisation != "none"
+    )
+    model = Model(net, recipe.normalisation, spec.input_shape)
+    build: Callable[..., Algorithm[Any, Any]] = kind
+    algorithm = build(plain(recipe.algorithm, kind.Config), model, LOSSES[spec.kind])
+    first = algorithm.init(init_rng(recipe.seed))
+    layout = Layout.of(first, plain(recipe.numerics, Numerics).torch_dtype)
+    return Parts(algorithm, source, layout, layout.pack(first))
+
+
+@dataclass(frozen=True)
+class BuildWorker:
+    """A worker, made in whatever process calls; travels as text."""
+
+    recipe: str
+
+    def __call__(self) -> Worker:
+        recipe = Recipe.model_validate_json(self.recipe)
+        parts = build_parts(recipe)
+        return Worker(parts.algorithm, parts.source, parts.layout, plain(recipe.numerics, Numerics), recipe.chunk_size)
+
+
+@dataclass(frozen=True)
+class BuildKeeper:
+    """The keeper of a run's theta, made in the process that will hold it."""
+
+    recipe: str
+    folder: str
+    commit: str
+    accept_numerics: bool
+
+    def __call__(self) -> Keeper:
+        from pipeline.tracking.mlflow_tracker import MLflowTracker
+
+        recipe = Recipe.model_validate_json(self.recipe)
+        torch.set_num_threads(1)
+        algorithm, source, layout, theta = build_parts(recipe)
+        folder = Path(self.folder)
+        journal = Journal(folder / "journal.jsonl")
+        tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)
+        tags = {
+            "git_commit": self.commit,
+            "data": source.fingerprint,
+            "normalisation": recipe.normalisation,
+            "folder": self.folder,
+        }
+        publisher = Publisher(
+            tracker,
+            journal,
+            Run(recipe.name, flatten(recipe.model_dump(mode="json")), tags),
+            folder,
+            recipe.tracking.log_every,
+        )
+        return Keeper(
+            Store(algorithm, layout, theta, outer_of(recipe, layout, algorithm), recipe.steps),
+            folder,
+            Durability(recipe.checkpoint.every, recipe.steps, recipe.checkpoint.keep),
+            {**recipe.identity(), "data": source.fingerprint},
+            journal,
+            publisher,
+            accept_numerics=self.accept_numerics,
+        )
+
+
+def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> dict[str, Outer]:
+    """One outer optimizer for each stepped group; a group the recipe does not name is stepped like ``model``."""
+    stepped = layout.without(algorithm.state_groups)
+    unknown = sorted(set(recipe.outer) - set(stepped))
+    if unknown:
+        raise ConfigError(f"outer.{unknown[0]}: {recipe.algorithm.name} has no such group, it has {', '.join(stepped)}")
+    chosen = {group: recipe.outer.get(group) or recipe.outer.get("model") for group in stepped}
+    missing = [group for group, outer in chosen.items() if outer is None]
+    if missing:
+        raise ConfigError(f"outer: no optimizer for the group {missing[0]}; add outer.{missing[0]} or outer.model")
+    return {group: plain(outer, Outer) for group, outer in chosen.items() if outer is not None}
+
+
+def evaluation_plan(recipe: Recipe, source: TaskSource[Any]) -> EvaluationPlan:
+    """The final table's tasks."""
+    wanted = recipe.evaluation
+    return EvaluationPlan(
+        wanted.split, wanted.tasks, wanted.seed, recipe.chunk_size, recipe.shapes().eval, source.fingerprint
+    )
+
+
+def plan_of(recipe: Recipe, parts: Parts) -> Plan:
+    """What the loop trains."""
+    every = recipe.evaluation.validate_every
+    final = evaluation_plan(recipe, parts.source)
+    return Plan(
+        seed=recipe.seed,
+        steps=recipe.steps,
+        tasks_per_step=recipe.tasks_per_step,
+        chunk_size=recipe.chunk_size,
+        validation=replace(final, split="val", tasks=recipe.evaluation.validation_tasks) if every else None,
+        validate_every=every,
+        higher_is_better=METRICS[parts.source.spec().kind] == "accuracy",
+    )
+
+
+def dry_run(recipe: Recipe) -> Parts:
+    """Learn one training task and score one evaluation task, so that what cannot work fails before anything starts.
+
+    Raises:
+        ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have.
+        DataError: a split that cannot fill the tasks' shape.
+        TaskError: the algorithm raised.
+    """
+    parts = build_parts(recipe)
+    outer_of(recipe, parts.layout, parts.algorithm)
+    splits: set[Split] = {recipe.evaluation.split} | ({"val"} if recipe.evaluation.validate_every else set())
+    for split in sorted(splits - set(parts.source.splits)):
+        raise ConfigError(f"evaluation.split: the source has no {split!r}, it has {', '.join(parts.source.splits)}")
+    shapes = recipe.shapes()
+    if ALGORITHMS[recipe.algorithm.name].head and shapes.eval.ways > shapes.train.ways:
+        raise ConfigError(
+            f"task.eval.ways: {shapes.eval.ways}, but {recipe.algorithm.name} has a head of task.train.ways = "
+            f"{shapes.train.ways} outputs; make them equal, or use a metric method"
+        )
+    # The driver may have no GPU where the workers have one.
+    numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
+    worker = Worker(parts.algorithm, parts.source, parts.layout, numerics, recipe.chunk_size)
+    worker.learn(parts.theta.numpy(), Chunk(1, 0, (Ticket(recipe.seed, "train", "train", 1, 0),)))
+    for split in sorted(splits):
+        worker.score(parts.theta.numpy(), Chunk(0, 0, (Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0),)))
+    return parts
+
+
+def build_executor(recipe: Recipe, kind: str, folder: Path, address: str, *, accept_numerics: bool) -> Executor:
+    """The executor of a run: ``serial`` in this process, ``ray`` on the cluster at ``address``."""
+    text = recipe.model_dump_json()
+    worker = BuildWorker(text)
+    keeper = BuildKeeper(text, str(folder), git_commit(), accept_numerics)
+    if kind == "serial":
+        return SerialExecutor(worker(), keeper())
+    from pipeline.runtime.cluster import Workers
+    from pipeline.runtime.executor import RayExecutor
+
+    return RayExecutor(worker, keeper, Workers(recipe.workers.count, recipe.workers.gpus), address, PATIENCE_S)
+
+
+def build_crew(recipe: Recipe, kind: str, address: str) -> Crew:
+    """Workers alone, to evaluate a theta that is on disk."""
+    worker = BuildWorker(recipe.model_dump_json())
+    if kind == "serial":
+        return Crew(InProcess(worker()), Monotonic(), workers=1, patience=0.0)
+    from pipeline.runtime.cluster import Workers
+    from pipeline.runtime.transport import RayTransport
+
+    workers = Workers(recipe.workers.count, recipe.workers.gpus)
+    return Crew(RayTransport(worker, workers, address), Monotonic(), workers=workers.count, patience=PATIENCE_S)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested keys as dotted ones, values as text: what a tracker shows as parameters."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return flat
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, marked where files differ from it; ``unknown`` outside a checkout."""
+    here = Path(__file__).parent
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip() or "unknown"

@@ -1,0 +1,208 @@
+"""Recipes as one frozen, typed value. Unknown keys are errors, and all errors are reported at once.
+
+The fields of an algorithm, a source or a network are those of the frozen dataclass in its own file. The unions over
+them are built from the registries here, so registering one enrols it in the recipes too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from pipeline import recipes
+from pipeline.algorithms import ALGORITHMS
+from pipeline.core.failures import ConfigError
+from pipeline.core.seeding import Split
+from pipeline.core.source import TaskShape, TaskShapes
+from pipeline.engine.numerics import Numerics
+from pipeline.engine.outer import Outer
+from pipeline.nets import NETS
+from pipeline.nets.normalisation import Mode
+from pipeline.tasks import SOURCES
+
+TASK_SHAPE_ROLE = Literal["train", "eval"]
+
+
+class Section(BaseModel):
+    """A part of a recipe: no key it does not know, no change after it is made, no number that is not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _section(config: type[Any], **extra: Any) -> type[Section]:
+    """A frozen dataclass as a section with the same fields, limits and defaults."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    fields: dict[str, Any] = dict(extra)
+    for field in dataclasses.fields(config):
+        fields[field.name] = (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
+    return create_model(config.__qualname__, __base__=Section, **fields)
+
+
+def _choice(registry: Mapping[str, type[Any]]) -> Any:
+    """One section for each registered class, told apart by ``name``."""
+    members = [_section(cls.Config, name=(Literal[name], ...)) for name, cls in registry.items()]
+    return Annotated[reduce(or_, members), Field(discriminator="name")] if len(members) > 1 else members[0]
+
+
+def _power_of_two(value: int) -> int:
+    if value & (value - 1):
+        raise ValueError(f"expected a power of two, for example {1 << (value.bit_length() - 1)}")
+    return value
+
+
+class Tasks(Section):
+    """Shapes of training and of evaluation tasks."""
+
+    train: _section(TaskShape)  # type: ignore[valid-type]
+    eval: _section(TaskShape)  # type: ignore[valid-type]
+
+
+class Evaluation(Section):
+    """The final table's tasks, and validation on the way (``validate_every: 0`` for none)."""
+
+    split: Split = "test"
+    tasks: Annotated[int, Ge(1)] = 600
+    seed: Annotated[int, Ge(0)] = 20260
+    validate_every: Annotated[int, Ge(0)] = 0
+    validation_tasks: Annotated[int, Ge(1)] = 200
+
+
+class WorkerCount(Section):
+    """Workers on Ray, and the share of a GPU each gets."""
+
+    count: Annotated[int, Ge(1)] = 2
+    gpus: Annotated[float, Ge(0)] = 0.0
+
+
+class Checkpoint(Section):
+    """How often theta is made durable, in outer steps, and how many files stay."""
+
+    every: Annotated[int, Ge(1)] = 1
+    keep: Annotated[int, Ge(1)] = 2
+
+
+class Tracking(Section):
+    """Where MLflow is. A relative sqlite path is made absolute before anything starts."""
+
+    uri: str = "sqlite:///mlflow.db"
+    experiment: str = "metafleet"
+    log_every: Annotated[int, Ge(1)] = 20
+
+
+class Recipe(Section):
+    """Everything a run is made of."""
+
+    name: str
+    seed: Annotated[int, Ge(0), Lt(2**64)] = 0
+    steps: Annotated[int, Gt(0)]
+    tasks_per_step: Annotated[int, Gt(0)]
+    chunk_size: Annotated[int, Gt(0), AfterValidator(_power_of_two)]
+    algorithm: _choice(ALGORITHMS)  # type: ignore[valid-type]
+    net: _choice(NETS)  # type: ignore[valid-type]
+    source: _choice(SOURCES)  # type: ignore[valid-type]
+    normalisation: Mode
+    task: Tasks
+    outer: dict[str, _section(Outer)]  # type: ignore[valid-type]
+    evaluation: Evaluation = Evaluation()
+    numerics: _section(Numerics) = _section(Numerics)()  # type: ignore[valid-type]
+    workers: WorkerCount = WorkerCount()
+    checkpoint: Checkpoint = Checkpoint()
+    tracking: Tracking = Tracking()
+
+    def shapes(self) -> TaskShapes:
+        return TaskShapes(plain(self.task.train, TaskShape), plain(self.task.eval, TaskShape))
+
+    def identity(self) -> dict[str, Any]:
+        """What decides theta: a resume must agree with it. Steps do too where the learning rate follows them."""
+        keys = ("seed", "tasks_per_step", "chunk_size", "algorithm", "net", "normalisation", "outer")
+        whole = self.model_dump(mode="json")
+        facts = {key: whole[key] for key in keys} | {"task.train": whole["task"]["train"], "source": self.source.name}
+        if any(outer.schedule in ("linear", "cosine") for outer in self.outer.values()):
+            facts["steps"] = self.steps
+        return facts
+
+
+def plain(section: Section, config: type[Any]) -> Any:
+    """A section as the dataclass it was made from."""
+    return config(**{field.name: getattr(section, field.name) for field in dataclasses.fields(config)})
+
+
+def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A validated recipe.
+
+    Raises:
+        ConfigError: names every wrong key with its value, what was expected and the nearest valid name.
+    """
+    return validate(recipes.read(recipe, overrides), recipe)
+
+
+def validate(data: Mapping[str, Any], where: str) -> Recipe:
+    """As ``load``, from keys and values."""
+    try:
+        # Strict JSON rules: lists for tuples, but no text for numbers and no true for 1.
+        return Recipe.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        problems = [_explain(details, data) for details in error.errors(include_url=False)]
+        if len(problems) == 1:
+            raise ConfigError(f"recipe {where}: {problems[0]}") from None
+        raise ConfigError(
+            f"recipe {where} has {len(problems)} problems:" + "".join(f"\n  {one}" for one in problems)
+        ) from None
+
+
+def _explain(details: Any, data: Mapping[str, Any]) -> str:
+    path, at = [], data
+    for key in details["loc"]:
+        # pydantic puts a union's tag into the path; people do not write it there.
+        if isinstance(at, Mapping) and at.get("name") == key and key not in at:
+            continue
+        path.append(str(key))
+        at = at.get(key, {}) if isinstance(at, Mapping) else {}
+    dotted = ".".join(path)
+    if details["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1], data)
+        close = difflib.get_close_matches(path[-1], known, 1)
+        return f"{dotted}: unknown key" + (
+            f", did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+        )
+    if details["type"] == "missing":
+        return f"{dotted}: is missing"
+    if details["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        known = _known_names(path[-1])
+        given = at.get("name") if isinstance(at, Mapping) else at
+        close = difflib.get_close_matches(str(given), known, 1)
+        return f"{dotted}.name: {given!r} is none of {', '.join(known)}" + (
+            f", did you mean {close[0]}?" if close else ""
+        )
+    message = details["msg"].removeprefix("Value error, ")
+    return f"{dotted}: {message[0].lower()}{message[1:]}, found {details['input']!r}"
+
+
+_REGISTRIES: dict[str, Mapping[str, type[Any]]] = {"algorithm": ALGORITHMS, "net": NETS, "source": SOURCES}
+
+
+def _known_names(part: str) -> list[str]:
+    return list(_REGISTRIES[part])
+
+
+def _known_keys(path: Sequence[str], data: Mapping[str, Any]) -> list[str]:
+    if not path:
+        return list(Recipe.model_fields)
+    registry = _REGISTRIES.get(path[0])
+    if registry is not None:
+        return ["name", *(field.name for field in dataclasses.fields(registry[data[path[0]]["name"]].Config))]
+    if path[0] == "outer":
+        return [field.name for field in dataclasses.fields(Outer)]
+    section: Any = Recipe
+    for key in path:
+        section = section.model_fields[key].annotation
+    return list(section.model_fields)

@@ -1,0 +1,158 @@
+"""What a person sees: progress while training runs, the table at its end, and where everything lies."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+LINE_S = 5.0
+
+
+class Progress:
+    """A bar on a terminal; elsewhere, such as in a job's log, plain lines: the first step, the last and one in 5 s."""
+
+    def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream or sys.stdout
+        self._now = now
+        self._console = Console(file=self._stream, highlight=False)
+        self._bar: Bar | None = None
+        self._bar_id = TaskID(0)
+        self._steps = self._done = 0
+        self._began = 0.0
+        self._printed_at: float | None = None
+        self._pending: tuple[int, str] | None = None
+
+    def start(self, steps: int, done: int) -> None:
+        """``steps`` outer steps in all, of which ``done`` were taken before this run was resumed."""
+        self._steps, self._done, self._began = steps, done, self._now()
+        if not (self._stream.isatty() and self._console.is_interactive):
+            return
+        self._bar = Bar(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self._console,
+        )
+        self._bar_id = self._bar.add_task("", total=steps, completed=done)
+        self._bar.start()
+
+    def step(self, step: int, loss: float, metrics: Mapping[str, float], tasks_per_s: float) -> None:
+        """Outer step number ``step`` is done; of ``metrics`` the first is shown."""
+        facts = [f"loss {loss:.4f}"]
+        facts += [f"{name} {_value(name, value)}" for name, value in list(metrics.items())[:1]]
+        facts.append(f"{tasks_per_s:,.{0 if tasks_per_s >= 10 else 1}f} tasks/s")
+        text = "  ".join(facts)
+        if self._bar is not None:
+            self._bar.update(self._bar_id, completed=step, description=text)
+            return
+        self._pending = (step, text)
+        if self._printed_at is None or step >= self._steps or self._now() - self._printed_at >= LINE_S:
+            self._print_line()
+
+    def note(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, emoji=False, soft_wrap=True)
+        else:
+            self._write(text)
+
+    def close(self) -> None:
+        """Leave the last state on the screen, however training ended."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        elif self._pending is not None:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        if self._pending is None:
+            return
+        step, text = self._pending
+        self._pending, self._printed_at = None, self._now()
+        line = f"step {step:>{len(str(self._steps))}}/{self._steps}  {text}"
+        if self._done < step < self._steps:
+            left = (self._printed_at - self._began) / (step - self._done) * (self._steps - step)
+            line += f"  {timedelta(seconds=round(left))} left"
+        self._write(line)
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def result_table(evaluation: Mapping[str, Any]) -> str:
+    """An evaluation as a table: one row for each point of the trace, mean ± 95% interval over tasks of each metric.
+
+    ``evaluation`` has the keys split, tasks, hash, normalisation, ways, shots, queries, rotations, and rows of theta
+    (``last`` or ``best``), point (inner steps taken), metric, mean and ci95. Accuracy is shown in percent.
+    """
+    rows = evaluation["rows"]
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    thetas = list(dict.fromkeys(row["theta"] for row in rows))
+    cells: dict[tuple[str, int], dict[str, str]] = {}
+    for row in rows:
+        text = f"{_value(row['metric'], row['mean'])} ± {_value(row['metric'], row['ci95'])}"
+        cells.setdefault((row["theta"], row["point"]), {})[row["metric"]] = text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    if len(thetas) > 1:
+        table.add_column("theta")
+    table.add_column("inner steps")
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    for (theta, point), values in cells.items():
+        points = sum(other == theta for other, _ in cells)
+        row = [_inner_steps(point, points), *(values.get(metric, "") for metric in metrics)]
+        table.add_row(*([_THETA.get(theta, theta)] if len(thetas) > 1 else []), *row)
+    return f"{_title(evaluation)}\n{_plain(table)}"
+
+
+def key_values(rows: Mapping[str, object]) -> str:
+    """One ``name  value`` a line, values aligned; nothing is cut or wrapped, so that paths and links can be copied."""
+    width = max((len(name) for name in rows), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+_THETA = {"last": "last", "best": "best on validation"}
+
+
+def _title(evaluation: Mapping[str, Any]) -> str:
+    ways, shots, queries = evaluation["ways"], evaluation["shots"], evaluation["queries"]
+    several = ways > 1
+    shape = f"{ways}-way {shots}-shot" if several else f"{shots}-shot"
+    asked = f"{queries} {'query' if queries == 1 else 'queries'}{' per class' if several else ''}"
+    return (
+        f"{evaluation['split']} split, {evaluation['tasks']} tasks: {shape}, {asked}, rotations"
+        f" {evaluation['rotations']}, normalisation {evaluation['normalisation']}, evaluation {evaluation['hash'][:12]}"
+    )
+
+
+def _inner_steps(point: int, points: int) -> str:
+    """A method whose trace has one point has no *before*: it adapts at once."""
+    if points == 1 and point == 0:
+        return "adapted"
+    return "before adaptation" if point == 0 else str(point)
+
+
+def _value(metric: str, value: float) -> str:
+    return f"{value:.2%}" if "accuracy" in metric else f"{value:.3f}"
+
+
+def _plain(table: Table) -> str:
+    """As text that is the same on a terminal and in a file; as wide as it has to be."""
+    stream = io.StringIO()
+    Console(file=stream, width=1000, color_system=None, markup=False, emoji=False).print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())

@@ -1,0 +1,250 @@
+"""A whole run: dry run, training, the final table and what is left on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+
+from pipeline import recipes
+from pipeline.build import Parts, build_crew, build_executor, build_parts, dry_run, evaluation_plan, git_commit, plan_of
+from pipeline.config import Recipe, validate
+from pipeline.core.failures import ConfigError, ResumeError
+from pipeline.core.flat import sha256
+from pipeline.core.seeding import Ticket
+from pipeline.core.types import Context, MetaParams, Score
+from pipeline.engine import loop
+from pipeline.engine.checkpoint import Checkpoint, Checkpoints, read_checkpoint
+from pipeline.engine.evaluate import evaluate
+from pipeline.engine.loop import Trained, Watcher
+from pipeline.engine.protocols import Scorer
+from pipeline.serving.learner import Learner, refuse_transductive
+from pipeline.storage.local import write_whole
+from pipeline.tracking import uri as tracking_uri
+from pipeline.tracking.mlflow_tracker import how_to_open, probe
+
+
+class Where(NamedTuple):
+    """How and where a run is executed; nothing here changes its result."""
+
+    executor: str = "ray"
+    address: str = "local"
+    output: Path | None = None
+    resume: bool = False
+    accept_numerics: bool = False
+
+
+class Ended(NamedTuple):
+    """A finished run: its folder, its summary, and what could not be sent to MLflow."""
+
+    folder: Path
+    summary: dict[str, Any]
+    unsent: str | None
+
+
+def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
+    """Train a recipe from its beginning, or from its newest checkpoint with ``resume``.
+
+    Raises:
+        PipelineError: the recipe, the data, the cluster or the folder does not allow it; see its message.
+    """
+    recipe = absolute(recipe)
+    folder = _folder(recipe, where)
+    probe(recipe.tracking.uri)
+    parts = dry_run(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = describe(recipe).encode() + b"\n"
+    write_whole(folder / "recipe.yaml", lambda file: file.write(text))
+    started = time.perf_counter()
+    executor = build_executor(recipe, where.executor, folder, where.address, accept_numerics=where.accept_numerics)
+    try:
+        trained = loop.train(executor, plan_of(recipe, parts), watcher)
+        vector = np.array(executor.fetch(trained.theta))
+        rows = _final_rows(executor, vector, recipe, parts, folder)
+        executor.record(
+            "evaluation",
+            trained.step,
+            {f"eval/{r['theta']}/{r['metric']}/after_{r['point']}_steps": r["mean"] for r in rows},
+        )
+    except KeyboardInterrupt:
+        executor.close("KILLED", {})
+        raise
+    except BaseException:
+        executor.close("FAILED", {})
+        raise
+    summary = _summary(recipe, where, parts, trained, vector, rows, time.perf_counter() - started)
+    return Ended(folder, summary, executor.close("FINISHED", summary))
+
+
+def describe(recipe: Recipe) -> str:
+    """The resolved recipe, as it is saved with the run."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).rstrip()
+
+
+def where_to_look(ended: Ended) -> dict[str, str]:
+    """Where everything of a finished run lies, and how to see it."""
+    recipe = validate_folder(ended.folder)
+    tracked = ended.folder / "tracked_run"
+    command, link = how_to_open(recipe.tracking.uri, tracked.read_text() if tracked.exists() else None)
+    rows = {
+        "run": str(ended.folder),
+        "summary": str(ended.folder / "summary.json"),
+        "theta sha256": ended.summary["theta_sha256"],
+        "trained": "{train_s} s, {tasks_per_s} tasks/s, {wall_s} s in all".format(**ended.summary),
+    }
+    if ended.unsent is not None:
+        rows["not in MLflow"] = f"{ended.unsent}; the metrics are in {ended.folder / 'journal.jsonl'}"
+    return rows | ({"to see it": command} if command else {}) | {"then open" if command else "open": link}
+
+
+def evaluate_run(folder: Path, overrides: Sequence[str], where: Where) -> dict[str, Any]:
+    """Evaluate the last theta of a run (and its best on validation), with other tasks or normalisation if overridden.
+
+    Raises:
+        ConfigError: no run in ``folder``, or overrides that change what theta is.
+    """
+    recipe = absolute(validate_folder(folder, overrides))
+    checkpoint = newest(folder)
+    parts = dry_run(recipe)
+    vector = pack(parts, checkpoint)
+    crew = build_crew(recipe, where.executor, where.address)
+    try:
+        rows = _final_rows(crew, vector, recipe, parts, folder)
+    finally:
+        crew.transport.close()
+    return {
+        "recipe": recipe.name,
+        "step": checkpoint.step,
+        "theta_sha256": sha256(torch.from_numpy(vector)),
+        "evaluation": evaluation_facts(recipe, parts, rows),
+    }
+
+
+def validate_folder(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a run's folder holds."""
+    path = folder / "recipe.yaml"
+    if not path.exists():
+        raise ConfigError(f"{folder}: no run (no recipe.yaml); expected the --output of a training run")
+    return validate(recipes.read(str(path), overrides), str(path))
+
+
+def newest(folder: Path) -> Checkpoint:
+    """The newest valid checkpoint of a run."""
+    checkpoint, complaints = Checkpoints(folder / "checkpoints", 1).newest()
+    if checkpoint is None:
+        raise ResumeError(f"{folder}: no valid checkpoint{': ' if complaints else ''}{'; '.join(complaints)}")
+    return checkpoint
+
+
+def pack(parts: Parts, checkpoint: Checkpoint) -> np.ndarray:
+    """A checkpoint's theta as one vector, in the layout of these parts."""
+    theta: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        kind, group, leaf = name.split("/", 2)
+        if kind == "theta":
+            theta.setdefault(group, {})[leaf] = tensor
+    return parts.layout.pack(theta).numpy()
+
+
+def _final_rows(scorer: Scorer, vector: np.ndarray, recipe: Recipe, parts: Parts, folder: Path) -> list[dict[str, Any]]:
+    plan = evaluation_plan(recipe, parts.source)
+    rows = [{"theta": "last", **row._asdict()} for row in evaluate(scorer, vector, plan)]
+    best = folder / "best.safetensors"
+    if recipe.evaluation.validate_every and best.exists():
+        rows += [
+            {"theta": "best", **row._asdict()} for row in evaluate(scorer, pack(parts, read_checkpoint(best)), plan)
+        ]
+    return rows
+
+
+def evaluation_facts(recipe: Recipe, parts: Parts, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rows with everything a number must stand beside."""
+    plan = evaluation_plan(recipe, parts.source)
+    return {
+        "split": plan.split,
+        "tasks": plan.tasks,
+        "hash": plan.hash,
+        "data": plan.data,
+        "normalisation": recipe.normalisation,
+        **{key: getattr(plan.shape, key) for key in ("ways", "shots", "queries", "rotations")},
+        "rows": list(rows),
+    }
+
+
+def _summary(
+    recipe: Recipe,
+    where: Where,
+    parts: Parts,
+    trained: Trained,
+    vector: np.ndarray,
+    rows: Sequence[dict[str, Any]],
+    wall: float,
+) -> dict[str, Any]:
+    return {
+        "recipe": recipe.name,
+        "steps": trained.step,
+        "theta_sha256": sha256(torch.from_numpy(vector)),
+        "tasks_per_s": round(trained.tasks / trained.seconds, 1),
+        "train_s": round(trained.seconds, 1),
+        "wall_s": round(wall, 1),
+        "executor": where.executor,
+        "workers": recipe.workers.count if where.executor == "ray" else 1,
+        "parameters": parts.layout.size,
+        "git_commit": git_commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "evaluation": evaluation_facts(recipe, parts, rows),
+    }
+
+
+def absolute(recipe: Recipe) -> Recipe:
+    """The recipe with every path made absolute: a worker's folder is not the driver's."""
+    uri = tracking_uri.absolute(recipe.tracking.uri)
+    update: dict[str, Any] = {"tracking": recipe.tracking.model_copy(update={"uri": uri})}
+    if hasattr(recipe.source, "path"):
+        update["source"] = recipe.source.model_copy(update={"path": str(Path(recipe.source.path).absolute())})
+    return recipe.model_copy(update=update)
+
+
+def _folder(recipe: Recipe, where: Where) -> Path:
+    if where.output is not None:
+        folder = where.output.absolute()
+    elif where.resume:
+        runs = sorted(path.parent for path in Path("runs", recipe.name).absolute().glob("*/checkpoints"))
+        if not runs:
+            raise ResumeError(f"--resume: no run of {recipe.name} under runs/{recipe.name}; name it with --output DIR")
+        folder = runs[-1]
+    else:
+        folder = Path("runs", recipe.name, datetime.now().strftime("%Y%m%d-%H%M%S")).absolute()
+    has_run = (folder / "recipe.yaml").exists()
+    if where.resume and not has_run:
+        raise ResumeError(f"--resume: {folder} holds no run; leave --resume out to start one there")
+    if has_run and not where.resume:
+        raise ConfigError(f"--output: {folder} already holds a run; pass --resume to continue it, or another folder")
+    return folder
+
+
+def load_learner(folder: Path, normalisation: str | None) -> Learner:
+    """The learner at a run's newest checkpoint, under its own normalisation or another."""
+    recipe = validate_folder(folder, [] if normalisation is None else [f"normalisation={normalisation}"])
+    if normalisation is None:
+        refuse_transductive(recipe.normalisation)
+    parts = build_parts(recipe)
+    theta = parts.layout.unpack(torch.from_numpy(pack(parts, newest(folder))))
+    return Learner(parts.algorithm, theta, parts.source.spec())
+
+
+def replay_task(folder: Path, step: int, number: int) -> tuple[MetaParams, Score]:
+    """One training task of a run, learned at its newest theta."""
+    recipe = validate_folder(folder)
+    parts = build_parts(recipe)
+    ticket = Ticket(recipe.seed, "train", "train", step, number)
+    task = parts.source.sample(ticket)
+    noise = parts.algorithm.draw(ticket.rng("noise"), task, "train")
+    theta = parts.layout.unpack(torch.from_numpy(pack(parts, newest(folder))))
+    return parts.algorithm.learn(theta, task, Context(step, "train", task.ways, noise))

@@ -1,0 +1,1 @@
+"""What was trained, ready to adapt and answer."""

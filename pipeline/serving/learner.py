@@ -1,0 +1,101 @@
+"""A trained theta that adapts to a support set and answers: the algorithm's own ``adapt`` and ``predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.algorithm import Algorithm
+from pipeline.core.failures import ConfigError, DataError
+from pipeline.core.seeding import Ticket
+from pipeline.core.source import Spec
+from pipeline.core.types import Batch, Context, MetaParams, Task
+
+
+class Learner:
+    """Holds theta; each ``adapt`` gives a predictor of its own and changes nothing here."""
+
+    def __init__(self, algorithm: Algorithm[Any, Any], theta: MetaParams, spec: Spec) -> None:
+        self.algorithm, self.theta, self.spec = algorithm, theta, spec
+        self.dtype = next(iter(next(iter(theta.values())).values())).dtype
+
+    def adapt(self, support_x: Any, support_y: Any) -> Predictor:
+        """A predictor for the task of this support set.
+
+        Args:
+            support_x: [N, *input], anything ``numpy.asarray`` takes.
+            support_y: N labels of any hashable kind, or values [N, outputs] for a regression.
+
+        Raises:
+            DataError: shapes or values that do not fit; more classes than the head has outputs.
+        """
+        x = self.inputs(support_x, "support_x")
+        labels, y = self._targets(support_y, len(x))
+        support = Batch(x, y)
+        ways = max(len(labels), 1)
+        # One fixed ticket: serving is deterministic.
+        noise = self.algorithm.draw(
+            Ticket(0, "serve", "test", 0, 0).rng("noise"), Task("serve", support, support, ways), "serve"
+        )
+        with torch.no_grad():
+            return Predictor(self, self.algorithm.adapt(self.theta, support, Context(0, "serve", ways, noise)), labels)
+
+    def inputs(self, values: Any, name: str) -> Tensor:
+        """``values`` as a tensor [N, *input] of theta's dtype."""
+        array = np.asarray(values)
+        if array.ndim != 1 + len(self.spec.input_shape) or array.shape[1:] != self.spec.input_shape or not len(array):
+            raise DataError(
+                f"{name}: shape {array.shape}, expected (N, {', '.join(map(str, self.spec.input_shape))}) with N >= 1"
+            )
+        if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
+            raise DataError(f"{name}: expected finite numbers, found dtype {array.dtype} or values that are not finite")
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.dtype)
+
+    def _targets(self, values: Any, rows: int) -> tuple[Sequence[Hashable], Tensor]:
+        if len(values) != rows:
+            raise DataError(f"support_y: {len(values)} labels for {rows} rows of support_x; expected one for each")
+        if self.spec.kind == "regression":
+            array = np.asarray(values, dtype=np.float64).reshape(rows, -1)
+            if array.shape[1] != self.spec.outputs or not np.isfinite(array).all():
+                raise DataError(
+                    f"support_y: shape {np.shape(values)}, expected finite values ({rows}, {self.spec.outputs})"
+                )
+            return [], torch.from_numpy(array).to(self.dtype)
+        given = [value.item() if isinstance(value, np.generic | Tensor) else value for value in values]
+        labels = list(dict.fromkeys(given))
+        if self.algorithm.head and len(labels) > self.spec.outputs:
+            raise DataError(
+                f"support_y: {len(labels)} classes, but this model was trained with a head of {self.spec.outputs}"
+            )
+        return labels, torch.tensor([labels.index(label) for label in given])
+
+
+class Predictor:
+    """One task's adapted value. ``labels`` are the support set's, in order of first appearance."""
+
+    def __init__(self, learner: Learner, adapted: Any, labels: Sequence[Hashable]) -> None:
+        self.learner, self.adapted, self.labels = learner, adapted, labels
+
+    def outputs(self, x: Any) -> np.ndarray:
+        """Raw outputs: logits [N, classes] in the order of ``labels``, or values [N, outputs] of a regression."""
+        with torch.no_grad():
+            answer = self.learner.algorithm.predict(self.adapted, self.learner.inputs(x, "x"))
+        return answer[:, : len(self.labels)].numpy() if self.labels else answer.numpy()
+
+    def predict(self, x: Any) -> Any:
+        """A list of labels, in the support set's own names; for a regression values [N, outputs]."""
+        answer = self.outputs(x)
+        return [self.labels[slot] for slot in answer.argmax(1)] if self.labels else answer
+
+
+def refuse_transductive(mode: str) -> None:
+    """Raises ``ConfigError`` for a mode whose answers depend on the other rows of the request."""
+    if mode == "transductive":
+        raise ConfigError(
+            "normalisation: this run is transductive, so a row's answer depends on the other rows asked with it; "
+            "load it with normalisation='support', or with normalisation='transductive' if that is what you want"
+        )

@@ -1,0 +1,1 @@
+"""Turns data as people publish it into the class-indexed image file."""

@@ -1,0 +1,268 @@
+"""Anyone's images: a folder with one sub-folder per class, or ``train``, ``val`` and ``test`` folders of such."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import struct
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.core.failures import ConfigError, DataError
+from pipeline.core.seeding import Split
+from pipeline.tasks import classfile
+from pipeline.tasks.classfile import ClassFile, Pixels, SplitSet
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+MAX_PIXELS, MAX_BYTES, MAX_SIDE = 32_000_000, 1 << 28, 1024
+
+# Whatever Pillow's decoders raise on hostile bytes.
+_UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, OverflowError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """``size`` is the side of the square every image is resized to, whatever its proportions.
+
+    ``split`` are the shares of train, val and test classes (0.64, 0.16 and 0.20 where nothing is said), drawn by
+    ``seed``; ``skip_unreadable`` leaves out what cannot be read instead of refusing the folder.
+    """
+
+    size: int = 84
+    mode: Literal["grey", "rgb"] = "rgb"
+    split: tuple[float, ...] | None = None
+    seed: int = 0
+    skip_unreadable: bool = False
+
+
+class Ingested(NamedTuple):
+    """The file, and a line for everything that was left out or changed on the way."""
+
+    file: ClassFile
+    notes: list[str]
+
+
+class _Tree(NamedTuple):
+    classes: dict[str, list[Path]]
+    splits: dict[Split, list[str]] | None
+    other: Counter[str]
+
+
+class _Decoded(NamedTuple):
+    images: Pixels
+    counts: dict[str, int]
+    unreadable: list[str]
+    modes: Counter[str]
+    source: str
+
+
+def ingest(folder: Path, to: Path, options: Options) -> Ingested:
+    """Write the images under ``folder`` to ``to``, with the split set ``random``, or ``folder`` where folders say it.
+
+    Transparent pixels become white, of an animation the first frame is taken, and cameras' orientation is obeyed. All
+    pixels are held in memory. Hidden files are ignored, and so is whatever does not end like an image.
+
+    Raises:
+        ConfigError: an option is out of range, or the shares leave a split without a class.
+        DataError: the folder has no images, an empty class, a class in two splits or files that cannot be read.
+    """
+    _check(options)
+    tree = _look(folder)
+    if not any(tree.classes.values()):
+        saw = ", ".join(f"{count} {kind}" for kind, count in sorted(tree.other.items())) or "nothing"
+        raise DataError(
+            f"{folder}: no images found (looked for CLASS/IMAGE ending in {', '.join(SUFFIXES)}; saw {saw})"
+        )
+    filled = [name for name, files in tree.classes.items() if files]
+    empty = [name for name in tree.classes if name not in filled]
+    if empty and not options.skip_unreadable:
+        some = _some(len(empty), "class", empty)
+        raise DataError(f"{folder}: {some} without images; remove the folders or pass --skip-unreadable")
+    _chosen(folder, filled, tree.splits, options)  # refuse before decoding what cannot be split anyway
+    decoded = _decode_all(folder, tree.classes, options)
+    names = [name for name in filled if decoded.counts[name]]
+    if decoded.unreadable and not (options.skip_unreadable and names):
+        some = _some(len(decoded.unreadable), "unreadable image", decoded.unreadable)
+        fix = "nothing is left" if options.skip_unreadable else "mend them, or leave them out with --skip-unreadable"
+        raise DataError(f"{folder}: {some}; {fix}")
+    splits = _chosen(folder, names, tree.splits, options)
+    file = classfile.write(to, decoded.images, [decoded.counts[name] for name in names], names, splits, decoded.source)
+    return Ingested(file, _notes(tree, decoded, options))
+
+
+def _check(options: Options) -> None:
+    if not 1 <= options.size <= MAX_SIDE:
+        raise ConfigError(f"--size: {options.size} pixels; expected 1 to {MAX_SIDE}")
+    if not 0 <= options.seed < 1 << 32:
+        raise ConfigError(f"--seed: {options.seed}; expected 0 to {(1 << 32) - 1}")
+    shares = options.split
+    if shares is None:
+        return
+    if len(shares) != 3 or min(shares) < 0 or not shares[0] or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        written = ",".join(map(str, shares))
+        raise ConfigError(f"--split: {written}; expected three shares that add up to 1, such as 0.64,0.16,0.20")
+
+
+def _look(folder: Path) -> _Tree:
+    """What there is to read, no deeper than class folders lie, so that no loop of links can hold it up."""
+    other: Counter[str] = Counter()
+    folders = _folders(folder, other)
+    by_split = {split: folders[split] for split in get_args(Split) if split in folders}
+    if "train" not in by_split or len(by_split) < len(folders):
+        return _Tree({name: _images(path, other) for name, path in folders.items()}, None, other)
+    classes: dict[str, list[Path]] = {}
+    owner: dict[str, Split] = {}
+    for split, path in by_split.items():
+        of_split = _folders(path, other)
+        twice = [f"{name} in {owner[name]} and {split}" for name in of_split if name in owner]
+        if twice:
+            some = _some(len(twice), "class", twice)
+            raise DataError(f"{folder}: {some} in two splits; the splits of few-shot learning share no class")
+        classes |= {name: _images(place, other) for name, place in of_split.items()}
+        owner |= dict.fromkeys(of_split, split)
+    splits = {split: [name for name in classes if owner[name] == split] for split in by_split}
+    return _Tree(dict(sorted(classes.items())), splits, other)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}; expected a folder with one sub-folder per class") from None
+
+
+def _folders(folder: Path, other: Counter[str]) -> dict[str, Path]:
+    entries = _entries(folder)
+    other.update(path.suffix.lower() or "files" for path in entries if not path.is_dir())
+    return {path.name: path for path in entries if path.is_dir()}
+
+
+def _images(folder: Path, other: Counter[str]) -> list[Path]:
+    entries = _entries(folder)
+    images = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
+    kinds = {path: "folders" if path.is_dir() else path.suffix.lower() or "files" for path in entries}
+    other.update(kinds[path] for path in set(entries) - set(images))
+    return images
+
+
+def _decode_all(folder: Path, classes: dict[str, list[Path]], options: Options) -> _Decoded:
+    colours = (3,) if options.mode == "rgb" else ()
+    shape = (sum(map(len, classes.values())), options.size, options.size, *colours)
+    try:
+        images = np.empty(shape, dtype=np.uint8)
+    except MemoryError:
+        raise DataError(
+            f"{folder}: {shape[0]} images need {math.prod(shape) / 1e9:.1f} GB of memory; choose a smaller --size"
+        ) from None
+    counts, modes, unreadable, source = dict.fromkeys(classes, 0), Counter[str](), [], hashlib.sha256()
+    row = 0
+    for name, files in classes.items():
+        for path in files:
+            shown = path.relative_to(folder)
+            try:
+                data = _read(path)
+                images[row], mode = _decode(data, options)
+            except _UNREADABLE as error:
+                unreadable.append(f"{shown} ({_reason(error)})")
+                continue
+            source.update(hashlib.sha256(os.fsencode(shown) + b"\0" + data).digest())
+            modes[mode] += 1
+            counts[name] += 1
+            row += 1
+    return _Decoded(images[:row], counts, unreadable, modes, source.hexdigest())
+
+
+def _read(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
+    return data
+
+
+def _decode(data: bytes, options: Options) -> tuple[Pixels, str]:
+    """[size, size] or [size, size, 3], and the mode the image had."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    with opened as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width}×{image.height} pixels, the limit is {MAX_PIXELS // 10**6} million")
+        upright, side = ImageOps.exif_transpose(image), (options.size, options.size)
+        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        if upright.has_transparency_data:
+            white = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(white, upright.convert("RGBA"))
+        target = "RGB" if options.mode == "rgb" else "L"
+        return np.asarray(upright.convert(target).resize(side, Image.Resampling.LANCZOS)), image.mode
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(reason.split()) or type(error).__name__
+
+
+def _chosen(
+    folder: Path, names: list[str], by_folder: dict[Split, list[str]] | None, options: Options
+) -> dict[str, SplitSet]:
+    if by_folder is None:
+        return {"random": _random(names, options)}
+    if options.split:
+        raise ConfigError(f"--split: {folder} is already split into {', '.join(by_folder)}; leave the option out")
+    index = {name: number for number, name in enumerate(names)}
+    split_set = {split: [index[name] for name in members if name in index] for split, members in by_folder.items()}
+    bare = [split for split, indices in split_set.items() if not indices]
+    if bare:
+        raise DataError(f"{folder}: {_some(len(bare), 'split', bare)} without a class; fill or remove the folders")
+    return {"folder": split_set}
+
+
+def _random(names: list[str], options: Options) -> SplitSet:
+    """Shares of the classes, by numpy's legacy generator, whose permutation is frozen for all time."""
+    shares = dict(zip(get_args(Split), options.split or (0.64, 0.16, 0.20), strict=True))
+    order = np.random.RandomState(options.seed).permutation(len(names))
+    ends = np.rint(np.cumsum(list(shares.values()))[:2] * len(names)).astype(int)
+    parts = dict(zip(shares, np.split(order, ends), strict=True))
+    bare = [split for split, share in shares.items() if share and not len(parts[split])]
+    if bare:
+        raise ConfigError(
+            f"--split: {', '.join(f'{share:g}' for share in shares.values())} of {len(names)} classes leaves"
+            f" {' and '.join(bare)} empty; give it a larger share, or 0"
+        )
+    return {split: sorted(part.tolist()) for split, part in parts.items() if len(part)}
+
+
+def _some(count: int, what: str, examples: Sequence[str]) -> str:
+    plural = f"{what}{'es' if what.endswith('s') else 's'}" if count > 1 else what
+    return f"{count} {plural} ({'; '.join(examples[:3])}{'; …' if count > 3 else ''})"
+
+
+def _notes(tree: _Tree, decoded: _Decoded, options: Options) -> list[str]:
+    target = "RGB" if options.mode == "rgb" else "L"
+    return [
+        *(f"left out, unreadable: {image}" for image in decoded.unreadable),
+        *(f"left out, no images: class {name}" for name, count in decoded.counts.items() if not count),
+        *(f"ignored: {count} {kind}" for kind, count in sorted(tree.other.items())),
+        *(
+            f"converted: {count} images from mode {mode} to {target}"
+            for mode, count in sorted(decoded.modes.items())
+            if mode != target
+        ),
+    ]

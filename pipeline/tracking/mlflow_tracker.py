@@ -1,0 +1,253 @@
+"""MLflow as a Tracker: batches of metrics under their own timestamps, so that whatever is sent again is stored once.
+
+Only the client is used, never mlflow's global active run, and every call names its run: nothing here can end or write a
+run it was not told of.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.core.failures import ConfigError, InternalError, PipelineError
+from pipeline.engine.protocols import Entry, Status
+from pipeline.tracking.uri import absolute, check_database, database, is_web, redact, run_url, runs_url, ui_command
+
+# Read by mlflow when it is imported or called; whoever has set one of them keeps it. The journal tries again anyway, so
+# a call should fail soon: with mlflow's own 7 retries and 120 s one call can last 20 minutes.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}.items():
+    os.environ.setdefault(_name, _value)
+# Not the user's choice: what mlflow prints at the end of a run holds the credentials of the URI.
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+
+from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking import MlflowClient  # noqa: E402
+from mlflow.utils.credentials import get_default_host_creds  # noqa: E402
+from mlflow.utils.rest_utils import http_request  # noqa: E402
+
+for _name in ("alembic", "mlflow.store.db.utils"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+# Limits of one call and of one value (mlflow.utils.validation).
+METRICS, PARAMS, KEY, PARAM, TAG = 1000, 100, 250, 6000, 8000
+ANSWER_S = 3
+
+T = TypeVar("T")
+
+
+class MLflowTracker:
+    """Logs one run to the tracking server or SQLite database at ``uri``.
+
+    Params of a run cannot change in MLflow: one that has another value when the run is resumed is written as the tag
+    ``resume.KEY``, which holds the latest value. A deleted run is not brought back: a new one is made, with the tag
+    ``resumed_from``.
+
+    Raises:
+        ConfigError: the URI is of a kind that MLflow cannot keep runs in, or the experiment was deleted.
+        PipelineError: MLflow did not take a call; the message is free of credentials.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self.uri, self.experiment = absolute(uri), experiment
+        self._run = ""
+        self._half_started = ""
+
+    def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
+        """Create a run called ``name``, or set ``run`` RUNNING again (it keeps its name); returns its id."""
+        with _without_secrets(self.uri):
+            found = self._reopen(self._half_started or run or "")
+            if found is None:
+                found = self._client.create_run(
+                    self._experiment_id(), run_name=name, tags={"resumed_from": run} if run else None
+                )
+                # A start that fails further down is tried again, and must not leave a run behind each time.
+                self._half_started = found.info.run_id
+            self._run = found.info.run_id
+            changed = self._log_params(found, {_key(key): redact(value)[:PARAM] for key, value in params.items()})
+            self.tag({**tags, **changed})
+            self._half_started = ""
+        return self._run
+
+    def send(self, entries: Sequence[Entry]) -> None:
+        """Metrics, 1000 a call. Values that are not finite become nan: MLflow would store an infinity as 1.8e308."""
+        metrics = [
+            Metric(_key(key), float(value) if math.isfinite(value) else math.nan, entry.timestamp, entry.step)
+            for entry in entries
+            for key, value in entry.metrics.items()
+        ]
+        with _without_secrets(self.uri):
+            for batch in _batches(metrics, METRICS):
+                self._client.log_batch(self._id, metrics=batch)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags; the last value stays."""
+        with _without_secrets(self.uri):
+            for batch in _batches([RunTag(_key(key), redact(value)[:TAG]) for key, value in tags.items()], PARAMS):
+                self._client.log_batch(self._id, tags=batch)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Upload a file; one of the same name is replaced."""
+        with _without_secrets(self.uri):
+            self._client.log_artifact(self._id, str(path), folder or None)
+
+    def end(self, status: Status) -> None:
+        """Close the run. MLflow itself would leave it RUNNING when the process is killed."""
+        with _without_secrets(self.uri):
+            self._client.set_terminated(self._id, status)
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        if is_web(self.uri):
+            return MlflowClient(tracking_uri=self.uri)
+        check_database(self.uri)  # mlflow would try to open it for 100 s
+        # The first client lays out the tables, and mlflow breaks where two of them do it at once.
+        with _alone_in(database(self.uri).parent):
+            return MlflowClient(tracking_uri=self.uri)
+
+    @property
+    def _id(self) -> str:
+        if not self._run:
+            raise InternalError("the tracker was used before start()")
+        return self._run
+
+    def _reopen(self, run: str) -> Run | None:
+        """The run, RUNNING; None where it was deleted."""
+        if not run:
+            return None
+        try:
+            found = self._client.get_run(run)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        if found.info.lifecycle_stage == "deleted":
+            return None
+        self._client.update_run(run, status="RUNNING")
+        return found
+
+    def _experiment_id(self) -> str:
+        found = self._client.get_experiment_by_name(self.experiment)
+        if found is None:
+            # MLflow's own choice would be ./mlruns: in a Ray job a throw-away folder.
+            place = None if is_web(self.uri) else (database(self.uri).parent / "mlartifacts").as_uri()
+            try:
+                return str(self._client.create_experiment(self.experiment, artifact_location=place))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return self._experiment_id()  # another run was a moment faster
+        if found.lifecycle_stage == "deleted":
+            raise ConfigError(
+                f"MLflow experiment {self.experiment!r} at {redact(self.uri)} was deleted: name another one, or bring"
+                f" it back with mlflow experiments restore --experiment-id {found.experiment_id}"
+            )
+        return str(found.experiment_id)
+
+    def _log_params(self, run: Run, params: Mapping[str, str]) -> dict[str, str]:
+        """Log the params that the run does not have; returns the tags that tell of those it has with another value."""
+        known, tags = run.data.params, run.data.tags
+        new = [Param(key, value) for key, value in params.items() if key not in known]
+        for batch in _batches(new, PARAMS):
+            self._client.log_batch(run.info.run_id, params=batch)
+        latest = {key: tags.get(f"resume.{key}", value) for key, value in known.items()}
+        return {f"resume.{key}": value for key, value in params.items() if latest.get(key, value) != value}
+
+
+def probe(uri: str) -> None:
+    """See that runs can be tracked at ``uri``: a server answers within 3 s, a database could be written.
+
+    Raises:
+        ConfigError: names the URI, what is wrong and the fix.
+    """
+    if not is_web(uri):
+        check_database(uri)
+        return
+    shown = f"tracking.uri {redact(uri)!r}"
+    try:
+        # Not /health: that answers even where every call to the API is refused.
+        answer = http_request(
+            get_default_host_creds(uri.rstrip("/")),
+            "/api/2.0/mlflow/experiments/search",
+            "GET",
+            max_retries=0,
+            timeout=ANSWER_S,
+            raise_on_status=False,
+            params={"max_results": 1},
+        )
+    except MlflowException as error:
+        why = "no answer in 3 s" if "timeout" in str(error) else "no connection"
+        raise ConfigError(
+            f"{shown}: {why}; start one with mlflow server, correct the address, or write sqlite:///mlflow.db"
+        ) from None
+    if answer.status_code in (401, 403):
+        raise ConfigError(
+            f"{shown}: refused with HTTP {answer.status_code}; set MLFLOW_TRACKING_USERNAME and"
+            " MLFLOW_TRACKING_PASSWORD, or start the server with --allowed-hosts and this name"
+        )
+    if answer.status_code != 200 or "json" not in answer.headers.get("Content-Type", ""):
+        raise ConfigError(
+            f"{shown}: HTTP {answer.status_code} and no MLflow API behind it; name the address of an MLflow server"
+        )
+
+
+def how_to_open(uri: str, run: str | None = None) -> tuple[str, str]:
+    """The command that starts the UI ("" where a server runs already) and the link to the run's curves.
+
+    Without a run, or where MLflow does not know it or does not answer, the link leads to the list of experiments.
+    """
+    command, link = ui_command(uri), runs_url(uri)
+    if run and (is_web(uri) or database(uri).exists()):
+        try:
+            probe(uri)
+            found = MlflowClient(tracking_uri=absolute(uri)).get_run(run)
+            link = run_url(uri, found.info.experiment_id, run)
+        except (ConfigError, MlflowException) as error:
+            logging.getLogger(__name__).info("no link to run %s: %s", run, redact(str(error)))
+    return command, link
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _without_secrets(uri: str) -> Iterator[None]:
+    """What mlflow and requests raise quotes the URI with its credentials: say it in one line without them."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        text = " ".join(redact(str(error)).split())
+        raise PipelineError(f"MLflow at {redact(uri)}: {text[:300]}") from None
+
+
+def _key(name: str) -> str:
+    """A name MLflow takes: letters, digits and ``_-. :/``, no empty or dotted path parts, 250 characters."""
+    text = re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_").replace("%", "_pct_"))
+    text = "/".join("_" if part in (".", "..") else part for part in text.split("/") if part) or "_"
+    if len(text) > KEY:
+        text = f"{text[: KEY - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return text
+
+
+def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

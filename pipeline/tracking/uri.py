@@ -1,0 +1,111 @@
+"""Tracking URIs: made absolute, shown without their secrets, and turned into the page that shows a run. No mlflow."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipeline.core.failures import ConfigError
+
+SQLITE = "sqlite:///"
+WEB = ("http://", "https://")
+UI = "http://127.0.0.1:5000"
+
+# A SQLite URI holds no credentials, but its path may well hold an @.
+_USER = re.compile(r"(?<!sqlite)://\S*@")
+_SECRET = re.compile(r"\b(password|passwd|token|secret)=[^&\s]*", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """``text`` with ``user:password@`` and ``password=…`` of every URI in it replaced by stars."""
+    return _SECRET.sub(r"\1=***", _USER.sub("://***@", text))
+
+
+def is_web(uri: str) -> bool:
+    """Whether a tracking server is behind the URI."""
+    return uri.startswith(WEB)
+
+
+def database(uri: str) -> Path:
+    """The file of a SQLite URI, absolute.
+
+    Raises:
+        ConfigError: the URI is of another kind, or its database would live in memory only.
+    """
+    name = unquote(uri.removeprefix(SQLITE).partition("?")[0])  # as SQLAlchemy reads it
+    if not uri.startswith(SQLITE) or name in ("", ":memory:"):
+        raise ConfigError(
+            f"tracking.uri {redact(uri)!r}: expected sqlite:///PATH or http(s)://HOST:PORT; {_remedy(redact(uri))}"
+        )
+    return Path(name).absolute()
+
+
+def absolute(uri: str) -> str:
+    """The URI as it reads from any working folder; do this before the URI leaves the driver.
+
+    Raises:
+        ConfigError: the URI is neither SQLite nor http(s).
+    """
+    if is_web(uri):
+        return uri.rstrip("/")
+    query = uri.partition("?")[1:]
+    return SQLITE + str(database(uri)).replace("%", "%25") + "".join(query)
+
+
+def check_database(uri: str) -> None:
+    """See that MLflow could write the database of a SQLite URI; creates nothing.
+
+    Raises:
+        ConfigError: its folder is missing or closed, or the file is no database.
+    """
+    path, shown = database(uri), f"tracking.uri {redact(uri)!r}"
+    if not path.parent.is_dir():
+        raise ConfigError(f"{shown}: the folder {path.parent} does not exist; create it with mkdir -p {path.parent}")
+    for place in (path.parent, path):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise ConfigError(f"{shown}: {place} is not writable; make it so with chmod, or name another path")
+    if path.is_dir():
+        raise ConfigError(f"{shown}: {path} is a folder, expected a file; use {SQLITE}{path / 'mlflow.db'}")
+    if path.exists() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\0":
+                raise ConfigError(f"{shown}: {path} is not an SQLite database; name another path")
+
+
+def run_url(uri: str, experiment: str, run: str) -> str:
+    """The page with a run's curves. Without the last parameter MLflow opens in its GenAI mode."""
+    return f"{_base(uri)}/#/experiments/{experiment}/runs/{run}/model-metrics?workflowType=machine_learning"
+
+
+def runs_url(uri: str) -> str:
+    """The page that lists the experiments."""
+    return f"{_base(uri)}/#/experiments?workflowType=machine_learning"
+
+
+def ui_command(uri: str) -> str:
+    """What starts the UI: nothing where a server runs already."""
+    return "" if is_web(uri) else f"mlflow ui --backend-store-uri {shlex.quote(absolute(uri))}"
+
+
+def _base(uri: str) -> str:
+    """A browser asks for credentials itself: the link carries none."""
+    if not is_web(uri):
+        return UI
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+
+
+def _remedy(uri: str) -> str:
+    """What the writer of an unusable URI most likely wants."""
+    if uri.startswith("sqlite"):
+        return "write sqlite:///mlflow.db, or four slashes before an absolute folder: sqlite:////folder/mlflow.db"
+    if re.match(r"[\w.-]+:\d+", uri):
+        return f"write http://{uri}"
+    scheme, found, _ = uri.partition("://")
+    if found and scheme != "file":
+        return f"start mlflow server --backend-store-uri {scheme}://… and name the server's http address"
+    folder = uri.removeprefix("file:").removeprefix("//").rstrip("/")
+    return f"MLflow 3 has no file store, write {SQLITE}{Path(folder) / 'mlflow.db'}"

@@ -1,0 +1,170 @@
+"""A real MLflow server: runs arrive over HTTP as they do in a database, and a person sees their curves in a browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pipeline.core.failures import ConfigError
+from pipeline.engine.protocols import Entry
+from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+STEPS = 120
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of a server of one process, on this machine only."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = (
+        f"{sys.executable} -m mlflow server --workers 1 --host 127.0.0.1 --port {port}"
+        f" --backend-store-uri sqlite:///{folder}/mlflow.db --artifacts-destination {folder}/artifacts"
+        f" --allowed-hosts 127.0.0.1:{port}"
+    )
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command.split(), stdout=log, stderr=log, cwd=folder, env=os.environ | settings, start_new_session=True
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # its own session: the server and the worker it started
+        process.wait(10)
+
+
+def wait_for(health, process, log):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(health, timeout=1) as answer:
+                if answer.read() == b"OK":
+                    return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.1)
+    pytest.fail(f"mlflow server did not come up: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def run(server, tmp_path_factory):
+    """A run with curves, that was interrupted and resumed."""
+    began = int(time.time() * 1000) - 1000 * STEPS
+    entries = [
+        Entry(
+            "train",
+            step,
+            began + 1000 * step,
+            {
+                "train/loss": math.exp(-step / 40),
+                "train/accuracy": 1 - 0.8 * math.exp(-step / 40),
+                "eval/acc@1": 0.9,
+                "time/inner": 0.6 + 0.1 * math.sin(step / 9),
+                "tasks_per_s": 900.0 + step,
+                "odd": math.nan if step < 3 else math.inf,
+            },
+        )
+        for step in range(1, STEPS + 1)
+    ]
+    first = MLflowTracker(server, "metafleet")
+    run = first.start(None, "omniglot_maml_5w1s", {"seed": "7", "steps": "60"}, {"git.commit": "abc"})
+    first.send(entries[:60])
+    first.end("KILLED")
+    second = MLflowTracker(server, "metafleet")
+    assert second.start(run, "omniglot_maml_5w1s", {"seed": "7", "steps": "120"}, {"git.commit": "def"}) == run
+    second.send(entries[50:])
+    second.send(entries)
+    recipe = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    recipe.write_text("seed: 7\n")
+    second.artifact(recipe)
+    second.end("FINISHED")
+    return run
+
+
+def test_over_http_a_resumed_run_is_whole_and_nothing_is_twice(server, run):
+    client = MlflowClient(tracking_uri=server)
+    found = client.get_run(run)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"seed": "7", "steps": "60"}
+    assert found.data.tags["resume.steps"] == "120"
+    assert found.data.tags["git.commit"] == "def"
+    history = client.get_metric_history(run, "train/loss")
+    assert [(point.step, point.value) for point in history] == [
+        (step, math.exp(-step / 40)) for step in range(1, STEPS + 1)
+    ]
+    odd = client.get_metric_history(run, "odd")
+    assert len(odd) == STEPS
+    assert all(math.isnan(point.value) for point in odd)
+    assert [item.path for item in client.list_artifacts(run)] == ["recipe.yaml"]
+
+
+def test_nothing_printed_holds_the_password(server, run, capfd):
+    secret = server.replace("http://", "http://me:hunter2@")
+    probe(secret)
+    driver = MLflowTracker(secret, "metafleet")
+    driver.start(run, "", {}, {})
+    driver.end("FINISHED")
+    command, link = how_to_open(secret, run)
+    assert command == ""
+    assert link == how_to_open(server, run)[1]
+    printed = capfd.readouterr()
+    assert "hunter2" not in printed.out + printed.err
+
+
+def test_a_name_the_server_does_not_allow_is_told_how_to_be_allowed(server):
+    with pytest.raises(ConfigError, match="HTTP 403.*--allowed-hosts"):
+        probe(server.replace("127.0.0.1", "localhost"))
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A page of a headless Chromium that has never been started before."""
+    if not CHROMIUM.exists() or importlib.util.find_spec("playwright") is None:
+        pytest.skip(f"to look at the UI: apt-get install chromium (for {CHROMIUM}) and pip install playwright")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            tmp_path / "profile", executable_path=CHROMIUM, args=FLAGS, viewport={"width": 1500, "height": 2200}
+        )
+        yield browser.pages[0]
+        browser.close()
+
+
+def test_the_link_shows_the_curves(server, run, page, tmp_path):
+    _, link = how_to_open(server, run)
+    page.goto(link)
+    page.locator(".js-plotly-plot path.js-line").nth(4).wait_for(timeout=60_000)  # charts are drawn one by one
+    text = page.inner_text("body")
+    for metric in ("train/loss", "train/accuracy", "eval/acc_at_1", "time/inner", "tasks_per_s"):
+        assert f"omniglot_maml_5w1s ({metric})" in text
+    shot = tmp_path / "run.png"
+    page.screenshot(path=shot)
+    assert shot.stat().st_size > 10_000

@@ -1,0 +1,158 @@
+"""Tracking URIs: what runs can be kept in, what is refused with which fix, and that no secret is ever said."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from pipeline.core.failures import ConfigError, PipelineError
+from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
+from pipeline.tracking.uri import redact, run_url
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("./mlruns", r"'\./mlruns'.*no file store, write sqlite:///mlruns/mlflow\.db"),
+        ("file:///data/mlruns", r"no file store, write sqlite:////data/mlruns/mlflow\.db"),
+        ("", r"no file store, write sqlite:///mlflow\.db"),
+        ("sqlite://", r"write sqlite:///mlflow\.db, or four slashes"),
+        ("sqlite:///:memory:", r"write sqlite:///mlflow\.db, or four slashes"),
+        ("mlflow.lab:5000", r"write http://mlflow\.lab:5000"),
+        (
+            f"postgresql://me:{SECRET}@db/mlflow?password={SECRET}",
+            r"start mlflow server --backend-store-uri postgresql",
+        ),
+        ("sqlite:////no/such/folder/mlflow.db", r"folder /no/such/folder does not exist; create it with mkdir"),
+        ("sqlite:////etc/passwd", r"/etc/passwd is not an SQLite database"),
+        ("sqlite:////etc", r"/etc is a folder, expected a file; use sqlite:////etc/mlflow\.db"),
+    ],
+)
+def test_a_uri_nothing_can_be_kept_in_is_refused_with_the_fix(uri, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        probe(uri)
+    assert SECRET not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_database_that_is_there_or_could_be_passes(tmp_path):
+    sqlite3.connect(tmp_path / "mlflow.db").execute("create table runs (id)").connection.close()
+    probe(f"sqlite:///{tmp_path}/mlflow.db")
+    probe(f"sqlite:///{tmp_path}/new.db?timeout=5")
+    assert not (tmp_path / "new.db").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_closed_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="not writable"):
+        probe(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+class Answer(BaseHTTPRequestHandler):
+    """A server that answers every request as its own server object says."""
+
+    def do_GET(self):
+        status, kind, body = self.server.answer
+        if status == 0:
+            self.server.released.wait(10)
+            return
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *_args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        server.released = threading.Event()
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.released.set()
+        server.shutdown()
+        thread.join()
+
+
+def address(server):
+    return f"http://me:{SECRET}@127.0.0.1:{server.server_port}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((200, "text/html", b"<html>log in</html>"), "HTTP 200 and no MLflow API"),
+        ((404, "application/json", b"{}"), "HTTP 404 and no MLflow API"),
+        ((500, "text/plain", b"oops"), "HTTP 500 and no MLflow API"),
+        ((401, "text/plain", b"who?"), "HTTP 401; set MLFLOW_TRACKING_USERNAME"),
+        ((403, "text/plain", b"Invalid Host header"), "HTTP 403.*--allowed-hosts"),
+        ((0, "", b""), "no answer in 3 s; start one with mlflow server"),
+    ],
+)
+def test_what_is_no_tracking_server_is_refused_in_time_and_without_the_password(server, answer, message):
+    server.answer = answer
+    with pytest.raises(ConfigError, match=message) as raised:
+        probe(address(server))
+    assert f"http://***@127.0.0.1:{server.server_port}" in str(raised.value)
+    assert SECRET not in str(raised.value)
+
+
+def test_a_server_that_answers_passes(server):
+    server.answer = (200, "application/json", b'{"experiments": []}')
+    probe(address(server) + "/")
+
+
+def test_nobody_listening_is_said_at_once():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(ConfigError, match="no connection; start one with mlflow server"):
+            probe(f"http://127.0.0.1:{unused.getsockname()[1]}")
+
+
+def test_a_failed_call_does_not_repeat_the_password(server):
+    server.answer = (404, "text/html", b"<html>\n" + address(server).encode() + b"\n</html>")
+    tracker = MLflowTracker(address(server), "metafleet")
+    with pytest.raises(PipelineError, match=r"MLflow at http://\*\*\*@127") as raised:
+        tracker.start(None, "a name", {}, {})
+    text = "".join(f"{link!r}" for link in (raised.value, raised.value.__cause__))
+    assert SECRET not in text
+    assert "\n" not in str(raised.value)
+    assert raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:pa@ss@host:1/x failed", "http://***@host:1/x failed"),
+        ("(https://token@host)", "(https://***@host)"),
+        ("postgresql://h/d?user=me&password=p&ssl=1", "postgresql://h/d?user=me&password=***&ssl=1"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("no uri, but me@host", "no uri, but me@host"),
+    ],
+)
+def test_redaction(text, shown):
+    assert redact(text) == shown
+
+
+def test_a_server_needs_no_command_and_its_link_no_password(server):
+    server.answer = (401, "text/plain", b"who?")
+    command, link = how_to_open(address(server) + "/", "0" * 32)
+    assert command == ""
+    assert link == f"http://127.0.0.1:{server.server_port}/#/experiments?workflowType=machine_learning"
+    assert run_url(f"https://me:{SECRET}@lab/mlflow/", "3", "abc") == (
+        "https://lab/mlflow/#/experiments/3/runs/abc/model-metrics?workflowType=machine_learning"
+    )
