@@ -61,6 +61,11 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
     folder.mkdir(parents=True, exist_ok=True)
     text = describe(recipe).encode() + b"\n"
     write_whole(folder / "recipe.yaml", lambda file: file.write(text))
+    chunks = -(-recipe.tasks_per_step // recipe.chunk_size)
+    if where.executor == "ray" and recipe.workers.count > chunks:
+        watcher.note(
+            f"{recipe.workers.count} workers share {chunks} chunks a step: {recipe.workers.count - chunks} stay idle"
+        )
     started = time.perf_counter()
     executor = build_executor(recipe, where.executor, folder, where.address, accept_numerics=where.accept_numerics)
     try:
