@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    arguments = parser().parse_args()
+    arguments = parser().parse_intermixed_args()
     overrides = arguments.overrides
     if arguments.workers is not None:
         overrides = [*overrides, f"workers.count={arguments.workers}"]

@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    arguments = parser().parse_args()
+    arguments = parser().parse_intermixed_args()
     recipe, overrides = arguments.recipe, arguments.overrides
     if "=" in recipe:  # no RECIPE means the default one
         recipe, overrides = "sinusoid_maml", [recipe, *overrides]

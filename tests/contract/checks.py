@@ -1,0 +1,261 @@
+"""The contract of an algorithm as functions of a case. Each raises ``AssertionError`` and says what is broken.
+
+They are functions, so that ``test_planted_faults`` can hold them against algorithms that break the contract.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pipeline.core.algorithm import Algorithm, Differentiable
+from pipeline.core.flat import Layout
+from pipeline.core.seeding import init_rng
+from pipeline.core.types import Context, MetaParams, Params, Phase, Score
+from pipeline.engine.numerics import Numerics
+from pipeline.engine.protocols import Chunk
+from pipeline.engine.worker import Worker
+from tests.contract.cases import SEED, Case
+from tests.contract.compare import CLOSE, assert_close, assert_same_bits, global_states, norm, seed_globals, tensors
+
+TASKS = 3
+DEAD = 1e-8
+"""A leaf whose gradient is a smaller share of its group's has none."""
+PHASES: tuple[Phase, ...] = ("train", "evaluate", "serve")
+
+
+def check_init_depends_on_the_generator_alone(case: Case) -> None:
+    thetas = []
+    for seed in (1, 2):
+        seed_globals(seed)
+        thetas.append(case.algorithm.init(init_rng(SEED)))
+    assert_same_bits(*thetas, "init with the same generator")
+    other = case.algorithm.init(init_rng(SEED + 1))
+    assert any(not torch.equal(a, b) for a, b in zip(tensors(thetas[0]), tensors(other), strict=True)), (
+        "init gives the same theta for every generator"
+    )
+
+
+def check_every_leaf_gets_gradient(case: Case) -> None:
+    sums: MetaParams = {}
+    for number in range(TASKS):
+        task, context = case.drawn(number)
+        gradient, _ = case.algorithm.learn(case.theta(), task, context)
+        for group, leaves in gradient.items():
+            into = sums.setdefault(group, {})
+            for name, leaf in leaves.items():
+                into[name] = into.get(name, torch.zeros_like(leaf)) + leaf.abs()
+    for group, leaves in case.theta().items():
+        if group in case.algorithm.state_groups:
+            continue
+        assert set(sums.get(group, {})) == set(leaves), f"learn gave no gradient for all leaves of the group {group}"
+        whole = norm(sums[group])
+        dead = [name for name, leaf in sums[group].items() if leaf.norm().item() <= DEAD * whole]
+        assert not dead, f"dead leaf: no gradient reaches {', '.join(f'{group}/{name}' for name in dead)}"
+
+
+def check_inputs_are_not_changed(case: Case) -> None:
+    """Values are compared, and the counters with which torch counts writes: those that are undone count too."""
+    for phase in PHASES:
+        theta, (task, context) = case.theta(), case.drawn(0, phase)
+        inputs = {"theta": theta, "the support set": task.support, "the query set": task.query, "noise": context.noise}
+        before = {name: [tensor.clone() for tensor in tensors(value)] for name, value in inputs.items()}
+        written = {name: [tensor._version for tensor in tensors(value)] for name, value in inputs.items()}
+        if phase == "train":
+            case.algorithm.learn(theta, task, context)
+        for adapted in case.algorithm.trace(theta, task.support, context):
+            case.algorithm.score(adapted, task.query, context)
+        for name, value in inputs.items():
+            now = tensors(value)
+            same = all(torch.equal(a, b) for a, b in zip(before[name], now, strict=True))
+            untouched = written[name] == [tensor._version for tensor in now]
+            assert same, f"{name} was written in place"
+            assert untouched, f"{name} was written in place, and restored"
+
+
+def check_randomness_comes_from_the_ticket(case: Case) -> None:
+    """The same answer twice, under other global seeds, and no global generator moves."""
+    answers = []
+    for seed in (1, 2):
+        seed_globals(seed)
+        before = global_states()
+        theta, (task, context) = case.theta(), case.drawn(0)
+        learned = case.algorithm.learn(theta, task, context)
+        scored = case.algorithm.score(case.algorithm.adapt(theta, task.support, context), task.query, context)
+        assert global_states() == before, "randomness outside the ticket: a global generator was used"
+        answers.append((context.noise, learned, scored))
+    assert_same_bits(*answers, "the same task, learnt twice,")
+
+
+def check_trace_ends_in_adapt(case: Case) -> None:
+    for phase in PHASES:
+        theta, (task, context) = case.theta(), case.drawn(1, phase)
+        trace = case.algorithm.trace(theta, task.support, context)
+        assert_same_bits(
+            trace[-1], case.algorithm.adapt(theta, task.support, context), f"in {phase}, trace()[-1] and adapt"
+        )
+
+
+def check_vectorised_learn_equals_the_loop(case: Case) -> None:
+    (gradient, report), (looped, loop_report) = (
+        _worker(case, vectorise).learn(_vector(case), _chunk(case)) for vectorise in (True, False)
+    )
+    assert (gradient.groups, gradient.weight) == (looped.groups, looped.weight)
+    layout = case.layout()
+    together, alone = (layout.unpack(torch.from_numpy(one.gradient)) for one in (gradient, looped))
+    for group, leaves in alone.items():
+        for name, leaf in leaves.items():
+            assert_close(together[group][name], leaf, f"gradient of {group}/{name}", scale=norm(leaves))
+    for a, b in zip(gradient.records, looped.records, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert_close(torch.from_numpy(a[name]), torch.from_numpy(b[name]), f"record {name}")
+    assert (report.used, report.skipped) == (loop_report.used, loop_report.skipped) == (TASKS, ())
+    assert math.isclose(report.loss, loop_report.loss, rel_tol=CLOSE), "vectorised loss differs from the loop's"
+    assert report.metrics.keys() == loop_report.metrics.keys()
+
+
+def check_vectorised_score_equals_the_loop(case: Case) -> None:
+    chunk, told = _chunk(case, evaluate=True), case._replace(algorithm=_LossAsMetric(case.algorithm))
+    together, alone = (_worker(told, vectorise).score(_vector(case), chunk) for vectorise in (True, False))
+    assert together.points == alone.points
+    assert together.metrics.keys() == alone.metrics.keys()
+    for name, values in alone.metrics.items():
+        assert values.shape == (TASKS, len(alone.points)), f"{name}: expected a row per task and a column per point"
+        assert_close(torch.from_numpy(together.metrics[name]), torch.from_numpy(values), name)
+
+
+def check_finite_differences(case: Case) -> None:
+    """Along one random direction for each leaf; only of algorithms that claim ``learn`` to be a derivative."""
+    algorithm = case.algorithm
+    if not (isinstance(algorithm, Differentiable) and case.exact):
+        return
+    theta, (task, context) = case.theta(), case.drawn(2)
+    gradient, _ = algorithm.learn(theta, task, context)
+
+    def loss(group: str, name: str, moved: Tensor) -> float:
+        leaves = theta[group] | {name: moved}
+        found = algorithm.objective(theta | {group: leaves}, task, context).loss
+        return (found if isinstance(found, Tensor) else found[group]).item()
+
+    rng, step = torch.Generator().manual_seed(SEED), 1e-6
+    for group, leaves in gradient.items():
+        for name, slope in leaves.items():
+            leaf = theta[group][name]
+            way = torch.randn(leaf.shape, generator=rng, dtype=leaf.dtype)
+            way /= way.norm()
+            measured = (loss(group, name, leaf + step * way) - loss(group, name, leaf - step * way)) / (2 * step)
+            claimed, scale = (slope * way).sum().item(), max(slope.norm().item(), 1e-3 * norm(leaves))
+            assert abs(measured - claimed) <= 1e-5 * scale + 1e-9, (
+                f"gradient of {group}/{name} is not the derivative: {claimed:.9g}, finite differences {measured:.9g}"
+            )
+
+
+def check_rows_of_a_query_set_do_not_see_each_other(case: Case) -> None:
+    """Permuted rows give permuted answers, and a row left out changes no other, except where statistics are theirs."""
+    algorithm, theta, (task, context) = case.algorithm, case.theta(), case.drawn(0, "evaluate")
+    x = task.query.x
+    order = torch.from_numpy(np.random.default_rng(SEED).permutation(len(x)))
+    for adapted in algorithm.trace(theta, task.support, context):
+        whole = algorithm.predict(adapted, x)
+        assert_close(algorithm.predict(adapted, x[order]), whole[order], "predictions of permuted rows")
+        fewer = algorithm.predict(adapted, x[:-1])
+        if case.mode == "transductive":
+            moved = (fewer - whole[:-1]).abs().max().item()
+            assert moved > 1e-6, "transductive predictions should depend on the other rows, and do not"
+        else:
+            assert_close(fewer, whole[:-1], "predictions without the last row")
+
+
+def check_predictions_fit_the_task(case: Case) -> None:
+    for phase in PHASES:
+        theta, (task, context) = case.theta(), case.drawn(0, phase)
+        answers = case.algorithm.predict(case.algorithm.adapt(theta, task.support, context), task.query.x)
+        assert answers.shape[0] == len(task.query.x), "predict gives another number of rows than it was given"
+        wide = task.ways if task.query.y.dim() == 1 else task.query.y.shape[1]
+        assert answers.shape[1] >= wide, f"predict gives {answers.shape[1]} outputs, the task needs {wide}"
+        assert answers.dtype == torch.float64, f"predict gives {answers.dtype} for float64"
+
+
+def check_state_groups_are_folded_only(case: Case) -> None:
+    algorithm, theta = case.algorithm, case.theta()
+    assert algorithm.state_groups <= set(theta), "state_groups names a group that theta does not have"
+    records: list[Params] = []
+    for number in range(TASKS):
+        gradient, score = algorithm.learn(theta, *case.drawn(number))
+        assert not set(gradient) & algorithm.state_groups, "learn gives a gradient for a state group"
+        assert set(gradient) <= set(theta), "learn gives a gradient for a group that theta does not have"
+        assert not any(value.requires_grad for value in tensors(score)), "the score of learn still carries a graph"
+        records += [score.records] if score.records else []
+    for given in ([], records):
+        before = pytree.tree_map(torch.clone, theta)
+        after = algorithm.fold(theta, given)
+        assert_same_bits(theta, before, "theta before and after fold")
+        assert set(after) <= algorithm.state_groups, "fold changes a group that is not a state group"
+        for group, leaves in after.items():
+            assert {name: leaf.shape for name, leaf in leaves.items()} == {
+                n: leaf.shape for n, leaf in theta[group].items()
+            }
+            if not given:
+                assert_same_bits(leaves, theta[group], "fold without records: state before and after")
+
+
+def check_messages_can_travel(case: Case) -> None:
+    worker, theta = _worker(case, vectorise=True), _vector(case)
+    messages: dict[str, Any] = {
+        "task and context": case.drawn(0),
+        "chunk": _chunk(case),
+        "contribution and report": worker.learn(theta, _chunk(case)),
+        "score report": worker.score(theta, _chunk(case, evaluate=True)),
+        "learn": case.algorithm.learn(case.theta(), *case.drawn(0)),
+    }
+    for name, message in messages.items():
+        arrived = pickle.loads(pickle.dumps(message))
+        assert type(arrived) is type(message)
+        assert_same_bits(arrived, message, f"{name}, before and after travelling,")
+
+
+CHECKS: tuple[Callable[[Case], None], ...] = tuple(
+    check for name, check in globals().items() if name.startswith("check_")
+)
+
+
+class _LossAsMetric:
+    """An algorithm that reports its query loss too: accuracy alone is too coarse to compare."""
+
+    def __init__(self, algorithm: Algorithm[Any, Any]) -> None:
+        self.algorithm = algorithm
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.algorithm, name)
+
+    def score(self, adapted: Any, query: Any, context: Context) -> Score:
+        score = self.algorithm.score(adapted, query, context)
+        losses = score.loss if isinstance(score.loss, dict) else {"": score.loss}
+        return score._replace(metrics=score.metrics | {f"loss/{group}": loss for group, loss in losses.items()})
+
+
+def _worker(case: Case, vectorise: bool) -> Worker:
+    numerics = Numerics(dtype="float64", device="cpu", vectorise=vectorise)
+    worker = Worker(case.algorithm, case.source, case.layout(), numerics, TASKS)
+    if vectorise:
+        drawn = [worker._draw(case.ticket(number), "train") for number in range(TASKS)]
+        assert worker._stack(drawn) is not None, "these tasks cannot be vectorised: the comparison would be with itself"
+    return worker
+
+
+def _vector(case: Case) -> np.ndarray:
+    vector = Layout.of(case.theta(), torch.float64).pack(case.theta()).numpy()
+    vector.flags.writeable = False
+    return vector
+
+
+def _chunk(case: Case, *, evaluate: bool = False) -> Chunk:
+    return Chunk(1, 0, tuple(case.ticket(number, "evaluate" if evaluate else "train") for number in range(TASKS)))

@@ -1,0 +1,25 @@
+"""Every registered network keeps the contract under every normalisation mode."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from pipeline.nets import NETS
+from tests.contract.net_checks import NET_CHECKS, net_cases
+
+pytestmark = pytest.mark.usefixtures("torch_threads")
+
+
+@pytest.mark.parametrize("check", NET_CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("case", net_cases(), ids=lambda case: case.id)
+def test_the_contract(case, check):
+    check(case)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_a_network_says_of_itself(name):
+    config = NETS[name].Config
+    assert config.__dataclass_params__.frozen
+    assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(config))

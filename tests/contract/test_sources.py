@@ -1,0 +1,129 @@
+"""Every registered source keeps the contract: a task is a pure function of its ticket."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import pickle
+
+import pytest
+import torch
+
+from pipeline.core.seeding import Ticket
+from pipeline.core.types import Batch, Task
+from pipeline.tasks import SOURCES
+from tests.contract.cases import SHAPES, SPECS, make_source
+from tests.contract.compare import global_states, seed_globals
+
+pytestmark = [pytest.mark.usefixtures("torch_threads"), pytest.mark.parametrize("name", SOURCES)]
+
+BASE = Ticket(7, "train", "train", 2, 5)
+OTHERS = {
+    "seed": BASE._replace(seed=8),
+    "step": BASE._replace(step=3),
+    "number": BASE._replace(number=6),
+    "split": BASE._replace(split="test"),
+}
+
+
+@pytest.fixture
+def make(name, small_images):
+    return lambda: make_source(name, small_images)
+
+
+def bits(task: Task[Batch]) -> list[tuple[torch.Size, torch.dtype, bytes]]:
+    tensors = (*task.support, *task.query)
+    return [(tensor.shape, tensor.dtype, tensor.numpy().tobytes()) for tensor in tensors]
+
+
+def rows(batch: Batch) -> set[bytes]:
+    return {row.numpy().tobytes() for row in batch.x}
+
+
+def tickets(source) -> list[Ticket]:
+    return [
+        Ticket(7, purpose, split, step, number)
+        for purpose, split, step, number in itertools.product(("train", "evaluate"), source.splits, (1, 2), range(3))
+        if (purpose == "train") == (split == "train")
+    ]
+
+
+def test_two_instances_give_the_same_tasks_in_any_order(make):
+    one, other = make(), make()
+    order = tickets(one)
+    forwards = {ticket: bits(one.sample(ticket)) for ticket in order}
+    backwards = {ticket: bits(other.sample(ticket)) for ticket in reversed(order)}
+    assert forwards == backwards
+    assert one.fingerprint == other.fingerprint
+    assert one.splits == other.splits
+
+
+def test_a_task_once_written_to_is_sampled_whole_again(make):
+    source = make()
+    task = source.sample(BASE)
+    before = bits(task)
+    for tensor in (*task.support, *task.query):
+        tensor.zero_()
+    assert bits(source.sample(BASE)) == before
+
+
+def test_different_tickets_give_different_tasks(make):
+    source = make()
+    base = bits(source.sample(BASE))
+    same = [what for what, ticket in OTHERS.items() if bits(source.sample(ticket)) == base]
+    assert not same, f"another {' or '.join(same)} gives the same task"
+    assert len({repr(bits(source.sample(ticket))) for ticket in tickets(source)}) == len(tickets(source))
+
+
+def test_no_global_generator_is_used(make):
+    answers = []
+    for seed in (1, 2):
+        source = make()
+        seed_globals(seed)
+        before = global_states()
+        answers.append(bits(source.sample(BASE)))
+        assert global_states() == before
+    assert answers[0] == answers[1]
+
+
+def test_support_and_query_share_no_example(make):
+    source = make()
+    for ticket in tickets(source):
+        task = source.sample(ticket)
+        assert len(rows(task.support)) == len(task.support.x)
+        assert not rows(task.support) & rows(task.query)
+
+
+@pytest.mark.parametrize("purpose", ["train", "evaluate", "serve"])
+def test_tasks_have_the_shape_and_the_kind_the_source_says(make, purpose):
+    source = make()
+    spec, ticket = source.spec(), Ticket(7, purpose, "test", 0, 1)
+    assert spec == SPECS[spec.kind]
+    shape, task = SHAPES[spec.kind].of(ticket), source.sample(ticket)
+    assert task.id == ticket.id
+    assert (task.ways, task.weight) == (shape.ways, 1.0)
+    for batch, each in ((task.support, shape.shots), (task.query, shape.queries)):
+        count = each * shape.ways
+        assert batch.x.shape == (count, *spec.input_shape)
+        assert batch.x.is_floating_point()
+        assert torch.isfinite(batch.x).all()
+        if spec.kind == "classification":
+            assert batch.y.dtype == torch.int64
+            assert batch.y.bincount(minlength=shape.ways).tolist() == [each] * shape.ways
+        else:
+            assert batch.y.is_floating_point()
+            assert batch.y.shape == (count, spec.outputs)
+            assert torch.isfinite(batch.y).all()
+
+
+def test_a_task_and_its_ticket_travel(make):
+    task = make().sample(BASE)
+    assert bits(pickle.loads(pickle.dumps(task))) == bits(task)
+    assert pickle.loads(pickle.dumps(BASE)) == BASE
+
+
+def test_what_a_source_says_of_itself(name, make):
+    assert SOURCES[name].Config.__dataclass_params__.frozen
+    assert dataclasses.is_dataclass(SOURCES[name].Config)
+    assert make().splits
+    assert make().fingerprint

@@ -1,0 +1,107 @@
+"""Runs that nobody looks at, on Ray or in this process, and what they are made of: importable, to travel by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from pipeline import build
+from pipeline.config import Recipe
+from pipeline.core.flat import sha256
+from pipeline.engine import loop
+from pipeline.engine.journal import Journal
+from pipeline.engine.keeper import Durability, Keeper
+from pipeline.engine.protocols import Entry, Executor, Status
+from pipeline.engine.publisher import Publisher, Run
+from pipeline.engine.serial import SerialExecutor
+from pipeline.engine.store import Store
+
+PATIENCE_S = 60.0
+
+
+class Nowhere:
+    """A tracker that keeps nothing: mlflow takes seconds to import, and most runs here are not looked at."""
+
+    def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
+        return "nowhere"
+
+    def send(self, entries: Sequence[Entry]) -> None: ...
+
+    def tag(self, tags: Mapping[str, str]) -> None: ...
+
+    def artifact(self, path: Path, folder: str = "") -> None: ...
+
+    def end(self, status: Status) -> None: ...
+
+
+@dataclass(frozen=True)
+class BuildQuietKeeper:
+    """The keeper of a run that nobody looks at."""
+
+    recipe: str
+    folder: str
+
+    def __call__(self) -> Keeper:
+        recipe, folder = Recipe.model_validate_json(self.recipe), Path(self.folder)
+        algorithm, source, layout, theta = build.build_parts(recipe)
+        journal = Journal(folder / "journal.jsonl")
+        return Keeper(
+            Store(algorithm, layout, theta, build.outer_of(recipe, layout, algorithm), recipe.steps),
+            folder,
+            Durability(every=1, last=recipe.steps, keep=2),
+            {**recipe.identity(), "data": source.fingerprint},
+            journal,
+            Publisher(Nowhere(), journal, Run(recipe.name, {}, {}), folder, log_every=1),
+            accept_numerics=False,
+        )
+
+
+class Onlooker:
+    """Sees losses go by, and calls ``after`` when a step is done."""
+
+    def __init__(self, after: Any = None) -> None:
+        self.after = after
+        self.losses: list[float] = []
+
+    def start(self, steps: int, done: int) -> None:
+        self.done = done
+
+    def step(self, step: int, loss: float, metrics: dict[str, float], tasks_per_s: float) -> None:
+        self.losses.append(loss)
+        if self.after is not None:
+            self.after(step)
+
+    def note(self, text: str) -> None: ...
+
+
+class Outcome(NamedTuple):
+    """How a run ended: theta's hash and 2-norm, the step it began after and the losses seen."""
+
+    theta: str
+    norm: float
+    began_after: int
+    losses: list[float]
+
+
+def run(recipe: Recipe, folder: Path, workers: int, worker: Any = None, after: Any = None) -> Outcome:
+    """Train on ``workers`` Ray workers, or in this process for 0, from wherever the run in ``folder`` stands."""
+    text = recipe.model_dump_json()
+    worker, keeper = worker or build.BuildWorker(text), BuildQuietKeeper(text, str(folder))
+    executor = on_ray(worker, keeper, workers) if workers else SerialExecutor(worker(), keeper())
+    onlooker = Onlooker(after)
+    trained = loop.train(executor, build.plan_of(recipe, build.build_parts(recipe)), onlooker)
+    theta = torch.from_numpy(executor.fetch(trained.theta))
+    assert executor.close("FINISHED", {}) is None
+    return Outcome(sha256(theta), theta.double().norm().item(), onlooker.done, onlooker.losses)
+
+
+def on_ray(worker: Any, keeper: Any, workers: int) -> Executor:
+    """An executor on the Ray of this session."""
+    from pipeline.runtime.cluster import Workers
+    from pipeline.runtime.executor import RayExecutor
+
+    return RayExecutor(worker, keeper, Workers(workers, 0.0), "local", PATIENCE_S)

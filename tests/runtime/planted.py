@@ -1,0 +1,107 @@
+"""Workers that break: importable, so that they travel to Ray's processes by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.algorithms.reptile import Reptile
+from pipeline.build import BuildWorker
+from pipeline.core.flat import Layout
+from pipeline.core.seeding import Ticket, init_rng
+from pipeline.core.source import TaskShape, TaskShapes
+from pipeline.core.types import Batch, Context, MetaParams, Score, Task
+from pipeline.engine.numerics import Numerics
+from pipeline.engine.worker import Worker
+from pipeline.nets.losses import LOSSES
+from pipeline.nets.mlp import MLP
+from pipeline.nets.model import Model
+from pipeline.tasks.sinusoid import Sinusoid
+
+SHAPE = TaskShape(shots=5, queries=5)
+WIDE = (300, 300)
+"""Hidden layers so wide that theta lies in shared memory: Ray copies what is smaller than 100 KB."""
+SOURCE_FAILS, ALGORITHM_FAILS = 11, 12
+"""Steps at which the source or the algorithm raises."""
+
+
+class Scribbler(Reptile):
+    """Writes to the tensors it was given, and raises when it is told to."""
+
+    def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
+        if context.step == ALGORITHM_FAILS:
+            raise ValueError("the inner loop\nhas lost its way")
+        for leaf in theta["model"].values():
+            leaf.add_(1.0)
+        return super().learn(theta, task, context)
+
+
+class FailingSource(Sinusoid):
+    """Raises when it is told to."""
+
+    def sample(self, ticket: Ticket) -> Task[Batch]:
+        if ticket.step == SOURCE_FAILS:
+            raise KeyError("no such wave")
+        return super().sample(ticket)
+
+
+class Careless(Worker):
+    """Computes on the memory it was handed, as a worker would that forgot to copy."""
+
+    def _theta(self, theta: np.ndarray) -> MetaParams:
+        return self.layout.unpack(torch.from_numpy(theta))
+
+
+def parts() -> tuple[Scribbler, Layout, Tensor]:
+    """The algorithm, its layout and a theta that is large enough to be shared."""
+    model = Model(MLP(MLP.Config(hidden=WIDE), (1,), 1, normalised=False), "none", (1,))
+    algorithm = Scribbler(Reptile.Config(inner_steps=1), model, LOSSES["regression"])
+    first = algorithm.init(init_rng(0))
+    layout = Layout.of(first, torch.float32)
+    return algorithm, layout, layout.pack(first)
+
+
+@dataclass(frozen=True)
+class BuildPlanted:
+    """A worker with these faults. The loop, not the vectorised path: there a write in place is refused by torch."""
+
+    kind: type[Any] = Worker
+
+    def __call__(self) -> Worker:
+        algorithm, layout, _ = parts()
+        source = FailingSource(Sinusoid.Config(), TaskShapes(SHAPE, SHAPE))
+        return self.kind(algorithm, source, layout, Numerics(device="cpu", vectorise=False), 2)
+
+
+class DeadlySource:
+    """A source that takes its process with it, once, in the middle of a chunk."""
+
+    def __init__(self, source: Any, ticket: Ticket, marker: Path) -> None:
+        self.source, self.ticket, self.marker = source, ticket, marker
+
+    def sample(self, ticket: Ticket) -> Task[Any]:
+        if ticket == self.ticket and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.source.sample(ticket)
+
+
+@dataclass(frozen=True)
+class BuildDeadlyWorker:
+    """A worker of the recipe whose source is deadly at one ticket."""
+
+    recipe: str
+    ticket: Ticket
+    marker: str
+
+    def __call__(self) -> Worker:
+        worker = BuildWorker(self.recipe)()
+        worker.source = DeadlySource(worker.source, self.ticket, Path(self.marker))
+        return worker

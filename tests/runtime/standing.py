@@ -1,0 +1,64 @@
+"""Three worker processes that serve run after run: starting one costs seconds of imports, and most runs are tiny."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.build import BuildWorker
+from pipeline.config import Recipe
+from pipeline.core.types import Contribution
+from pipeline.engine.dealer import Event, Joined
+from pipeline.engine.protocols import Chunk, Report, ScoreReport
+from pipeline.engine.worker import Worker
+from pipeline.runtime.transport import RayTransport
+
+
+class ManyWorkers:
+    """The workers of several recipes in one process, told apart by the seed of the tickets."""
+
+    def __init__(self, workers: dict[int, Worker]) -> None:
+        self.workers = workers
+        (self.fingerprint,) = {str(one.fingerprint): one.fingerprint for one in workers.values()}.values()
+
+    def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
+        return self.workers[chunk.tickets[0].seed].learn(theta, chunk)
+
+    def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
+        return self.workers[chunk.tickets[0].seed].score(theta, chunk)
+
+
+@dataclass(frozen=True)
+class BuildManyWorkers:
+    """One worker for each recipe; their seeds and no numerics may differ."""
+
+    recipes: tuple[str, ...]
+
+    def __call__(self) -> ManyWorkers:
+        seeds = [Recipe.model_validate_json(text).seed for text in self.recipes]
+        return ManyWorkers({seed: BuildWorker(text)() for seed, text in zip(seeds, self.recipes, strict=True)})
+
+
+class Seats:
+    """The first ``count`` standing workers as the transport of one run, at whose end they stay."""
+
+    def __init__(self, standing: RayTransport, count: int) -> None:
+        self.standing, self.count = standing, count
+        self.send, self.replace, self.poll = standing.send, standing.replace, standing.poll
+
+    def first_numerics(self) -> tuple[dict[str, str], Sequence[Event]]:
+        numerics, _ = self.standing.first_numerics()
+        return numerics, [Joined(worker) for worker in range(self.count)]
+
+    def close(self) -> None: ...
+
+
+def stand(transport: RayTransport) -> RayTransport:
+    """The transport, once all of its workers have joined."""
+    waiting: Any = transport.joining
+    while waiting:
+        transport.poll()
+    return transport

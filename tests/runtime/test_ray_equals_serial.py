@@ -1,0 +1,85 @@
+"""Same seed, same answer: one process, any number of Ray workers, workers that die, and runs that stop and go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from pipeline.algorithms import ALGORITHMS
+from pipeline.core.seeding import Ticket
+from tests.quiet_runs import run
+from tests.runtime.planted import BuildDeadlyWorker
+from tests.runtime.standing import BuildManyWorkers, Seats, stand
+from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, recipe
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
+
+
+def running(images, steps=STEPS):
+    """With Adam's moments, a schedule and a state group: a resume has all of them to restore."""
+    outer = {"model": {"optimizer": "adam", "lr": 0.01, "schedule": "step", "step_every": 2}}
+    return recipe("protonet", images, steps, normalisation="running", outer=outer, seed=max(SEEDS.values()) + 1)
+
+
+@pytest.fixture(scope="module")
+def three(ray_local, small_images):
+    """Three standing workers that can do every run of this file."""
+    from pipeline.runtime.cluster import Workers
+    from pipeline.runtime.transport import RayTransport
+
+    tiny = [running(small_images), *(recipe(name, small_images) for name in ALGORITHMS)]
+    build = BuildManyWorkers(tuple(one.model_dump_json() for one in tiny))
+    transport = stand(RayTransport(build, Workers(3, 0.0), "local"))
+    yield transport
+    transport.close()
+
+
+@pytest.fixture
+def standing(three, monkeypatch):
+    """Executors take seats among the standing workers instead of starting their own."""
+    monkeypatch.setattr("pipeline.runtime.executor.RayTransport", lambda _, workers, __: Seats(three, workers.count))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_theta_is_the_same_bits_for_any_number_of_workers(algorithm, standing, small_images, tmp_path):
+    tiny = recipe(algorithm, small_images)
+    assert TASKS // CHUNK > 3, "three workers should have more than a chunk each"
+    serial = run(tiny, tmp_path / "serial", 0)
+    assert len(set(serial.losses)) == STEPS
+    for workers in (1, 2, 3):
+        assert run(tiny, tmp_path / f"ray{workers}", workers) == serial
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (0, 2)], ids=["ray-then-serial", "serial-then-ray"])
+def test_a_run_that_is_resumed_elsewhere_ends_the_same(first, second, standing, small_images, tmp_path):
+    straight = run(running(small_images), tmp_path / "straight", 0)
+    half = run(running(small_images, STEPS // 2), tmp_path / "resumed", first)
+    resumed = run(running(small_images), tmp_path / "resumed", second)
+    assert resumed.began_after == STEPS // 2
+    assert (resumed.theta, half.losses + resumed.losses) == (straight.theta, straight.losses)
+
+
+def test_workers_that_are_killed_leave_no_trace(small_images, tmp_path):
+    """Of two workers started for the run, one dies between two steps and one in the middle of a chunk."""
+    tiny = recipe("maml", small_images)
+    serial = run(tiny, tmp_path / "serial", 0)
+    before, killed, marker = set(task_workers()), [], tmp_path / "died"
+
+    def kill_one(step: int) -> None:
+        if step == 1:
+            killed.append(min(set(task_workers()) - before))
+            os.kill(killed[0], signal.SIGKILL)
+
+    last_of_step_3 = Ticket(tiny.seed, "train", "train", 3, TASKS - 1)
+    deadly = BuildDeadlyWorker(tiny.model_dump_json(), last_of_step_3, str(marker))
+    assert run(tiny, tmp_path / "ray", 2, deadly, kill_one) == serial
+    assert killed
+    assert marker.exists()
+
+
+def task_workers() -> list[int]:
+    """The processes of this session's task workers."""
+    return [one.pid for one in psutil.Process().children(recursive=True) if "TaskWorker" in one.name()]

@@ -1,0 +1,109 @@
+"""What goes wrong inside an actor comes out as one line that names it, and a worker cannot harm what others read."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline import build
+from pipeline.core.failures import PipelineError, TaskError
+from pipeline.engine.dealer import Crew, Joined
+from pipeline.engine.evaluate import chunks_of
+from pipeline.engine.serial import Monotonic
+from pipeline.runtime.cluster import Workers
+from pipeline.runtime.transport import RayTransport
+from tests.quiet_runs import PATIENCE_S, BuildQuietKeeper, on_ray
+from tests.runtime.planted import ALGORITHM_FAILS, SOURCE_FAILS, BuildPlanted, Careless, parts
+from tests.runtime.tiny import recipe
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("torch_threads")]
+
+
+@pytest.fixture(scope="module")
+def planted(ray_local):
+    """One worker with faults, for all tests of this file."""
+    transport = RayTransport(BuildPlanted(), Workers(1, 0.0), "local")
+    transport.first_numerics()
+    yield transport
+    transport.close()
+
+
+@pytest.fixture
+def crew(planted):
+    crew = Crew(planted, Monotonic(), workers=1, patience=PATIENCE_S)
+    crew.dealer.on(Joined(0))
+    return crew
+
+
+def chunks(step: int):
+    return chunks_of(0, "train", "train", step, 2, 2)
+
+
+def test_a_worker_that_writes_to_theta_changes_its_own_copy_only(ray_local, crew):
+    theta = parts()[2].numpy()
+    reference = ray_local.put(theta)
+    ((_, report),) = crew.learn(reference, chunks(1))
+    assert report.used == 2
+    assert np.array_equal(ray_local.get(reference), theta)
+
+
+def test_without_that_copy_it_would_have_changed_everybodys(ray_local):
+    """The test above can fail: Ray's shared memory is writable through torch."""
+    theta = parts()[2].numpy()
+    reference = ray_local.put(theta)
+    transport = RayTransport(BuildPlanted(Careless), Workers(1, 0.0), "local")
+    try:
+        careless = Crew(transport, Monotonic(), workers=1, patience=PATIENCE_S)
+        list(careless.learn(reference, chunks(1)))
+    finally:
+        transport.close()
+    assert not np.array_equal(ray_local.get(reference), theta)
+
+
+def one_line(error: PipelineError) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert "Traceback" not in text
+    assert len(text) < 500
+    return text
+
+
+@pytest.mark.parametrize(
+    ("step", "cause"),
+    [(ALGORITHM_FAILS, "ValueError: the inner loop has lost its way"), (SOURCE_FAILS, "KeyError: 'no such wave'")],
+    ids=["algorithm", "source"],
+)
+def test_an_error_in_a_task_ends_the_run_and_names_the_task(crew, step, cause):
+    with pytest.raises(TaskError) as raised:
+        list(crew.learn(parts()[2].numpy(), chunks(step)))
+    text = one_line(raised.value)
+    assert f"task train/train/{step}/0" in text
+    assert cause in text
+    assert f"pipeline.replay(DIR, step={step}, number=0)" in text
+
+
+def executor(tiny, folder):
+    text = tiny.model_dump_json()
+    return on_ray(build.BuildWorker(text), BuildQuietKeeper(text, str(folder)), 1)
+
+
+def test_data_that_only_the_workers_miss_is_named_in_one_line(ray_local, small_images, tmp_path):
+    gone = shutil.copy(small_images, tmp_path / "gone.arrow")
+    tiny = recipe("protonet", gone)
+    gone.unlink()
+    with pytest.raises(PipelineError) as raised:
+        executor(tiny, tmp_path / "run").open()
+    assert f"{gone} does not exist" in one_line(raised.value)
+
+
+def test_a_parameter_actor_that_cannot_start_says_why_in_one_line(ray_local, small_images, tmp_path):
+    (tmp_path / "journal.jsonl").write_text("not an entry\n")
+    started = executor(recipe("maml", small_images), tmp_path)
+    try:
+        with pytest.raises(PipelineError) as raised:
+            started.open()
+        assert "journal.jsonl: line 1 is no entry" in one_line(raised.value)
+    finally:
+        started.ray.close()

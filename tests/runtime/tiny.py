@@ -1,0 +1,34 @@
+"""The tiny recipes of the Ray tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import config
+from pipeline.algorithms import ALGORITHMS
+from pipeline.config import Recipe
+
+STEPS, TASKS, CHUNK = 4, 8, 2
+SEEDS = {name: 5 + number for number, name in enumerate(ALGORITHMS)}
+
+
+def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> Recipe:
+    """Four chunks a step: sinusoids for an algorithm that takes them, else small images through conv-4."""
+    sinusoids = "regression" in ALGORITHMS[algorithm].kinds
+    shape = {"shots": 5, "queries": 5} if sinusoids else {"ways": 3, "shots": 1, "queries": 2}
+    data = {
+        "name": f"tiny_{algorithm}",
+        "seed": SEEDS[algorithm],
+        "steps": steps,
+        "tasks_per_step": TASKS,
+        "chunk_size": CHUNK,
+        "algorithm": {"name": algorithm},
+        "net": {"name": "mlp"} if sinusoids else {"name": "conv4", "channels": 8},
+        "source": {"name": "sinusoid"} if sinusoids else {"name": "images", "path": str(images)},
+        "normalisation": "none" if sinusoids else "transductive",
+        "task": {"train": shape, "eval": shape},
+        "outer": {"model": {"optimizer": "adam", "lr": 0.01}},
+        "evaluation": {"tasks": 4},
+    }
+    return config.validate(data | changes, data["name"])

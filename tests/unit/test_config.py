@@ -1,0 +1,363 @@
+"""Recipes: what is wrong is said in one line that names the key, the value and the way out; what is right loads."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import recipes
+from pipeline.algorithms import ALGORITHMS
+from pipeline.build import build_parts, dry_run, flatten, outer_of
+from pipeline.config import load, plain, validate
+from pipeline.core.failures import ConfigError, DataError
+from pipeline.core.source import TaskShape
+from pipeline.nets import NETS
+from pipeline.run import describe
+from pipeline.tasks import SOURCES
+
+pytestmark = pytest.mark.usefixtures("torch_threads")
+
+KNOWN = "known are name, seed, steps"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        # unknown keys, with the nearest known one
+        (["step=3"], "step: unknown key, did you mean steps?"),
+        (["algorithm.inner_lrr=0.1"], "algorithm.inner_lrr: unknown key, did you mean inner_lr?"),
+        (["net.hiden=[3]"], "net.hiden: unknown key, did you mean hidden?"),
+        (["source.phases=[0, 1]"], "source.phases: unknown key, did you mean phase?"),
+        (["outer.model.lrr=0.1"], "outer.model.lrr: unknown key, did you mean lr?"),
+        (["task.train.shot=3"], "task.train.shot: unknown key, did you mean shots?"),
+        (["task.eval.query=3"], "task.eval.query: unknown key, did you mean queries?"),
+        (["numerics.thread=1"], "numerics.thread: unknown key, did you mean threads?"),
+        (["evaluation.task=1"], "evaluation.task: unknown key, did you mean tasks?"),
+        (["tracking.url=x"], "tracking.url: unknown key, did you mean uri?"),
+        (["foo.bar=1"], f"foo: unknown key; {KNOWN}"),
+        # unknown names
+        (["algorithm.name=mmal"], "algorithm.name: 'mmal' is none of maml, reptile, protonet, did you mean maml?"),
+        (["net.name=conv"], "net.name: 'conv' is none of mlp, conv4, did you mean conv4?"),
+        (["source.name=3"], "source.name: 3 is none of sinusoid, images"),
+        (["algorithm={inner_lr: 3}"], "algorithm.name: None is none of maml"),
+        (["algorithm=maml"], "algorithm: input should be an object, found 'maml'"),
+        (["algorithm=null"], "algorithm: input should be an object, found None"),
+        (["normalisation=batch"], "normalisation: input should be 'transductive', .* or 'none', found 'batch'"),
+        (["outer.model.optimizer=adm"], "outer.model.optimizer: input should be 'adam', .*found 'adm'"),
+        (["evaluation.split=dev"], "evaluation.split: input should be 'train', 'val' or 'test', found 'dev'"),
+        (["task.eval.rotations=on"], "task.eval.rotations: input should be 'none', .*found 'on'"),
+        # types: no text for numbers, no true for 1, no 5.0 for 5
+        (["steps=true"], "steps: input should be a valid integer, found True"),
+        (["steps=five"], "steps: input should be a valid integer, found 'five'"),
+        (["steps=5.0"], "steps: input should be a valid integer, found 5.0"),
+        (["steps='5'"], "steps: input should be a valid integer, found '5'"),
+        (["steps="], "steps: input should be a valid integer, found None"),
+        (["algorithm.inner_lr=true"], "algorithm.inner_lr: input should be a valid number, found True"),
+        (["algorithm.inner_lr='0.1'"], "algorithm.inner_lr: input should be a valid number, found '0.1'"),
+        (["algorithm.first_order=1"], "algorithm.first_order: input should be a valid boolean, found 1"),
+        (["algorithm.first_order=yes"], "algorithm.first_order: input should be a valid boolean, found 'yes'"),
+        (["net.hidden=40"], "net.hidden: input should be a valid array, found 40"),
+        (["net=3"], "net: input should be an object, found 3"),
+        (["name=3"], "name: input should be a valid string, found 3"),
+        # values
+        (["algorithm.inner_lr=-1"], "algorithm.inner_lr: input should be greater than 0, found -1"),
+        (["outer.model.lr=-1e-3"], "outer.model.lr: input should be greater than 0, found -0.001"),
+        (["outer.model.lr=0"], "outer.model.lr: input should be greater than 0, found 0"),
+        (["outer.model.clip=0"], "outer.model.clip: input should be greater than 0, found 0"),
+        (["outer.model.beta1=1"], "outer.model.beta1: input should be less than 1, found 1"),
+        (["algorithm.inner_lr=.nan"], "algorithm.inner_lr: input should be a finite number, found nan"),
+        (["algorithm.inner_lr=.inf"], "algorithm.inner_lr: input should be a finite number, found inf"),
+        (["steps=0"], "steps: input should be greater than 0, found 0"),
+        (["tasks_per_step=0"], "tasks_per_step: input should be greater than 0, found 0"),
+        (["task.train.shots=0"], "task.train.shots: input should be greater than or equal to 1, found 0"),
+        (["chunk_size=3"], "chunk_size: expected a power of two, for example 2, found 3"),
+        (["chunk_size=0"], "chunk_size: input should be greater than 0, found 0"),
+        (["seed=-1"], "seed: input should be greater than or equal to 0, found -1"),
+        (["seed=99999999999999999999"], "seed: input should be less than 18446744073709551616"),
+        (["net.hidden=[40, 0]"], "net.hidden.1: input should be greater than or equal to 1, found 0"),
+        (["net.hidden=[]"], "net.hidden: .*at least 1 item"),
+        (["source.phase=[0, 1, 2]"], "source.phase: .*at most 2 items"),
+    ],
+)
+def test_a_wrong_recipe_is_one_line(overrides: list[str], message: str):
+    with pytest.raises(ConfigError, match=f"^recipe sinusoid_maml: {message}") as raised:
+        load("sinusoid_maml", overrides)
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("novalue", "'novalue': expected key=value, for example algorithm.inner_lr=0.02"),
+        ("=3", "'=3': expected key=value"),
+        ("steps.x=1", "steps.x: steps is a value, it has no keys"),
+        ("algorithm.inner_lr.x.y=1", "algorithm.inner_lr.x.y: algorithm.inner_lr is a value, it has no keys"),
+        ("algorithm.inner_lr=[1", "algorithm.inner_lr=: no valid YAML"),
+        ("algorithm={a: 1, a: 2}", "algorithm=: no valid YAML: key 'a' stands there twice"),
+    ],
+)
+def test_an_override_that_cannot_be_read_is_one_line(override: str, message: str):
+    with pytest.raises(ConfigError) as raised:
+        load("sinusoid_maml", [override])
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+
+
+def test_all_problems_are_said_at_once():
+    with pytest.raises(ConfigError) as raised:
+        load("sinusoid_maml", ["steps=-1", "algorithm.inner_lrr=0.1", "net.name=conv", "seed=true"])
+    first, *problems = str(raised.value).splitlines()
+    assert first == "recipe sinusoid_maml has 4 problems:"
+    assert [problem.split(":")[0].strip() for problem in problems] == [
+        "seed",
+        "steps",
+        "algorithm.inner_lrr",
+        "net.name",
+    ]
+
+
+def test_what_is_missing_is_named():
+    data = recipes.read("sinusoid_maml")
+    for key in ("steps", "algorithm", "normalisation", "task", "outer"):
+        with pytest.raises(ConfigError, match=f"recipe mine: {key}: is missing"):
+            validate({name: value for name, value in data.items() if name != key}, "mine")
+    del data["task"]["eval"]
+    with pytest.raises(ConfigError, match="recipe mine: task.eval: is missing"):
+        validate(data, "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-3", 1e-3), ("1E-3", 1e-3), ("2.5e+1", 25.0), (".5", 0.5), ("5.", 5.0), ("1", 1.0), ("1e-05", 1e-5)],
+)
+def test_numbers_as_people_write_them(text: str, number: float):
+    assert load("sinusoid_maml", [f"algorithm.inner_lr={text}"]).algorithm.inner_lr == number
+
+
+def test_overrides_are_applied_in_order_and_may_make_sections():
+    recipe = load(
+        "sinusoid_maml", ["steps=3", "steps=4", "tracking.log_every=7", "outer.model.clip=2", "task.eval.shots=1"]
+    )
+    assert (recipe.steps, recipe.tracking.log_every, recipe.outer["model"].clip) == (4, 7, 2.0)
+    assert (recipe.task.eval.shots, recipe.task.train.shots) == (1, 10)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_recipe_lies_over_its_base(here):
+    (here / "mine.yaml").write_text("base: sinusoid_maml\nsteps: 7\nalgorithm: {inner_lr: 1e-2}\n")
+    (here / "other.yml").write_text("base: mine.yaml\nalgorithm: {name: reptile, inner_steps: 3}\n")
+    base, mine, other = load("sinusoid_maml"), load("mine.yaml"), load("other.yml")
+    assert (mine.name, mine.steps, mine.algorithm.inner_lr) == ("mine", 7, 0.01)
+    assert mine.algorithm.eval_inner_steps == base.algorithm.eval_inner_steps
+    assert mine.net == base.net
+    assert (other.name, other.steps, other.algorithm.name, other.algorithm.inner_steps) == ("other", 7, "reptile", 3)
+    assert other.algorithm.inner_lr == ALGORITHMS["reptile"].Config().inner_lr, "an algorithm brings its own fields"
+
+
+def test_a_base_that_leads_back_is_named(here):
+    (here / "a.yaml").write_text("base: b.yaml\n")
+    (here / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(ConfigError, match=r"its base leads back to itself \(a.yaml -> b.yaml -> a.yaml\)"):
+        load("a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: 3\nsteps: 4\n", "key 'steps' stands there twice.*line 1"),
+        ("algorithm: {name: maml, inner_lr: 1, inner_lr: 2}\n", "key 'inner_lr' stands there twice"),
+        ("- a\n- b\n", "expected keys and values, found"),
+        ("", "expected keys and values, found None"),
+        ("steps: [1\n", "no valid YAML"),
+        ("a:\tb: c\n", "no valid YAML"),
+        ("!!python/object/apply:os.getcwd []\n", "no valid YAML: could not determine a constructor"),
+        ("base: sinusoid_mml\n", "did you mean sinusoid_maml?"),
+        ("base: gone.yaml\n", "recipe gone.yaml: cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_one_line(here, text: str, message: str):
+    (here / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as raised:
+        load("mine.yaml")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_of_bytes_is_no_recipe(here):
+    (here / "mine.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(ConfigError, match="recipe mine.yaml: cannot be read"):
+        load("mine.yaml")
+
+
+def test_a_name_that_is_not_packaged_finds_the_nearest(here):
+    with pytest.raises(ConfigError, match="'sinusoid_mml': no packaged recipe .* did you mean sinusoid_maml"):
+        load("sinusoid_mml")
+    with pytest.raises(ConfigError, match="packaged are .*omniglot_maml_5w1s"):
+        load("xyz")
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_packaged_recipe_loads(name: str):
+    recipe = load(name)
+    assert recipe.name == name
+    assert recipe.chunk_size <= recipe.tasks_per_step
+    assert not (recipe.algorithm.name in ("maml", "reptile") and recipe.normalisation == "running")
+    if ALGORITHMS[recipe.algorithm.name].head:
+        assert recipe.task.eval.ways <= recipe.task.train.ways
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names() if name.startswith("sinusoid")])
+def test_every_packaged_recipe_that_needs_no_data_runs(name: str):
+    dry_run(load(name))
+
+
+def test_the_default_recipe_is_packaged():
+    assert recipes.DEFAULT in recipes.names()
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_saved_recipe_reads_back_as_itself(here, name: str):
+    recipe = load(name, ["outer.model.lr=1.5e-7", "seed=18446744073709551615", "checkpoint.every=3"])
+    (here / "saved.yaml").write_text(describe(recipe))
+    assert load("saved.yaml").model_dump() == recipe.model_dump()
+
+
+@pytest.mark.parametrize(
+    "text", ["plain", "yes", "true", "null", "~", "1e5", "1e-3", "007", "1:30", "2026-01-02", "a: b", "é #1", ""]
+)
+def test_a_saved_text_stays_a_text(here, text: str):
+    data = recipes.read("sinusoid_maml") | {"tracking": {"experiment": text}}
+    recipe = validate(data, "mine")
+    (here / "saved.yaml").write_text(describe(recipe))
+    assert load("saved.yaml").tracking.experiment == text
+
+
+REGISTERED: list[tuple[str, str, type[Any]]] = [
+    (section, name, cls.Config)
+    for section, registry in (("algorithm", ALGORITHMS), ("net", NETS), ("source", SOURCES))
+    for name, cls in registry.items()
+]
+
+
+@pytest.mark.parametrize(("section", "name", "config"), REGISTERED)
+def test_a_registered_class_has_its_fields_in_recipes_and_the_same_defaults(section: str, name: str, config: type[Any]):
+    required = {"path": "x.arrow"} if name == "images" else {}
+    data = recipes.read("sinusoid_maml") | {section: {"name": name, **required}}
+    made = plain(getattr(validate(data, "mine"), section), config)
+    assert made == config(**required)
+    assert {field.name for field in dataclasses.fields(made)} == {field.name for field in dataclasses.fields(config)}
+
+
+def test_a_recipe_cannot_be_changed():
+    recipe = load("sinusoid_maml")
+    for section in (recipe, recipe.algorithm, recipe.outer["model"]):
+        with pytest.raises(ValueError, match="frozen"):
+            section.steps = 3
+
+
+def test_identity_is_what_decides_theta():
+    constant = "outer.model.schedule=constant"
+    base = load("sinusoid_maml", [constant]).identity()
+    assert set(base) == {
+        "seed", "tasks_per_step", "chunk_size", "algorithm", "net", "normalisation", "outer", "task.train", "source"
+    }  # fmt: skip
+    for override in (
+        "seed=2",
+        "tasks_per_step=16",
+        "chunk_size=8",
+        "algorithm.inner_lr=0.02",
+        "algorithm.first_order=true",
+        "net.hidden=[3]",
+        "outer.model.lr=0.1",
+        "outer.model.clip=1",
+        "task.train.shots=3",
+        "task.train.queries=3",
+        "normalisation=layer",
+    ):
+        assert load("sinusoid_maml", [constant, override]).identity() != base, override
+    for override in (
+        "steps=7",
+        "workers.count=9",
+        "task.eval.shots=3",
+        "evaluation.seed=1",
+        "checkpoint.keep=5",
+        "tracking.log_every=1",
+        "name=other",
+    ):
+        assert load("sinusoid_maml", [constant, override]).identity() == base, override
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_steps_decide_theta_where_the_rate_follows_them(schedule: str):
+    identities = [
+        load("sinusoid_maml", [f"outer.model.schedule={schedule}", f"steps={steps}"]).identity() for steps in (7, 8)
+    ]
+    assert identities[0] != identities[1]
+
+
+def test_params_for_the_tracker_are_the_whole_recipe():
+    flat = flatten(load("sinusoid_maml").model_dump(mode="json"))
+    assert flat["algorithm.inner_lr"] == "0.01"
+    assert flat["net.hidden"] == "[40, 40]"
+    assert flat["outer.model.optimizer"] == "adam"
+    assert all(isinstance(value, str) for value in flat.values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (
+            ["algorithm={name: protonet}"],
+            ConfigError,
+            "algorithm.name: protonet learns classification, .* gives regression",
+        ),
+        (["net={name: conv4}"], ConfigError, "net.name: conv4 needs images .* use mlp"),
+        (["normalisation=running"], ConfigError, "normalisation: 'running' makes maml diverge"),
+        (["algorithm={name: reptile}", "normalisation=running"], ConfigError, "'running' makes reptile diverge"),
+        (["outer.modle.lr=0.1"], ConfigError, "outer.modle: maml has no such group, it has model"),
+        (["outer={}"], ConfigError, "outer: no optimizer for the group model; add outer.model"),
+        (["task.train.ways=5"], ConfigError, "task.train.ways: 5, but a regression task has one way"),
+        (["source.phase=[2, 1]"], ConfigError, "source.phase: .* is empty"),
+        (
+            ["source={name: images, path: gone.arrow}"],
+            DataError,
+            "source.path: gone.arrow does not exist; make it with",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_anything_starts(here, overrides, error, message):
+    with pytest.raises(error, match=message) as raised:
+        dry_run(load("sinusoid_maml", overrides))
+    assert "\n" not in str(raised.value)
+    assert list(here.iterdir()) == []
+
+
+def test_a_group_the_recipe_does_not_name_is_stepped_like_the_model():
+    recipe = load("sinusoid_maml", ["outer.model.lr=0.5"])
+    parts = build_parts(recipe)
+    assert outer_of(recipe, parts.layout, parts.algorithm)["model"].lr == 0.5
+
+
+def test_shapes_come_out_as_the_source_takes_them():
+    shapes = load("omniglot_maml_5w1s").shapes()
+    assert shapes.train == TaskShape(5, 1, 1, "random")
+    assert shapes.eval.ways == 5
+
+
+def test_yaml_in_the_package_is_what_a_person_would_read():
+    """Plain YAML too: other programs see the same recipe."""
+    for name in recipes.names():
+        text = (Path(recipes.__file__).parent / f"{name}.yaml").read_text("utf-8")
+        own = yaml.safe_load(text)
+        base = own.pop("base", None)
+        assert base is None or base in recipes.names()
+        assert text.startswith("#"), f"{name} opens with where it comes from"

@@ -1,0 +1,139 @@
+"""The gradient of MAML through conv-4 with batch statistics, against central finite differences in float64.
+
+Both speeds must be right: torch's own batch normalisation is right in a loop and wrong under ``vmap``, in its second
+derivatives alone (ecosystem.md §0.13), and training with it still looks fine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from pipeline.algorithms.maml import MAML
+from pipeline.core.flat import Layout
+from pipeline.core.seeding import Ticket
+from pipeline.core.source import Spec
+from pipeline.core.types import Batch, Context, MetaParams, Params, Task
+from pipeline.engine.numerics import Numerics
+from pipeline.engine.protocols import Chunk
+from pipeline.engine.worker import Worker
+from pipeline.nets.conv4 import Conv4
+from pipeline.nets.losses import cross_entropy
+from pipeline.nets.model import Model
+from pipeline.nets.normalisation import EPSILON, Mode
+
+pytestmark = pytest.mark.usefixtures("torch_threads")
+
+SHAPE, WAYS, EACH, STEPS, NUDGE = (1, 16, 16), 2, 3, 2, 1e-6
+CHUNK = Chunk(1, 0, tuple(Ticket(3, "train", "train", 1, number) for number in range(2)))
+LOOPED = Numerics(dtype="float64", device="cpu", threads=1, vectorise=False)
+VECTORISED = replace(LOOPED, vectorise=True)
+
+
+class Noise:
+    """Images of noise, brighter in one class than in the other."""
+
+    Config: ClassVar[Any] = None
+    splits = ("train", "val", "test")
+    fingerprint = "noise"
+
+    def spec(self) -> Spec:
+        return Spec("classification", SHAPE, WAYS)
+
+    def sample(self, ticket: Ticket) -> Task[Batch]:
+        rng, y = ticket.rng("task"), torch.arange(WAYS).repeat_interleave(EACH)
+        support, query = (torch.from_numpy(rng.normal(size=(len(y), *SHAPE))) + 0.5 * y.view(-1, 1, 1, 1) for _ in "sq")
+        return Task(ticket.id, Batch(support, y), Batch(query, y), WAYS)
+
+
+class Fused:
+    """torch's own batch normalisation, which ruff refuses outside of tests."""
+
+    moments: ClassVar[Params] = {}
+
+    def __call__(self, name: str, h: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor:
+        return F.batch_norm(h, None, None, scale, shift, training=True, eps=EPSILON)
+
+
+class FusedModel(Model):
+    def _own_statistics(self) -> Any:
+        return Fused()
+
+
+STRIDE, POOL = Conv4.Config(2, "stride", "mean"), Conv4.Config(2, "pool", "flatten")
+
+
+def maml(mode: Mode, model: type[Model] = Model, config: Any = STRIDE) -> MAML:
+    net = Conv4(config, SHAPE, WAYS, normalised=True)
+    return MAML(MAML.Config(inner_lr=0.4, inner_steps=STEPS), model(net, mode, SHAPE), cross_entropy)
+
+
+def gradient(algorithm: MAML, theta: MetaParams, numerics: Numerics) -> MetaParams:
+    layout = Layout.of(theta, torch.float64)
+    worker = Worker(algorithm, Noise(), layout, numerics, len(CHUNK.tickets))
+    contribution, report = worker.learn(layout.pack(theta).numpy(), CHUNK)
+    assert report.used == len(CHUNK.tickets)
+    return layout.unpack(torch.from_numpy(contribution.gradient))
+
+
+def by_differences(algorithm: MAML, theta: MetaParams, name: str, at: int) -> float:
+    tasks = [Noise().sample(ticket) for ticket in CHUNK.tickets]
+    losses = []
+    for nudge in (NUDGE, -NUDGE):
+        leaf = theta["model"][name].clone()
+        leaf.view(-1)[at] += nudge
+        nearby = {"model": theta["model"] | {name: leaf}}
+        losses.append(
+            sum(algorithm.objective(nearby, task, Context(1, "train", WAYS, {})).loss.item() for task in tasks)
+        )
+    return (losses[0] - losses[1]) / (2 * NUDGE)
+
+
+def some_coordinates(theta: MetaParams) -> list[tuple[str, int]]:
+    """Two of each leaf."""
+    rng = np.random.default_rng(0)
+    return [
+        (name, int(at)) for name, leaf in theta["model"].items() for at in rng.choice(leaf.numel(), 2, replace=False)
+    ]
+
+
+@pytest.fixture(scope="module")
+def theta() -> MetaParams:
+    # Nets may draw theta in any dtype; the store casts it, as here.
+    drawn = maml("support").init(np.random.default_rng(5))
+    return {"model": {name: leaf.double() for name, leaf in drawn["model"].items()}}
+
+
+def values(of: MetaParams, coordinates: list[tuple[str, int]]) -> Tensor:
+    return torch.stack([of["model"][name].reshape(-1)[at] for name, at in coordinates])
+
+
+@pytest.mark.parametrize(
+    ("mode", "config"), [("transductive", STRIDE), ("transductive", POOL), ("support", STRIDE), ("one_query", POOL)]
+)
+def test_the_gradient_through_batch_statistics_is_that_of_finite_differences(theta, mode, config):
+    algorithm, coordinates = maml(mode, config=config), some_coordinates(theta)
+    expected = torch.tensor([by_differences(algorithm, theta, *one) for one in coordinates], dtype=torch.float64)
+    looped, vectorised = gradient(algorithm, theta, LOOPED), gradient(algorithm, theta, VECTORISED)
+    assert_close(values(looped, coordinates), expected, rtol=1e-6, atol=1e-8)
+    assert_close(values(vectorised, coordinates), expected, rtol=1e-6, atol=1e-8)
+    for name, leaf in looped["model"].items():
+        assert leaf.abs().max() > 1e-4, f"{name} is dead: the test would not notice a wrong gradient"
+        assert_close(vectorised["model"][name], leaf, rtol=1e-10, atol=1e-10)
+
+
+def test_torch_s_own_batch_norm_is_wrong_under_vmap(theta):
+    """Why it is banned. When this fails, torch has mended it: see whether the ban can go."""
+    fused, coordinates = maml("transductive", FusedModel), some_coordinates(theta)
+    ours = gradient(maml("transductive"), theta, VECTORISED)
+    right, wrong = gradient(fused, theta, LOOPED), gradient(fused, theta, VECTORISED)
+    assert_close(values(right, coordinates), values(ours, coordinates), rtol=1e-8, atol=1e-10)
+    worst = (values(wrong, coordinates) - values(ours, coordinates)).abs().max()
+    assert worst > 1e-3 * values(ours, coordinates).abs().max()

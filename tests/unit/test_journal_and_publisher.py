@@ -1,0 +1,376 @@
+"""Every metric once: on disk first, then in the tracker, whatever crashes, fails or hangs in between."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.failures import ResumeError
+from pipeline.engine import publisher as publishing
+from pipeline.engine.journal import Journal
+from pipeline.engine.protocols import Entry
+from pipeline.engine.publisher import Publisher, Run, windows
+from tests.unit.virtual import Recorder
+
+LOG_EVERY = 5
+LONG_S = 20.0
+
+
+def train(step: int, **metrics: float) -> Entry:
+    return Entry("train", step, 1000 * step, {"step": float(step), **metrics})
+
+
+def validation(step: int) -> Entry:
+    return Entry("validation", step, 1000 * step + 1, {"val": float(step)})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "journal.jsonl"
+
+
+def test_the_first_write_wins(path):
+    journal = Journal(path)
+    assert journal.append(train(1, loss=0.5))
+    assert not journal.append(train(1, loss=0.7))
+    assert journal.append(validation(1))
+    assert [entry.metrics.get("loss") for entry in journal.entries] == [0.5, None]
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_reopened_journal_knows_what_it_holds(path):
+    odd = Entry("train", 2, 3, {"é/µ": math.inf, "tiny": 5e-324, "third": 1 / 3})
+    first = Journal(path)
+    for entry in (train(1), odd, validation(2)):
+        first.append(entry)
+    first.close()
+    again = Journal(path)
+    assert again.entries == [train(1), odd, validation(2)]
+    assert not again.append(train(2))
+    again.append(train(3))
+    again.close()
+    assert Journal(path).entries == [train(1), odd, validation(2), train(3)]
+
+
+def test_not_a_number_survives(path):
+    Journal(path).append(Entry("train", 1, 1, {"loss": math.nan}))
+    assert math.isnan(Journal(path).entries[0].metrics["loss"])
+
+
+def test_entries_are_on_disk_before_append_returns(path):
+    journal = Journal(path)
+    for step in (1, 2, 3):
+        journal.append(train(step))
+        assert Entry(**json.loads(path.read_text().splitlines()[-1])) == train(step)
+
+
+def test_a_torn_last_line_is_forgotten_and_the_checkpoint_brings_it_back(path):
+    journal = Journal(path)
+    for step in (1, 2, 3):
+        journal.append(train(step))
+    journal.close()
+    whole = path.read_bytes()
+    start_of_last = whole.rstrip(b"\n").rfind(b"\n") + 1
+    for cut in range(start_of_last, len(whole)):
+        path.write_bytes(whole[:cut])
+        torn = Journal(path)
+        assert torn.entries == [train(1), train(2)]
+        torn.absorb([train(2, loss=9.0), train(3)])
+        torn.close()
+        assert path.read_bytes() == whole
+
+
+def test_a_checkpoint_brings_back_what_the_disk_lost(path):
+    journal = Journal(path)
+    journal.append(train(1))
+    journal.absorb([train(1, loss=9.0), train(2), train(3)])
+    assert journal.entries == [train(1), train(2), train(3)]
+    assert len(path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("line", ["{not json", "[1, 2]", '{"kind": "train"}', "", '"text"'])
+def test_a_damaged_line_is_named_and_nothing_is_thrown_away(path, line):
+    journal = Journal(path)
+    journal.append(train(1))
+    journal.close()
+    text = path.read_text() + f"{line}\n" + path.read_text().replace('"step": 1', '"step": 2')
+    path.write_text(text)
+    with pytest.raises(ResumeError, match="line 2 is no entry"):
+        Journal(path)
+    assert path.read_text() == text
+
+
+def test_windows_are_means_over_log_every_steps():
+    ready, consumed = windows([train(step, loss=step**2) for step in range(1, 13)], LOG_EVERY, final=False)
+    assert [(entry.step, entry.timestamp, entry.metrics["step"]) for entry in ready] == [
+        (5, 5000, 3.0),
+        (10, 10000, 8.0),
+    ]
+    assert ready[0].metrics["loss"] == pytest.approx((1 + 4 + 9 + 16 + 25) / 5)
+    assert consumed == 10
+
+
+def test_an_unfinished_window_waits_unless_it_is_the_last():
+    entries = [train(step) for step in range(6, 9)]
+    assert windows(entries, LOG_EVERY, final=False) == ([], 0)
+    ready, consumed = windows(entries, LOG_EVERY, final=True)
+    assert ([(entry.step, entry.metrics["step"]) for entry in ready], consumed) == ([(8, 7.0)], 3)
+
+
+def test_a_metric_that_some_steps_lack_is_the_mean_over_those_that_have_it():
+    entries = [train(1), train(2, rare=3.0), train(3), train(4, rare=5.0), train(5)]
+    (only,), _ = windows(entries, LOG_EVERY, final=False)
+    assert only.metrics == {"rare": 4.0, "step": 3.0}
+
+
+def test_other_kinds_go_as_they_are_and_do_not_wait():
+    ready, consumed = windows([train(1), validation(1)], LOG_EVERY, final=False)
+    assert ready == [validation(1)]
+    assert consumed == 0, "the open window must be read again"
+
+
+@settings(derandomize=True, database=None, deadline=None, max_examples=100)
+@given(
+    steps=st.integers(0, 23),
+    validated=st.sets(st.integers(1, 23)),
+    cuts=st.lists(st.integers(0, 46)),
+    log_every=st.integers(1, 7),
+)
+def test_however_the_journal_is_cut_the_tracker_sees_the_same_and_no_step_is_unseen(steps, validated, cuts, log_every):
+    entries: list[Entry] = []
+    for step in range(1, steps + 1):
+        entries += [train(step), *([validation(step)] if step in validated else [])]
+    tracker, sent = Recorder(), 0
+    for cut in sorted(min(cut, len(entries)) for cut in cuts):
+        ready, consumed = windows(entries[sent:cut], log_every, final=False) if cut > sent else ([], 0)
+        tracker.send(ready)
+        sent += consumed
+    tracker.send(windows(entries[sent:], log_every, final=True)[0])
+
+    expected = {}
+    for first in range(1, steps + 1, log_every):
+        last = min(first + log_every - 1, steps)
+        expected[last] = (first + last) / 2
+    assert tracker.curve("step") == sorted(expected.items())
+    assert tracker.curve("val") == [(step, float(step)) for step in sorted(validated) if step <= steps]
+
+
+class Failing(Recorder):
+    """Refuses its first ``failures`` calls."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures, self.delivered = failures, threading.Event()
+
+    def _refuse(self) -> None:
+        if self.failures > 0:
+            self.failures -= 1
+            raise ConnectionError("no\n  answer")
+
+    def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
+        self._refuse()
+        return super().start(run, name, params, tags)
+
+    def send(self, entries: Sequence[Entry]) -> None:
+        self._refuse()
+        super().send(entries)
+        self.delivered.set()
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self._refuse()
+        super().tag(tags)
+
+
+class Hanging(Recorder):
+    """Does not come back from ``send`` until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def send(self, entries: Sequence[Entry]) -> None:
+        self.entered.set()
+        assert self.released.wait(LONG_S)
+        super().send(entries)
+
+
+Build = Callable[..., tuple[Publisher, Journal]]
+
+
+@pytest.fixture
+def build(path: Path) -> Build:
+    """A publisher and its journal; built again, they are those of the run after a restart."""
+
+    def built(tracker: Recorder, log_every: int = LOG_EVERY) -> tuple[Publisher, Journal]:
+        journal = Journal(path)
+        run = Run("a name", {"seed": "7"}, {"git_commit": "abc"})
+        return Publisher(tracker, journal, run, path.parent, log_every), journal
+
+    return built
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other at once, and close does not wait long."""
+    monkeypatch.setattr(publishing, "PERIOD_S", 0.001)
+    monkeypatch.setattr(publishing, "BACKOFF_S", (0.001, 0.002))
+    monkeypatch.setattr(publishing, "CLOSE_S", 0.2)
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread never gets to an attempt of its own: everything is sent at the end."""
+    monkeypatch.setattr(publishing, "PERIOD_S", 3600.0)
+
+
+def test_a_run_is_started_filled_and_ended(build: Build, tmp_path: Path, idle: None):
+    tracker = Recorder()
+    publisher, journal = build(tracker)
+    publisher.start({"numerics.torch": "2"})
+    for step in range(1, 13):
+        journal.append(train(step))
+    (recipe := tmp_path / "recipe.yaml").write_text("seed: 7")
+    (weights := tmp_path / "step-00000012.safetensors").write_text("…")
+    assert publisher.close("FINISHED", [recipe, weights], {"theta_sha256": "f00"}) is None
+    assert (tracker.name, tracker.params, tracker.status) == ("a name", {"seed": "7"}, "FINISHED")
+    assert tracker.tags == {"git_commit": "abc", "numerics.torch": "2", "theta_sha256": "f00"}
+    assert tracker.curve("step") == [(5, 3.0), (10, 8.0), (12, 11.5)]
+    assert tracker.artifacts == ["recipe.yaml", "checkpoints/step-00000012.safetensors"]
+
+
+def test_after_a_restart_the_same_run_goes_on_and_nothing_is_sent_twice_or_never(build: Build, idle: None):
+    tracker = Recorder()
+    for first, last, status in ((1, 7, "KILLED"), (5, 13, "FAILED"), (12, 20, "FINISHED")):
+        publisher, journal = build(tracker)
+        publisher.start({})
+        for step in range(first, last + 1):  # a resume replays the steps since its checkpoint
+            journal.append(train(step))
+        assert publisher.close(status, [], {}) is None
+        journal.close()
+        assert tracker.status == status
+    assert tracker.starts == [None, "run-1", "run-1"]
+    # 1-5, then what there was at each end, then up to the next multiple of 5: twenty steps, each in one window.
+    assert tracker.curve("step") == [(5, 3.0), (7, 6.5), (10, 9.0), (13, 12.0), (15, 14.5), (20, 18.0)]
+
+
+def test_after_a_crash_the_tracker_has_each_point_once(build: Build, idle: None):
+    """The tracker took a batch, and the process died before it could note that."""
+    tracker = Recorder()
+    publisher, journal = build(tracker)
+    for step in range(1, 11):
+        journal.append(train(step))
+        journal.append(validation(step))
+    publisher._send(final=False)
+    (publisher.folder / "journal.sent").unlink()
+    journal.close()
+
+    again, _ = build(tracker)
+    again.start({})
+    assert again.close("FINISHED", [], {}) is None
+    assert tracker.curve("step") == [(5, 3.0), (10, 8.0)]
+    assert len(tracker.curve("val")) == 10
+
+
+@pytest.mark.parametrize("failures", [1, 2, 7])
+def test_a_tracker_that_fails_is_tried_again_until_it_has_all(build: Build, failures: int, eager: None):
+    tracker = Failing(failures)
+    publisher, journal = build(tracker)
+    for step in range(1, 11):
+        journal.append(train(step))
+    publisher.start({})
+    assert tracker.delivered.wait(LONG_S)
+    assert publisher.close("FINISHED", [], {}) is None
+    assert publisher.last_error is None
+    assert tracker.curve("step") == [(5, 3.0), (10, 8.0)]
+    assert tracker.status == "FINISHED"
+
+
+def test_what_could_not_be_sent_is_said_in_one_line_and_sent_the_next_time(build: Build, idle: None):
+    down = Failing(1000)
+    publisher, journal = build(down)
+    publisher.start({})
+    for step in range(1, 11):
+        journal.append(train(step))
+    assert publisher.close("FINISHED", [], {}) == "no answer"
+    assert (down.points, down.status) == ({}, None)
+    journal.close()
+
+    up = Recorder()
+    again, _ = build(up)
+    again.start({})
+    assert again.close("FINISHED", [], {}) is None
+    assert up.curve("step") == [(5, 3.0), (10, 8.0)]
+
+
+def test_a_tracker_that_fails_only_at_the_end_is_not_silent(build: Build, idle: None):
+    tracker = Failing(0)
+    publisher, journal = build(tracker)
+    publisher.start({})
+    journal.append(train(5))
+    publisher._send(final=False)
+    tracker.failures = 1  # the closing tags
+    assert publisher.close("FINISHED", [], {}) == "no answer"
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    tracker = Hanging()
+    yield tracker
+    tracker.released.set()
+
+
+def test_a_tracker_that_hangs_holds_up_nobody(build: Build, hanging: Hanging, eager: None):
+    publisher, journal = build(hanging)
+    journal.append(train(5))
+    publisher.start({})
+    assert hanging.entered.wait(LONG_S)
+    for step in range(6, 200):
+        assert journal.append(train(step))
+    problem = publisher.close("FINISHED", [], {})
+    assert problem is not None
+    assert "did not answer" in problem
+    assert hanging.points == {}
+    assert Journal(journal.path).entries[-1] == train(199)
+
+
+def test_a_tracker_that_hangs_at_the_end_holds_up_nobody(build: Build, hanging: Hanging, monkeypatch, idle: None):
+    """The thread was between two attempts: what is left is sent within CLOSE_S too, not in the caller's own time."""
+    monkeypatch.setattr(publishing, "CLOSE_S", 0.2)
+    publisher, journal = build(hanging)
+    publisher.start({})
+    journal.append(train(5))
+    problems: list[str | None] = []
+    caller = threading.Thread(target=lambda: problems.append(publisher.close("FINISHED", [], {})), daemon=True)
+    caller.start()
+    caller.join(3.0)
+    returned = not caller.is_alive()
+    hanging.released.set()
+    caller.join(LONG_S)
+    assert returned, "close() waits for as long as the tracker does"
+    assert problems[0] is not None
+
+
+def test_a_deleted_run_is_followed_by_one_that_has_all(build: Build, idle: None):
+    """The tracker answers with another id: nothing of the journal is there yet."""
+
+    class Deleted(Recorder):
+        def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
+            super().start(run, name, params, tags)
+            return "run-2"
+
+    old, new = Recorder(), Deleted()
+    for tracker, last in ((old, 10), (new, 15)):
+        publisher, journal = build(tracker)
+        publisher.start({})
+        for step in range(1, last + 1):
+            journal.append(train(step))
+        assert publisher.close("FINISHED", [], {}) is None
+        journal.close()
+    assert new.curve("step") == [(5, 3.0), (10, 8.0), (15, 13.0)]

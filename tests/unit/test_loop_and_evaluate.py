@@ -1,0 +1,602 @@
+"""The loop on a tiny recipe put together by build.py: stop and go on, skip and abort, and fixed evaluation tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.build import BuildKeeper, BuildWorker, build_parts, evaluation_plan, plan_of
+from pipeline.config import Recipe, validate
+from pipeline.core.failures import NonFiniteError, ResumeError, TaskError
+from pipeline.core.flat import sha256
+from pipeline.core.seeding import Ticket
+from pipeline.core.source import TaskShape
+from pipeline.core.types import Batch, Context, Task
+from pipeline.engine import loop
+from pipeline.engine.checkpoint import Checkpoints, read_checkpoint
+from pipeline.engine.evaluate import EvaluationPlan, Row, chunks_of, evaluate, interval
+from pipeline.engine.journal import Journal
+from pipeline.engine.protocols import Chunk, Entry, ScoreReport
+from pipeline.engine.serial import SerialExecutor
+from pipeline.engine.worker import Worker, milestones
+from tests.unit.virtual import Recorder
+
+pytestmark = pytest.mark.usefixtures("torch_threads")
+
+RECIPE: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 5,
+    "steps": 6,
+    "tasks_per_step": 20,
+    "chunk_size": 4,
+    "algorithm": {"name": "maml", "inner_lr": 0.05, "inner_steps": 1, "eval_inner_steps": 3},
+    "net": {"name": "mlp", "hidden": [8]},
+    "source": {"name": "sinusoid"},
+    "normalisation": "none",
+    "task": {"train": {"shots": 5, "queries": 5}, "eval": {"shots": 5, "queries": 7}},
+    "outer": {"model": {"optimizer": "adam", "lr": 0.01, "schedule": "cosine"}},
+    "evaluation": {"tasks": 21, "validation_tasks": 9},
+}
+REPTILE = {"name": "reptile", "inner_lr": 0.01, "inner_steps": 3, "eval_inner_steps": 30}
+
+
+def recipe(**changes: Any) -> Recipe:
+    """Sections are merged, values replaced."""
+    merged = {
+        key: {**value, **changes.get(key, {})}
+        if isinstance(value, dict) and key != "algorithm"
+        else changes.get(key, value)
+        for key, value in RECIPE.items()
+    }
+    return validate({**merged, **{key: value for key, value in changes.items() if key not in RECIPE}}, "tiny")
+
+
+class Watcher:
+    """Remembers losses and notes; ``stop_after`` is when somebody presses Ctrl-C."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.losses: dict[int, float] = {}
+        self.notes: list[str] = []
+        self.stop_after = stop_after
+
+    def start(self, steps: int, done: int) -> None:
+        self.began = (steps, done)
+
+    def step(self, step: int, loss: float, metrics: dict[str, float], tasks_per_s: float) -> None:
+        assert tasks_per_s > 0
+        self.losses[step] = loss
+        if step == self.stop_after:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def tracker(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr("pipeline.tracking.mlflow_tracker.MLflowTracker", lambda uri, experiment: recorder)
+    monkeypatch.setattr("pipeline.engine.publisher.PERIOD_S", 3600.0)  # all is sent at the end
+    return recorder
+
+
+Wrap = Callable[[Any], Any]
+
+
+class Bench:
+    """Runs recipes in one folder, where a second run finds what the first one left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def executor(
+        self, of: Recipe, wrap: Wrap = lambda source: source, *, accept_numerics: bool = False
+    ) -> SerialExecutor:
+        worker = BuildWorker(of.model_dump_json())()
+        worker.source = wrap(worker.source)
+        self.folder.mkdir(exist_ok=True)
+        return SerialExecutor(worker, BuildKeeper(of.model_dump_json(), str(self.folder), "abc", accept_numerics)())
+
+    def train(self, of: Recipe, watcher: Watcher | None = None, wrap: Wrap = lambda source: source) -> str:
+        """The last theta's hash."""
+        executor = self.executor(of, wrap)
+        with closing(executor.keeper.journal):
+            trained = loop.train(executor, plan_of(of, build_parts(of)), watcher or Watcher())
+            executor.close("FINISHED", {"steps": trained.step})
+        return sha256(torch.from_numpy(executor.fetch(trained.theta)))
+
+    def killed(self, of: Recipe, step: int, wrap: Wrap = lambda source: source) -> None:
+        """Nothing is closed, as after ``kill -9``."""
+        executor = self.executor(of, wrap)
+        with closing(executor.keeper.journal), pytest.raises(KeyboardInterrupt):
+            loop.train(executor, plan_of(of, build_parts(of)), Watcher(step))
+
+    def journal(self, kind: str = "train") -> list[Entry]:
+        journal = Journal(self.folder / "journal.jsonl")
+        journal.close()
+        return [entry for entry in journal.entries if entry.kind == kind]
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tracker: Recorder) -> Bench:
+    return Bench(tmp_path / "run")
+
+
+@pytest.fixture
+def other(tmp_path: Path, tracker: Recorder) -> Bench:
+    return Bench(tmp_path / "other")
+
+
+def lasting(entry: Entry) -> tuple[int, dict[str, float]]:
+    """What does not depend on the clock."""
+    return entry.step, {key: value for key, value in entry.metrics.items() if key.startswith("train/")}
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_run_that_was_killed_and_resumed_has_the_bits_of_one_that_was_not(bench, other, every, stop):
+    of = recipe(checkpoint={"every": every, "keep": 2})
+    straight = other.train(of)
+    bench.killed(of, stop)
+    watcher = Watcher()
+    assert bench.train(of, watcher) == straight
+    assert watcher.began == (6, stop // every * every)
+    assert [lasting(entry) for entry in bench.journal()] == [lasting(entry) for entry in other.journal()]
+    assert [entry.step for entry in bench.journal()] == list(range(1, 7))
+
+
+@pytest.mark.parametrize(("every", "lost"), [(1, 1), (4, 4)])
+def test_what_the_journal_lost_in_a_crash_is_in_the_checkpoint(bench, other, every, lost):
+    of = recipe(checkpoint={"every": every, "keep": 2})
+    other.train(of)
+    bench.killed(of, 4)
+    path = bench.folder / "journal.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: len(lines) - lost]) + lines[-1][:20])
+    bench.train(of)
+    assert [lasting(entry) for entry in bench.journal()] == [lasting(entry) for entry in other.journal()]
+
+
+def test_a_run_that_is_resumed_with_more_steps_is_the_longer_run(bench, other):
+    outer = {"model": {"optimizer": "adam", "schedule": "step", "step_every": 2}}
+    longer, shorter = recipe(outer=outer, steps=7), recipe(outer=outer, steps=3)
+    bench.train(shorter)
+    assert bench.train(longer) == other.train(longer)
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(bench):
+    first = bench.train(recipe())
+    watcher = Watcher()
+    assert bench.train(recipe(), watcher) == first
+    assert watcher.losses == {}
+
+
+def test_a_run_that_is_further_than_asked_is_not_called_shorter(bench):
+    """``steps`` may change on a resume: theta is still that of the steps that were taken."""
+    outer = {"model": {"optimizer": "adam"}}
+    bench.train(recipe(outer=outer, steps=5))
+    fewer = recipe(outer=outer, steps=3)
+    try:
+        trained = loop.train(bench.executor(fewer), plan_of(fewer, build_parts(fewer)), Watcher())
+    except ResumeError:
+        return
+    assert trained.step == 5
+    assert trained.tasks >= 0
+
+
+def test_what_the_tracker_is_told(bench, tracker):
+    bench.train(recipe(tracking={"log_every": 4}))
+    assert tracker.status == "FINISHED"
+    assert (tracker.params["algorithm.inner_lr"], tracker.params["outer.model.schedule"]) == ("0.05", "cosine")
+    assert {"git_commit", "data", "numerics.torch", "numerics.threads", "theta_sha256", "normalisation"} <= set(
+        tracker.tags
+    )
+    losses = {step: metrics["train/loss"] for step, metrics in map(lasting, bench.journal())}
+    expected = [(4, np.mean([losses[step] for step in range(1, 5)])), (6, np.mean([losses[5], losses[6]]))]
+    assert [step for step, _ in tracker.curve("train/loss")] == [4, 6]
+    assert dict(tracker.curve("train/loss")) == pytest.approx(dict(expected))
+    keys = {key for key, _, _ in tracker.points}
+    assert {f"time/{part}" for part in ("sampling", "inner_loop", "reduction", "checkpoint", "waiting")} <= keys
+    assert {"tasks_per_s", "train/grad_norm/model", "train/lr/model", "train/mse", "train/skipped"} <= keys
+    assert tracker.artifacts == ["summary.json", "checkpoints/step-00000006.safetensors"]
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_the_status_of_the_end_is_told(bench, tracker, status):
+    executor = bench.executor(recipe())
+    executor.open()
+    executor.close(status, {})
+    assert tracker.status == status
+    assert not (bench.folder / "summary.json").exists()
+
+
+class Wrapped:
+    """A source in which some training tasks of step 2 are changed."""
+
+    def __init__(self, source: Any, numbers: Collection[int], change: Callable[[Task[Batch]], Task[Batch]]) -> None:
+        self.source, self.numbers, self.change = source, numbers, change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+    def sample(self, ticket: Ticket) -> Task[Batch]:
+        task = self.source.sample(ticket)
+        chosen = ticket.purpose == "train" and ticket.step == 2 and ticket.number in self.numbers
+        return self.change(task) if chosen else task
+
+
+def nan_query(task: Task[Batch]) -> Task[Batch]:
+    return task._replace(query=task.query._replace(y=task.query.y * math.nan))
+
+
+def infinite_support(task: Task[Batch]) -> Task[Batch]:
+    return task._replace(support=task.support._replace(x=task.support.x * math.inf))
+
+
+def overflowing(task: Task[Batch]) -> Task[Batch]:
+    return task._replace(support=task.support._replace(y=task.support.y + 1e308))
+
+
+def without(task: Task[Batch]) -> Task[Batch]:
+    return task._replace(weight=0.0)
+
+
+def altered(change: Callable[[Task[Batch]], Task[Batch]], *numbers: int) -> Wrap:
+    return lambda source: Wrapped(source, numbers, change)
+
+
+@pytest.mark.parametrize("change", [nan_query, infinite_support, overflowing])
+@pytest.mark.parametrize("algorithm", [RECIPE["algorithm"], REPTILE], ids=["maml", "reptile"])
+def test_a_task_that_is_not_finite_is_as_if_it_were_not_there(bench, other, change, algorithm):
+    of = recipe(algorithm=algorithm, steps=3, numerics={"dtype": "float64", "vectorise": False})
+    bench.train(of, wrap=altered(change, 13))
+    other.train(of, wrap=altered(without, 13))
+    last = [Checkpoints(each.folder / "checkpoints", 1).newest()[0] for each in (bench, other)]
+    for name, tensor in last[1].tensors.items():
+        assert torch.equal(last[0].tensors[name], tensor), name
+    assert last[0].facts["skipped"] == ["train/train/2/13"]
+    assert [entry.metrics["train/skipped"] for entry in bench.journal()] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("number", [12, 13, 14, 15])
+def test_a_skipped_task_leaves_its_slot_empty_and_the_others_where_they_are(number):
+    """The tree is over slots: closing up would round otherwise."""
+    of = recipe(numerics={"dtype": "float64", "vectorise": False})
+    gradients = []
+    for change in (nan_query, without):
+        worker = BuildWorker(of.model_dump_json())()
+        worker.source = altered(change, number)(worker.source)
+        chunk = chunks_of(5, "train", "train", 2, 20, 4)[3]
+        contribution, report = worker.learn(build_parts(of).theta.numpy(), chunk)
+        assert contribution.weight == 3.0
+        assert report.skipped == ((f"train/train/2/{number}",) if change is nan_query else ())
+        gradients.append(contribution.gradient)
+    assert np.array_equal(*gradients)
+
+
+def test_a_vectorised_chunk_with_a_task_that_is_not_finite_agrees_with_the_loop(bench, other):
+    thetas = []
+    for each, vectorise in ((bench, True), (other, False)):
+        of = recipe(steps=3, numerics={"dtype": "float64", "vectorise": vectorise})
+        each.train(of, wrap=altered(nan_query, 13))
+        checkpoint = Checkpoints(each.folder / "checkpoints", 1).newest()[0]
+        thetas.append(torch.cat([tensor.flatten() for tensor in checkpoint.tensors.values()]))
+        assert checkpoint.facts["skipped"] == ["train/train/2/13"]
+    torch.testing.assert_close(*thetas, rtol=0, atol=1e-10)
+
+
+def test_loss_and_metrics_are_means_over_the_used_tasks(bench):
+    of = recipe(numerics={"dtype": "float64"})
+    parts = build_parts(of)
+    wrapped = altered(nan_query, 3)(parts.source)
+    executor = bench.executor(of, altered(nan_query, 3))
+    opened = executor.open()
+    reports = [report for _, report in executor.learn(opened.theta, chunks_of(5, "train", "train", 2, 20, 4))]
+    losses = []
+    theta = parts.layout.unpack(torch.from_numpy(opened.theta))
+    for number in range(20):
+        task = wrapped.sample(Ticket(5, "train", "train", 2, number))
+        losses.append(parts.algorithm.learn(theta, task, Context(2, "train", 1, {}))[1].loss.item())
+    assert math.isnan(losses.pop(3))
+    assert sum(report.used for report in reports) == 19
+    loss, metrics = loop._means(reports)
+    assert loss == pytest.approx(np.mean(losses), rel=1e-12)
+    assert metrics["mse"] == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+def test_a_skipped_task_is_skipped_again_after_a_resume(bench, other):
+    of = recipe(checkpoint={"every": 4})
+    wrap = altered(nan_query, 13)
+    straight = other.train(of, wrap=wrap)
+    bench.killed(of, 5, wrap)
+    assert bench.train(of, wrap=wrap) == straight
+    assert Checkpoints(bench.folder / "checkpoints", 1).newest()[0].facts["skipped"] == ["train/train/2/13"]
+
+
+def test_more_than_one_task_in_twenty_ends_the_run_with_the_line_that_reproduces_it(bench):
+    with pytest.raises(NonFiniteError) as raised:
+        bench.train(recipe(), wrap=altered(nan_query, 17, 13))
+    message = str(raised.value)
+    for expected in ("step 2", "2 of 20 tasks", "train/train/2/13", "pipeline.replay(DIR, step=2, number=13)"):
+        assert expected in message
+    assert "\n" not in message
+    assert Checkpoints(bench.folder / "checkpoints", 1).newest()[0].step == 1
+
+
+def test_a_step_of_which_nothing_is_finite_says_so_too(bench):
+    with pytest.raises(NonFiniteError, match="20 of 20 tasks"):
+        bench.train(recipe(), wrap=altered(nan_query, *range(20)))
+
+
+def test_a_task_that_raises_is_named_with_the_line_that_reproduces_it(bench):
+    def broken(task: Task[Batch]) -> Task[Batch]:
+        raise ZeroDivisionError("no\n  amplitude")
+
+    with pytest.raises(TaskError) as raised:
+        bench.train(recipe(), wrap=altered(broken, 13))
+    message = str(raised.value)
+    expected = "task train/train/2/13 of seed 5: ZeroDivisionError: no amplitude"
+    assert message.startswith(expected)
+    assert "pipeline.replay(DIR, step=2, number=13)" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": 6}, ["seed: 5 -> 6"]),
+        ({"tasks_per_step": 16, "seed": 6}, ["seed: 5 -> 6", "tasks_per_step: 20 -> 16"]),
+        ({"outer": {"model": {"lr": 0.02, "schedule": "cosine"}}}, ["outer:", "0.01", "0.02"]),
+        ({"algorithm": {**RECIPE["algorithm"], "inner_lr": 0.1}}, ["algorithm:", "0.05", "0.1"]),
+        ({"algorithm": REPTILE}, ["algorithm:", "maml", "reptile"]),
+        ({"task": {"train": {"shots": 6, "queries": 5}}}, ["task.train:", "'shots': 5", "'shots': 6"]),
+        ({"source": {"phase": [0.0, 2.0]}}, ["data:"]),
+        ({"steps": 8}, ["steps: 6 -> 8"]),  # the cosine ends elsewhere
+    ],
+)
+def test_a_resume_with_another_recipe_is_refused_and_says_in_what(bench, changes, expected):
+    bench.train(recipe())
+    with pytest.raises(ResumeError) as raised:
+        bench.train(recipe(**changes))
+    for text in (*expected, "--output"):
+        assert text in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"workers": {"count": 7}},
+        {"tracking": {"log_every": 3}},
+        {"checkpoint": {"every": 2, "keep": 5}},
+        {"evaluation": {"tasks": 5}},
+        {"task": {"eval": {"shots": 3, "queries": 3}}},
+        {"name": "other"},
+    ],
+)
+def test_what_does_not_decide_theta_may_change_on_a_resume(bench, other, changes):
+    bench.killed(recipe(), 3)
+    assert bench.train(recipe(**changes)) == other.train(recipe())
+
+
+def test_other_numerics_are_refused_unless_accepted_and_then_recorded(bench):
+    bench.killed(recipe(), 3)
+    looped = recipe(numerics={"vectorise": False})
+    with pytest.raises(ResumeError, match=r"vectorise true -> false.*--accept-numerics"):
+        bench.train(looped)
+    executor = bench.executor(looped, accept_numerics=True)
+    loop.train(executor, plan_of(looped, build_parts(looped)), Watcher())
+    executor.close("FINISHED", {})
+    facts = Checkpoints(bench.folder / "checkpoints", 1).newest()[0].facts
+    assert facts["identity"]["numerics"]["vectorise"] == "false"
+    assert facts["identity"]["numerics_changes"] == ["step 3: vectorise true -> false"]
+    bench.train(looped)  # the new numerics are the run's own now
+
+
+def test_a_folder_of_damaged_checkpoints_is_refused_and_not_begun_anew(bench):
+    bench.train(recipe())
+    for path in (bench.folder / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ResumeError, match=r"no valid checkpoint: .*step-00000006.*step-00000005"):
+        bench.train(recipe())
+
+
+VALIDATED = {"tasks": 21, "validation_tasks": 9, "validate_every": 2}
+
+
+def test_validation_is_journaled_and_the_best_theta_kept(bench):
+    watcher = Watcher()
+    bench.train(recipe(evaluation=VALIDATED), watcher)
+    curve = {entry.step: entry.metrics["val/mse/after_3_steps"] for entry in bench.journal("validation")}
+    assert list(curve) == [2, 4, 6]
+    best = min(curve, key=lambda step: curve[step])
+    assert read_checkpoint(bench.folder / "best.safetensors").step == best
+    assert [note.startswith(f"step {step}: validation mse") for step, note in zip(curve, watcher.notes, strict=True)]
+
+
+def test_validation_does_not_change_the_run(bench, other):
+    assert bench.train(recipe(evaluation=VALIDATED)) == other.train(recipe())
+
+
+def test_the_best_theta_so_far_is_remembered_by_a_resumed_run(bench):
+    """It was found after the checkpoint of its step was written."""
+    executor = bench.executor(recipe())
+    executor.open()
+    theta = executor.keeper.store.vector()
+    chunks = chunks_of(5, "train", "train", 1, 20, 4)
+    executor.apply(1, {report.chunk: handle for handle, report in executor.learn(theta, chunks)}, {}, [])
+    assert executor.keep_best(1, 0.9)
+    executor.close("KILLED", {})
+
+    resumed = bench.executor(recipe())
+    resumed.open()
+    assert not resumed.keep_best(1, 0.5), "a worse theta took the place of the best one"
+    resumed.close("KILLED", {})
+
+
+@pytest.mark.parametrize("stop", ["before validation", "before the step"])
+def test_a_validation_that_a_crash_prevented_is_made_up_for(bench, other, stop, monkeypatch):
+    of = recipe(evaluation=VALIDATED)
+    other.train(of)
+
+    def crash(*_: Any) -> Iterator[ScoreReport]:
+        raise KeyboardInterrupt
+
+    if stop == "before validation":
+        executor = bench.executor(of)
+        monkeypatch.setattr(executor, "score", crash)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(executor, plan_of(of, build_parts(of)), Watcher())
+    else:
+        bench.killed(of, 1)
+    bench.train(of)
+    assert [entry.step for entry in bench.journal("validation")] == [
+        entry.step for entry in other.journal("validation")
+    ]
+
+
+def test_the_interval_is_that_of_a_mean_over_tasks():
+    values = [1.0, 2.0, 4.0, 7.0, 11.0]
+    spread = math.sqrt(sum((value - 5.0) ** 2 for value in values) / 4)
+    assert interval(values) == pytest.approx((5.0, 1.96 * spread / math.sqrt(5)))
+    mean, half = interval([3.0])
+    assert mean == 3.0
+    assert math.isnan(half)
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        (1, (0,)),
+        (2, (0, 1)),
+        (11, tuple(range(11))),
+        (12, (0, 1, 2, 5, 10, 11)),
+        (21, (0, 1, 2, 5, 10, 20)),
+        (51, (0, 1, 2, 5, 10, 20, 50)),
+        (1001, (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)),
+    ],
+)
+def test_milestones_of_a_trace(length, expected):
+    assert milestones(length) == expected
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (8, 8), (9, 8), (17, 4)])
+def test_chunks_hold_each_task_once_in_order(count, size):
+    chunks = chunks_of(5, "train", "val", 3, count, size)
+    assert [chunk.number for chunk in chunks] == list(range(-(-count // size)))
+    assert [ticket for chunk in chunks for ticket in chunk.tickets] == [
+        Ticket(5, "train", "val", 3, number) for number in range(count)
+    ]
+    assert all(len(chunk.tickets) == size for chunk in chunks[:-1])
+
+
+def worker_of(of: Recipe, seen: list[Task[Batch]] | None = None) -> tuple[Worker, np.ndarray]:
+    worker, theta = BuildWorker(of.model_dump_json())(), build_parts(of).theta.numpy()
+    sample = worker.source.sample
+
+    def watched(ticket: Ticket) -> Task[Batch]:
+        task = sample(ticket)
+        if seen is not None:
+            seen.append(task)
+        return task
+
+    worker.source.sample = watched  # type: ignore[method-assign]
+    return worker, theta
+
+
+class Scorer:
+    """A worker that answers in another order than it was asked in."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+
+    def score(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[ScoreReport]:
+        return (self.worker.score(theta, chunk) for chunk in reversed(chunks))
+
+
+def rows_of(of: Recipe, seen: list[Task[Batch]] | None = None) -> list[Row]:
+    worker, theta = worker_of(of, seen)
+    return evaluate(Scorer(worker), theta, evaluation_plan(of, worker.source))
+
+
+@pytest.mark.parametrize("algorithm", [RECIPE["algorithm"], REPTILE], ids=["maml", "reptile"])
+def test_rows_are_means_over_tasks_of_the_metric_along_the_trace(algorithm):
+    of = recipe(algorithm=algorithm, numerics={"dtype": "float64"})
+    parts = build_parts(of)
+    theta = parts.layout.unpack(parts.theta)
+    plan = evaluation_plan(of, parts.source)
+    values = []
+    for number in range(plan.tasks):
+        ticket = Ticket(plan.seed, "evaluate", "test", 0, number)
+        task = parts.source.sample(ticket)
+        noise = parts.algorithm.draw(ticket.rng("noise"), task, "evaluate")
+        context = Context(0, "evaluate", 1, noise)
+        trace = parts.algorithm.trace(theta, task.support, context)
+        values.append([parts.algorithm.score(point, task.query, context).loss.item() for point in trace])
+    array = np.array(values)
+    rows = rows_of(of)
+    assert [row.point for row in rows] == list(milestones(array.shape[1]))
+    for row in rows:
+        assert (row.metric, len(array)) == ("mse", 21)
+        assert (row.mean, row.ci95) == pytest.approx(interval(array[:, row.point]), rel=1e-9)
+
+
+def test_every_method_is_judged_by_the_same_tasks():
+    seen: list[list[Task[Batch]]] = []
+    hashes = set()
+    variants = [
+        recipe(),
+        recipe(algorithm=REPTILE),
+        recipe(seed=99, chunk_size=4, tasks_per_step=8),
+        recipe(net={"hidden": [4, 4]}, numerics={"vectorise": False}, task={"train": {"shots": 2, "queries": 9}}),
+    ]
+    for of in variants:
+        tasks: list[Task[Batch]] = []
+        rows_of(of, tasks)
+        seen.append(sorted(tasks, key=lambda task: int(task.id.rsplit("/", 1)[1])))
+        hashes.add(evaluation_plan(of, build_parts(of).source).hash)
+    assert len(hashes) == 1
+    for tasks in seen[1:]:
+        assert len(tasks) == len(seen[0]) == 21
+        for task, first in zip(tasks, seen[0], strict=True):
+            assert task.id == first.id
+            pairs = zip((*task.support, *task.query), (*first.support, *first.query), strict=True)
+            assert all(torch.equal(left, right) for left, right in pairs)
+
+
+def test_chunks_do_not_change_what_is_measured():
+    rows = [rows_of(recipe(chunk_size=size, numerics={"dtype": "float64"})) for size in (1, 8, 32)]
+    for other_rows in rows[1:]:
+        for one, same in zip(rows[0], other_rows, strict=True):
+            assert (one.point, one.metric) == (same.point, same.metric)
+            assert (one.mean, one.ci95) == pytest.approx((same.mean, same.ci95), rel=1e-10)
+
+
+def test_the_evaluation_hash_tells_tasks_apart():
+    plan = EvaluationPlan("test", 21, 5, 8, TaskShape(5, 1, 15), "abc")
+    others = [
+        replace(plan, split="val"),
+        replace(plan, tasks=22),
+        replace(plan, seed=6),
+        replace(plan, data="abd"),
+        *(replace(plan, shape=replace(plan.shape, **{key: 2})) for key in ("ways", "shots", "queries")),
+        replace(plan, shape=replace(plan.shape, rotations="classes")),
+    ]
+    assert len({one.hash for one in (plan, *others)}) == 1 + len(others)
+    assert replace(plan, chunk_size=1).hash == plan.hash
+
+
+def test_validation_and_the_final_table_use_different_tasks():
+    of = recipe(evaluation=VALIDATED)
+    parts = build_parts(of)
+    plan, final = plan_of(of, parts), evaluation_plan(of, parts.source)
+    assert plan.validation is not None
+    assert (plan.validation.split, plan.validation.tasks, final.split, final.tasks) == ("val", 9, "test", 21)
+    assert plan.validation.hash != final.hash
+    assert plan_of(recipe(), parts).validation is None
