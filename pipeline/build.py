@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
 from pipeline.config import Recipe, plain
 from pipeline.core.algorithm import Algorithm
@@ -121,6 +122,7 @@ class BuildKeeper:
             {**recipe.identity(), "data": source.fingerprint},
             journal,
             publisher,
+            recipes.dump(recipe.model_dump(mode="json")),
             accept_numerics=self.accept_numerics,
         )
 

@@ -10,22 +10,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 
 from pipeline import recipes
-from pipeline.build import Parts, build_crew, build_executor, build_parts, dry_run, evaluation_plan, git_commit, plan_of
+from pipeline.build import (
+    BuildWorker,
+    Parts,
+    build_crew,
+    build_executor,
+    build_parts,
+    dry_run,
+    evaluation_plan,
+    git_commit,
+    plan_of,
+)
 from pipeline.config import Recipe, validate
 from pipeline.core.failures import ConfigError, ResumeError
 from pipeline.core.flat import sha256
 from pipeline.core.seeding import Ticket
-from pipeline.core.types import Context, MetaParams, Score
+from pipeline.core.types import MetaParams, Score
 from pipeline.engine import loop
 from pipeline.engine.checkpoint import Checkpoint, Checkpoints, read_checkpoint
 from pipeline.engine.evaluate import evaluate
+from pipeline.engine.keeper import BEST
 from pipeline.engine.loop import Trained, Watcher
 from pipeline.engine.protocols import Scorer
 from pipeline.serving.learner import Learner, refuse_transductive
-from pipeline.storage.local import write_whole
 from pipeline.tracking import uri as tracking_uri
 from pipeline.tracking.mlflow_tracker import how_to_open, probe
 
@@ -58,9 +67,6 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
     folder = _folder(recipe, where)
     probe(recipe.tracking.uri)
     parts = dry_run(recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = describe(recipe).encode() + b"\n"
-    write_whole(folder / "recipe.yaml", lambda file: file.write(text))
     chunks = -(-recipe.tasks_per_step // recipe.chunk_size)
     if where.executor == "ray" and recipe.workers.count > chunks:
         watcher.note(
@@ -89,7 +95,7 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
 
 def describe(recipe: Recipe) -> str:
     """The resolved recipe, as it is saved with the run."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).rstrip()
+    return recipes.dump(recipe.model_dump(mode="json")).rstrip()
 
 
 def where_to_look(ended: Ended) -> dict[str, str]:
@@ -160,7 +166,7 @@ def pack(parts: Parts, checkpoint: Checkpoint) -> np.ndarray:
 def _final_rows(scorer: Scorer, vector: np.ndarray, recipe: Recipe, parts: Parts, folder: Path) -> list[dict[str, Any]]:
     plan = evaluation_plan(recipe, parts.source)
     rows = [{"theta": "last", **row._asdict()} for row in evaluate(scorer, vector, plan)]
-    best = folder / "best.safetensors"
+    best = folder / BEST
     if recipe.evaluation.validate_every and best.exists():
         rows += [
             {"theta": "best", **row._asdict()} for row in evaluate(scorer, pack(parts, read_checkpoint(best)), plan)
@@ -226,6 +232,8 @@ def _folder(recipe: Recipe, where: Where) -> Path:
         folder = runs[-1]
     else:
         folder = Path("runs", recipe.name, datetime.now().strftime("%Y%m%d-%H%M%S")).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output: {folder} is a file; name a folder")
     has_run = (folder / "recipe.yaml").exists()
     if where.resume and not has_run:
         raise ResumeError(f"--resume: {folder} holds no run; leave --resume out to start one there")
@@ -247,9 +255,6 @@ def load_learner(folder: Path, normalisation: str | None) -> Learner:
 def replay_task(folder: Path, step: int, number: int) -> tuple[MetaParams, Score]:
     """One training task of a run, learned at its newest theta."""
     recipe = validate_folder(folder)
-    parts = build_parts(recipe)
-    ticket = Ticket(recipe.seed, "train", "train", step, number)
-    task = parts.source.sample(ticket)
-    noise = parts.algorithm.draw(ticket.rng("noise"), task, "train")
-    theta = parts.layout.unpack(torch.from_numpy(pack(parts, newest(folder))))
-    return parts.algorithm.learn(theta, task, Context(step, "train", task.ways, noise))
+    worker = BuildWorker(recipe.model_dump_json())()
+    theta = pack(build_parts(recipe), newest(folder))
+    return worker.learn_alone(theta, Ticket(recipe.seed, "train", "train", step, number))

@@ -30,10 +30,10 @@ os.environ.update(
 
 @pytest.fixture(scope="session")
 def ray_local():
-    """A Ray of this session, with room for three workers and a parameter actor: executors join it."""
+    """A Ray of this session, which executors join; with room for some standing workers beside a run's own."""
     import ray
 
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
     ray.shutdown()
 

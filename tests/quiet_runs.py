@@ -56,6 +56,7 @@ class BuildQuietKeeper:
             {**recipe.identity(), "data": source.fingerprint},
             journal,
             Publisher(Nowhere(), journal, Run(recipe.name, {}, {}), folder, log_every=1),
+            "",
             accept_numerics=False,
         )
 

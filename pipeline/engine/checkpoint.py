@@ -39,7 +39,9 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{checkpoint.step:08d}.safetensors"
         write_checkpoint(path, checkpoint)
-        for old in self.steps()[: -self.keep]:
+        # Only what is behind it: a newer file that is still there was damaged, and the run fell back behind it.
+        behind = [step for step in self.steps() if step <= checkpoint.step]
+        for old in behind[: -self.keep]:
             (self.folder / f"step-{old:08d}.safetensors").unlink(missing_ok=True)
         return path
 

@@ -139,12 +139,15 @@ class Dealer:
         ]
 
     def _done(self, event: Done) -> list[Action]:
-        if event.worker in self.busy:
+        # An answer that comes late says nothing about what its worker, or the one in its place, does now.
+        round_, chunk = self.busy.get(event.worker, (0, None))
+        if chunk is not None and (round_, chunk.number) == (event.round, event.chunk):
             del self.busy[event.worker]
             self.idle.append(event.worker)
         actions: list[Action] = []
         if event.round == self.round and event.chunk in self.open:
             self.open.remove(event.chunk)
+            self.waiting = deque(chunk for chunk in self.waiting if chunk.number != event.chunk)
             actions.append(Accept(event.chunk, event.result))
         return actions + self._deal()
 

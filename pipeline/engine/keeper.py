@@ -17,12 +17,14 @@ import numpy as np
 from pipeline.core.failures import ResumeError
 from pipeline.core.flat import sha256
 from pipeline.core.types import Contribution
-from pipeline.engine.checkpoint import Checkpoint, Checkpoints, write_checkpoint
+from pipeline.engine.checkpoint import Checkpoint, Checkpoints, read_checkpoint, write_checkpoint
 from pipeline.engine.journal import Journal
 from pipeline.engine.protocols import Entry, Status
 from pipeline.engine.publisher import Publisher
 from pipeline.engine.store import Store
 from pipeline.storage.local import write_whole
+
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,12 @@ class Keeper:
         identity: Mapping[str, Any],
         journal: Journal,
         publisher: Publisher,
+        recipe: str,
         *,
         accept_numerics: bool,
     ) -> None:
         self.store, self.folder, self.durability, self.identity = store, folder, durability, dict(identity)
+        self.recipe = recipe
         self.checkpoints = Checkpoints(folder / "checkpoints", durability.keep)
         self.journal, self.publisher, self.accept_numerics = journal, publisher, accept_numerics
         self._unsaved: list[Entry] = []
@@ -70,7 +74,9 @@ class Keeper:
             self.store.restore(checkpoint.step, checkpoint.tensors, checkpoint.facts["texts"])
             self.journal.absorb(Entry(*entry) for entry in checkpoint.facts["entries"])
             self._skipped = list(checkpoint.facts["skipped"])
-            self._best = tuple(checkpoint.facts["best"]) if checkpoint.facts["best"] else None
+            self._best = self._kept_best()
+        # Not before the checks: a resume that is refused leaves the run as it was.
+        write_whole(self.folder / "recipe.yaml", lambda file: file.write(self.recipe.encode()))
         self.publisher.start({f"numerics.{key}": value for key, value in numerics.items()})
         return self.store.version, self.store.vector()
 
@@ -104,12 +110,23 @@ class Keeper:
         """Journal metrics that are not an outer step's."""
         self.journal.append(Entry(kind, step, time.time_ns() // 1_000_000, dict(metrics)))
 
+    def _kept_best(self) -> tuple[int, float] | None:
+        """Step and score of the best theta on disk: it may be newer than the checkpoint of its step."""
+        path = self.folder / BEST
+        if not path.exists():
+            return None
+        try:
+            step, score = read_checkpoint(path).facts["best"]
+        except ResumeError:  # damaged: the next validation replaces it
+            return None
+        return step, score
+
     def keep_best(self, step: int, score: float) -> bool:
         """Keep theta aside when ``score`` (higher is better) is the best so far; theta must be that of ``step``."""
         if self._best is not None and score <= self._best[1]:
             return False
         self._best = (step, score)
-        write_checkpoint(self.folder / "best.safetensors", self._checkpoint())
+        write_checkpoint(self.folder / BEST, self._checkpoint())
         return True
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:

@@ -58,6 +58,9 @@ def train(executor: Executor, plan: Plan, watcher: Watcher) -> Trained:
     watcher.start(plan.steps, done)
     started = before = time.perf_counter()
     facts: dict[str, float] = {}
+    if plan.validation is not None and done and done % plan.validate_every == 0:
+        # A crash may have come between that step and its validation; the journal keeps the first of two.
+        _validate(executor, theta, done, plan, plan.validation, watcher)
     for step in range(done + 1, plan.steps + 1):
         chunks = chunks_of(plan.seed, "train", "train", step, plan.tasks_per_step, plan.chunk_size)
         applied, reports = _outer_step(executor, theta, step, chunks, facts)
@@ -69,7 +72,8 @@ def train(executor: Executor, plan: Plan, watcher: Watcher) -> Trained:
         if plan.validation is not None and step % plan.validate_every == 0:
             _validate(executor, theta, step, plan, plan.validation, watcher)
             before = time.perf_counter()
-    return Trained(plan.steps, theta, time.perf_counter() - started, (plan.steps - done) * plan.tasks_per_step)
+    last = max(plan.steps, done)
+    return Trained(last, theta, time.perf_counter() - started, (last - done) * plan.tasks_per_step)
 
 
 def _outer_step(

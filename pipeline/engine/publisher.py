@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,7 @@ class Publisher:
         self.run_id = _read(folder / "tracked_run")
         self.last_error: str | None = None
         self._started = False
+        self._end: Callable[[], None] = lambda: None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="publisher", daemon=True)
 
@@ -47,39 +48,37 @@ class Publisher:
 
     def close(self, status: Status, artifacts: Sequence[Path], tags: Mapping[str, str]) -> str | None:
         """Send the rest, within ``CLOSE_S``; returns what is wrong if something could not be sent."""
+        if self._thread.ident is None:  # the run was refused before it began
+            return None
+        self._end = lambda: self._send_end(status, artifacts, tags)
         self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join(CLOSE_S)
+        self._thread.join(CLOSE_S)
         if self._thread.is_alive():
             return f"the tracker did not answer for {CLOSE_S:.0f} s"
-        if self._attempt(final=True) and self._attempt_end(status, artifacts, tags):
-            return None
         return self.last_error
 
     def _loop(self) -> None:
         wait = PERIOD_S
         while not self._stop.wait(wait):
-            wait = PERIOD_S if self._attempt(final=False) else min(max(wait * 2, BACKOFF_S[0]), BACKOFF_S[1])
+            sent = self._attempt(lambda: self._send(final=False))
+            wait = PERIOD_S if sent else min(max(wait * 2, BACKOFF_S[0]), BACKOFF_S[1])
+        self._attempt(self._end)
 
-    def _attempt(self, *, final: bool) -> bool:
+    def _attempt(self, sending: Callable[[], None]) -> bool:
         try:
-            self._send(final=final)
+            sending()
         except Exception as error:  # noqa: BLE001  (whatever a tracker raises, training goes on; the journal keeps it)
             self.last_error = " ".join(str(error).split()) or type(error).__name__
             return False
         self.last_error = None
         return True
 
-    def _attempt_end(self, status: Status, artifacts: Sequence[Path], tags: Mapping[str, str]) -> bool:
-        try:
-            self.tracker.tag(tags)
-            for path in artifacts:
-                self.tracker.artifact(path, "checkpoints" if path.suffix == ".safetensors" else "")
-            self.tracker.end(status)
-        except Exception as error:  # noqa: BLE001  (as above)
-            self.last_error = " ".join(str(error).split()) or type(error).__name__
-            return False
-        return True
+    def _send_end(self, status: Status, artifacts: Sequence[Path], tags: Mapping[str, str]) -> None:
+        self._send(final=True)
+        self.tracker.tag(tags)
+        for path in artifacts:
+            self.tracker.artifact(path, "checkpoints" if path.suffix == ".safetensors" else "")
+        self.tracker.end(status)
 
     def _send(self, *, final: bool) -> None:
         if not self._started:

@@ -94,6 +94,12 @@ class Worker:
         )
         return contribution, report
 
+    def learn_alone(self, theta: np.ndarray, ticket: Ticket) -> tuple[MetaParams, Score]:
+        """One task's own gradient and score, to look into."""
+        task, noise = self._placed(self._draw(ticket, "train"))
+        with _naming(ticket):
+            return self.algorithm.learn(self._theta(theta), task, Context(ticket.step, "train", task.ways, noise))
+
     def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
         """Metrics of evaluation tasks, before adaptation and after inner steps (see ``milestones``).
 

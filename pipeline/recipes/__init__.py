@@ -38,6 +38,11 @@ def read(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return merged
 
 
+def dump(recipe: Mapping[str, Any]) -> str:
+    """The recipe as YAML text that ``read`` reads back as it was."""
+    return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def _with_base(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if recipe in seen:
         raise ConfigError(f"recipe {recipe}: its base leads back to itself ({' -> '.join((*seen, recipe))})")
@@ -107,6 +112,19 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
     list("-+0123456789."),
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader above would not take for text, and what other YAML readers would not."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [
+        *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+        *_Loader.yaml_implicit_resolvers.get(first, []),
+    ]
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
 
 
 def _parse(text: str, where: str) -> Any:

@@ -46,32 +46,47 @@ class Learner:
 
     def inputs(self, values: Any, name: str) -> Tensor:
         """``values`` as a tensor [N, *input] of theta's dtype."""
-        array = np.asarray(values)
+        expected = f"expected (N, {', '.join(map(str, self.spec.input_shape))}) with N >= 1"
+        array = _numbers(values, name, expected)
         if array.ndim != 1 + len(self.spec.input_shape) or array.shape[1:] != self.spec.input_shape or not len(array):
-            raise DataError(
-                f"{name}: shape {array.shape}, expected (N, {', '.join(map(str, self.spec.input_shape))}) with N >= 1"
-            )
-        if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
-            raise DataError(f"{name}: expected finite numbers, found dtype {array.dtype} or values that are not finite")
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.dtype)
+            raise DataError(f"{name}: shape {array.shape}, {expected}")
+        return torch.from_numpy(np.array(array)).to(self.dtype)
 
     def _targets(self, values: Any, rows: int) -> tuple[Sequence[Hashable], Tensor]:
-        if len(values) != rows:
-            raise DataError(f"support_y: {len(values)} labels for {rows} rows of support_x; expected one for each")
+        if not hasattr(values, "__len__") or len(values) != rows:
+            found = f"{len(values)} labels" if hasattr(values, "__len__") else repr(values)
+            raise DataError(f"support_y: {found} for {rows} rows of support_x; expected one for each")
         if self.spec.kind == "regression":
-            array = np.asarray(values, dtype=np.float64).reshape(rows, -1)
-            if array.shape[1] != self.spec.outputs or not np.isfinite(array).all():
-                raise DataError(
-                    f"support_y: shape {np.shape(values)}, expected finite values ({rows}, {self.spec.outputs})"
-                )
-            return [], torch.from_numpy(array).to(self.dtype)
-        given = [value.item() if isinstance(value, np.generic | Tensor) else value for value in values]
+            expected = f"expected finite values ({rows}, {self.spec.outputs})"
+            array = _numbers(values, "support_y", expected).reshape(rows, -1)
+            if array.shape[1] != self.spec.outputs:
+                raise DataError(f"support_y: shape {np.shape(values)}, {expected}")
+            return [], torch.from_numpy(np.array(array)).to(self.dtype)
+        given = [
+            value.item() if isinstance(value, np.generic | Tensor) and np.ndim(value) == 0 else value
+            for value in values
+        ]
+        odd = [value for value in given if not isinstance(value, Hashable) or isinstance(value, Tensor)]
+        if odd:
+            raise DataError(f"support_y: {odd[0]!r} cannot be a label; expected one text or number for each row")
         labels = list(dict.fromkeys(given))
         if self.algorithm.head and len(labels) > self.spec.outputs:
             raise DataError(
                 f"support_y: {len(labels)} classes, but this model was trained with a head of {self.spec.outputs}"
             )
         return labels, torch.tensor([labels.index(label) for label in given])
+
+
+def _numbers(values: Any, name: str, expected: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{name}: rows of unequal shape ({error}); {expected}") from error
+    if values is None or array.shape == ():
+        raise DataError(f"{name}: shape {array.shape}, {expected}")
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or not np.isfinite(array).all():
+        raise DataError(f"{name}: expected finite numbers, found dtype {array.dtype} or values that are not finite")
+    return array
 
 
 class Predictor:

@@ -207,7 +207,9 @@ def keeper(folder: Path) -> Keeper:
     store = Store(ALGORITHM, ours.layout, vector(), {"model": Outer(lr=0.1, clip=1.0)}, PLAN.steps)
     journal = Journal(folder / "journal.jsonl")
     publisher = Publisher(Recorder(), journal, Run("a name", {}, {}), folder, 20)
-    return Keeper(store, folder, Durability(PLAN.steps, PLAN.steps, 1), {}, journal, publisher, accept_numerics=False)
+    return Keeper(
+        store, folder, Durability(PLAN.steps, PLAN.steps, 1), {}, journal, publisher, "", accept_numerics=False
+    )
 
 
 class Silent:

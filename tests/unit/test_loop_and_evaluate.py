@@ -165,6 +165,13 @@ def test_what_the_journal_lost_in_a_crash_is_in_the_checkpoint(bench, other, eve
     assert [lasting(entry) for entry in bench.journal()] == [lasting(entry) for entry in other.journal()]
 
 
+def test_a_checkpoint_carries_the_entries_since_the_one_before(bench):
+    bench.train(recipe(checkpoint={"every": 4, "keep": 2}))
+    for step, carried in ((4, [1, 2, 3, 4]), (6, [5, 6])):
+        facts = read_checkpoint(bench.folder / "checkpoints" / f"step-{step:08d}.safetensors").facts
+        assert [Entry(*entry).step for entry in facts["entries"]] == carried
+
+
 def test_a_run_that_is_resumed_with_more_steps_is_the_longer_run(bench, other):
     outer = {"model": {"optimizer": "adam", "schedule": "step", "step_every": 2}}
     longer, shorter = recipe(outer=outer, steps=7), recipe(outer=outer, steps=3)
@@ -206,7 +213,7 @@ def test_what_the_tracker_is_told(bench, tracker):
     keys = {key for key, _, _ in tracker.points}
     assert {f"time/{part}" for part in ("sampling", "inner_loop", "reduction", "checkpoint", "waiting")} <= keys
     assert {"tasks_per_s", "train/grad_norm/model", "train/lr/model", "train/mse", "train/skipped"} <= keys
-    assert tracker.artifacts == ["summary.json", "checkpoints/step-00000006.safetensors"]
+    assert tracker.artifacts == ["recipe.yaml", "summary.json", "checkpoints/step-00000006.safetensors"]
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])

@@ -83,7 +83,9 @@ def understood(words: list[str]) -> None:
         assert words[0] in OTHERS or words[:3] == ["python", "-m", "pytest"], f"nobody checks: {line}"
         return None
     try:
-        arguments = importlib.import_module(words[2]).parser().parse_args(words[3:])
+        parser = importlib.import_module(words[2]).parser()
+        parse = parser.parse_args if words[2] == "jobs.ingest" else parser.parse_intermixed_args
+        arguments = parse(words[3:])
     except SystemExit:
         pytest.fail(f"the job does not take: {line}")
     if words[2] in ("jobs.train", "jobs.evaluate"):
