@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from pipeline.core.failures import ConfigError
 from pipeline.core.types import Params
 from pipeline.nets.net import Net, fan_in_normal
-from pipeline.nets.normalisation import GROUPS, Normaliser
+from pipeline.nets.normalisation import Normaliser
 
 BLOCKS = 4
 
@@ -34,7 +34,7 @@ class Conv4(Net):
     """[N, C, H, W] -> [N, outputs], or the embedding [N, channels (· positions)].
 
     Raises:
-        ConfigError: the input is no image, or too small for four halvings; or ``channels`` cannot be grouped.
+        ConfigError: the input is no image, or too small for four halvings.
     """
 
     Config: ClassVar[type[Conv4Config]] = Conv4Config
@@ -51,8 +51,6 @@ class Conv4(Net):
             raise ConfigError(
                 f"net.name: conv4 halves an image four times, {input_shape[1:]} is too small; 16×16 is enough"
             )
-        if normalised and config.channels % GROUPS and config.channels > GROUPS:
-            raise ConfigError(f"net.channels: {config.channels} is not a multiple of {GROUPS}")
         self.config, self.outputs, self.normalised = config, outputs, normalised
         self.input_channels = input_shape[0]
         self.features = config.channels * (sides[0] * sides[1] if config.readout == "flatten" else 1)

@@ -18,6 +18,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from pipeline.core.failures import ConfigError
 from pipeline.core.types import Params
 
 Mode = Literal["transductive", "one_query", "support", "running", "layer", "group", "none"]
@@ -68,6 +69,10 @@ class ExampleStatistics:
         self.groups = groups
 
     def __call__(self, name: str, h: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor:
+        if h.shape[1] % self.groups:
+            raise ConfigError(
+                f"normalisation: group makes {self.groups} groups of {name}, which has {h.shape[1]} channels"
+            )
         grouped = h.reshape(h.shape[0], self.groups, -1)
         centred = grouped - grouped.mean(2, keepdim=True)
         h = (centred * torch.rsqrt(centred.square().mean(2, keepdim=True) + EPSILON)).reshape(h.shape)

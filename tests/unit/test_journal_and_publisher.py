@@ -36,8 +36,22 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run" / "journal.jsonl"
 
 
-def test_the_first_write_wins(path):
-    journal = Journal(path)
+@pytest.fixture
+def reopen(path: Path) -> Iterator[Callable[[], Journal]]:
+    """The journal at ``path``, as a process that starts now would see it."""
+    opened: list[Journal] = []
+
+    def open_again() -> Journal:
+        opened.append(Journal(path))
+        return opened[-1]
+
+    yield open_again
+    for journal in opened:
+        journal.close()
+
+
+def test_the_first_write_wins(reopen, path):
+    journal = reopen()
     assert journal.append(train(1, loss=0.5))
     assert not journal.append(train(1, loss=0.7))
     assert journal.append(validation(1))
@@ -45,34 +59,34 @@ def test_the_first_write_wins(path):
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_a_reopened_journal_knows_what_it_holds(path):
+def test_a_reopened_journal_knows_what_it_holds(reopen):
     odd = Entry("train", 2, 3, {"é/µ": math.inf, "tiny": 5e-324, "third": 1 / 3})
-    first = Journal(path)
+    first = reopen()
     for entry in (train(1), odd, validation(2)):
         first.append(entry)
     first.close()
-    again = Journal(path)
+    again = reopen()
     assert again.entries == [train(1), odd, validation(2)]
     assert not again.append(train(2))
     again.append(train(3))
     again.close()
-    assert Journal(path).entries == [train(1), odd, validation(2), train(3)]
+    assert reopen().entries == [train(1), odd, validation(2), train(3)]
 
 
-def test_not_a_number_survives(path):
-    Journal(path).append(Entry("train", 1, 1, {"loss": math.nan}))
-    assert math.isnan(Journal(path).entries[0].metrics["loss"])
+def test_not_a_number_survives(reopen):
+    reopen().append(Entry("train", 1, 1, {"loss": math.nan}))
+    assert math.isnan(reopen().entries[0].metrics["loss"])
 
 
-def test_entries_are_on_disk_before_append_returns(path):
-    journal = Journal(path)
+def test_entries_are_on_disk_before_append_returns(reopen, path):
+    journal = reopen()
     for step in (1, 2, 3):
         journal.append(train(step))
         assert Entry(**json.loads(path.read_text().splitlines()[-1])) == train(step)
 
 
-def test_a_torn_last_line_is_forgotten_and_the_checkpoint_brings_it_back(path):
-    journal = Journal(path)
+def test_a_torn_last_line_is_forgotten_and_the_checkpoint_brings_it_back(reopen, path):
+    journal = reopen()
     for step in (1, 2, 3):
         journal.append(train(step))
     journal.close()
@@ -80,15 +94,15 @@ def test_a_torn_last_line_is_forgotten_and_the_checkpoint_brings_it_back(path):
     start_of_last = whole.rstrip(b"\n").rfind(b"\n") + 1
     for cut in range(start_of_last, len(whole)):
         path.write_bytes(whole[:cut])
-        torn = Journal(path)
+        torn = reopen()
         assert torn.entries == [train(1), train(2)]
         torn.absorb([train(2, loss=9.0), train(3)])
         torn.close()
         assert path.read_bytes() == whole
 
 
-def test_a_checkpoint_brings_back_what_the_disk_lost(path):
-    journal = Journal(path)
+def test_a_checkpoint_brings_back_what_the_disk_lost(reopen, path):
+    journal = reopen()
     journal.append(train(1))
     journal.absorb([train(1, loss=9.0), train(2), train(3)])
     assert journal.entries == [train(1), train(2), train(3)]
@@ -96,14 +110,14 @@ def test_a_checkpoint_brings_back_what_the_disk_lost(path):
 
 
 @pytest.mark.parametrize("line", ["{not json", "[1, 2]", '{"kind": "train"}', "", '"text"'])
-def test_a_damaged_line_is_named_and_nothing_is_thrown_away(path, line):
-    journal = Journal(path)
+def test_a_damaged_line_is_named_and_nothing_is_thrown_away(reopen, path, line):
+    journal = reopen()
     journal.append(train(1))
     journal.close()
     text = path.read_text() + f"{line}\n" + path.read_text().replace('"step": 1', '"step": 2')
     path.write_text(text)
     with pytest.raises(ResumeError, match="line 2 is no entry"):
-        Journal(path)
+        reopen()
     assert path.read_text() == text
 
 
@@ -205,11 +219,11 @@ Build = Callable[..., tuple[Publisher, Journal]]
 
 
 @pytest.fixture
-def build(path: Path) -> Build:
+def build(reopen, path: Path) -> Build:
     """A publisher and its journal; built again, they are those of the run after a restart."""
 
     def built(tracker: Recorder, log_every: int = LOG_EVERY) -> tuple[Publisher, Journal]:
-        journal = Journal(path)
+        journal = reopen()
         run = Run("a name", {"seed": "7"}, {"git_commit": "abc"})
         return Publisher(tracker, journal, run, path.parent, log_every), journal
 
@@ -326,7 +340,7 @@ def hanging() -> Iterator[Hanging]:
     tracker.released.set()
 
 
-def test_a_tracker_that_hangs_holds_up_nobody(build: Build, hanging: Hanging, eager: None):
+def test_a_tracker_that_hangs_holds_up_nobody(build: Build, hanging: Hanging, eager: None, reopen):
     publisher, journal = build(hanging)
     journal.append(train(5))
     publisher.start({})
@@ -337,7 +351,7 @@ def test_a_tracker_that_hangs_holds_up_nobody(build: Build, hanging: Hanging, ea
     assert problem is not None
     assert "did not answer" in problem
     assert hanging.points == {}
-    assert Journal(journal.path).entries[-1] == train(199)
+    assert reopen().entries[-1] == train(199)
 
 
 def test_a_tracker_that_hangs_at_the_end_holds_up_nobody(build: Build, hanging: Hanging, monkeypatch, idle: None):
