@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
-from pipeline.core.failures import PipelineError
+from pipeline.core.failures import ClusterError, PipelineError
 from pipeline.engine.dealer import Crew
 from pipeline.engine.keeper import Keeper
 from pipeline.engine.protocols import Applied, Missing, Opened, Status
@@ -18,7 +18,7 @@ from pipeline.engine.serial import Monotonic
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import ParameterActor
 from pipeline.runtime.cluster import Workers, here
-from pipeline.runtime.transport import RayTransport
+from pipeline.runtime.transport import RayTransport, constructor_cause
 
 
 class RayExecutor(Crew):
@@ -82,4 +82,9 @@ def _get(reference: Any) -> Any:
     except RayTaskError as error:
         if isinstance(error.cause, PipelineError):
             raise error.cause from error
+        raise
+    except RayActorError as error:
+        cause = constructor_cause(str(error))
+        if cause:
+            raise ClusterError(f"the parameter actor could not start: {cause}") from error
         raise

@@ -115,13 +115,13 @@ def _system_failure(error: RayError) -> str:
         if isinstance(error.cause, PipelineError):
             raise error.cause
         raise TaskError(f"a worker raised {type(error.cause).__name__}: {error.cause}") from error
-    cause = _constructor_cause(str(error))
+    cause = constructor_cause(str(error))
     if cause:
         raise ClusterError(f"a worker could not start: {cause}") from error
     return " ".join(str(error).split())[:300]
 
 
-def _constructor_cause(text: str) -> str | None:
+def constructor_cause(text: str) -> str | None:
     """Ray reports an error in an actor's constructor as the actor's death; the text's last line names the error."""
     if "creation task" not in text:
         return None

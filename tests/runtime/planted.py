@@ -52,6 +52,13 @@ class FailingSource(Sinusoid):
         return super().sample(ticket)
 
 
+class Hog:
+    """An actor of somebody else's that takes the cluster's CPUs."""
+
+    def here(self) -> bool:
+        return True
+
+
 class Careless(Worker):
     """Computes on the memory it was handed, as a worker would that forgot to copy."""
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
 
 from pipeline import build
-from pipeline.core.failures import PipelineError, TaskError
+from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.dealer import Crew, Joined
 from pipeline.engine.evaluate import chunks_of
 from pipeline.engine.serial import Monotonic
 from pipeline.runtime.cluster import Workers
 from pipeline.runtime.transport import RayTransport
 from tests.quiet_runs import PATIENCE_S, BuildQuietKeeper, on_ray
-from tests.runtime.planted import ALGORITHM_FAILS, SOURCE_FAILS, BuildPlanted, Careless, parts
+from tests.runtime.planted import ALGORITHM_FAILS, SOURCE_FAILS, BuildPlanted, Careless, Hog, parts
 from tests.runtime.tiny import recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("torch_threads")]
@@ -107,3 +108,31 @@ def test_a_parameter_actor_that_cannot_start_says_why_in_one_line(ray_local, sma
         assert "journal.jsonl: line 1 is no entry" in one_line(raised.value)
     finally:
         started.ray.close()
+
+
+def test_a_cluster_that_is_full_is_told_after_a_while(ray_local, monkeypatch, small_images, tmp_path):
+    """Ray itself says nothing: what cannot be placed just waits."""
+    monkeypatch.setattr("tests.quiet_runs.PATIENCE_S", 3.0)
+    everything = int(ray_local.available_resources()["CPU"])
+    hog = ray_local.remote(Hog).options(num_cpus=everything).remote()
+    assert ray_local.get(hog.here.remote())
+    started = executor(recipe("maml", small_images), tmp_path)
+    ended: list[BaseException] = []
+
+    def open_it() -> None:
+        try:
+            started.open()
+        except PipelineError as error:
+            ended.append(error)
+
+    opening = threading.Thread(target=open_it, daemon=True)
+    opening.start()
+    opening.join(15)
+    waits = opening.is_alive()
+    started.ray.close()
+    ray_local.kill(started.parameters)
+    ray_local.kill(hog)
+    opening.join(15)
+    assert not waits, "open waits for ever"
+    assert isinstance(ended[0], ClusterError)
+    assert "no worker" in one_line(ended[0])
