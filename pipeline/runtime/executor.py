@@ -39,7 +39,7 @@ class RayExecutor(Crew):
         super().__init__(self.ray, Monotonic(), workers=workers.count, patience=patience)
 
     def open(self) -> Opened:
-        numerics, events = self.ray.first_numerics()
+        numerics, events = self.ray.first_numerics(self.dealer.patience)
         for event in events:
             self.dealer.on(event)
         step, theta = self.parameters.open.remote(numerics)

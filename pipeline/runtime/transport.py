@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -58,10 +59,20 @@ class RayTransport:
         ready, _ = ray.wait([*self.orders, *self.joining], num_returns=1, timeout=POLL_S)
         return [self._arrived(reference) for reference in ready]
 
-    def first_numerics(self) -> tuple[dict[str, str], Sequence[Event]]:
-        """Wait for a first worker, whose numerics are the run's; and the events of those that joined meanwhile."""
+    def first_numerics(self, patience: float) -> tuple[dict[str, str], Sequence[Event]]:
+        """Wait for a first worker, whose numerics are the run's; and the events of those that joined meanwhile.
+
+        Raises:
+            ClusterError: none was ready in ``patience`` seconds, or one could not start.
+        """
         events: list[Event] = []
+        deadline = time.monotonic() + patience
         while self.numerics is None:
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"no worker was ready in {patience:.0f} s: each asks for {self.options}, "
+                    f"the cluster has {ray.available_resources()} free; wait for room or ask for less"
+                )
             events += self.poll()
             lost = [event for event in events if isinstance(event, Lost)]
             if lost:

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("torch_threads")]
 def planted(ray_local):
     """One worker with faults, for all tests of this file."""
     transport = RayTransport(BuildPlanted(), Workers(1, 0.0), "local")
-    transport.first_numerics()
+    transport.first_numerics(30.0)
     yield transport
     transport.close()
 
@@ -94,9 +94,13 @@ def test_data_that_only_the_workers_miss_is_named_in_one_line(ray_local, small_i
     gone = shutil.copy(small_images, tmp_path / "gone.arrow")
     tiny = recipe("protonet", gone)
     gone.unlink()
-    with pytest.raises(PipelineError) as raised:
-        executor(tiny, tmp_path / "run").open()
-    assert f"{gone} does not exist" in one_line(raised.value)
+    started = executor(tiny, tmp_path / "run")
+    try:
+        with pytest.raises(PipelineError) as raised:
+            started.open()
+        assert f"{gone} does not exist" in one_line(raised.value)
+    finally:
+        started.ray.close()
 
 
 def test_a_parameter_actor_that_cannot_start_says_why_in_one_line(ray_local, small_images, tmp_path):
@@ -110,12 +114,12 @@ def test_a_parameter_actor_that_cannot_start_says_why_in_one_line(ray_local, sma
         started.ray.close()
 
 
-def test_a_cluster_that_is_full_is_told_after_a_while(ray_local, monkeypatch, small_images, tmp_path):
+def test_a_cluster_that_is_full_is_told_after_a_while(ray_local, planted, monkeypatch, small_images, tmp_path):
     """Ray itself says nothing: what cannot be placed just waits."""
     monkeypatch.setattr("tests.quiet_runs.PATIENCE_S", 3.0)
-    everything = int(ray_local.available_resources()["CPU"])
-    hog = ray_local.remote(Hog).options(num_cpus=everything).remote()
-    assert ray_local.get(hog.here.remote())
+    planted_worker = 1
+    hog = ray_local.remote(Hog).options(num_cpus=ray_local.cluster_resources()["CPU"] - planted_worker).remote()
+    assert ray_local.get(hog.here.remote(), timeout=60)
     started = executor(recipe("maml", small_images), tmp_path)
     ended: list[BaseException] = []
 
