@@ -49,8 +49,8 @@ class Seats:
         self.standing, self.count = standing, count
         self.send, self.replace, self.poll = standing.send, standing.replace, standing.poll
 
-    def first_numerics(self) -> tuple[dict[str, str], Sequence[Event]]:
-        numerics, _ = self.standing.first_numerics()
+    def first_numerics(self, patience: float) -> tuple[dict[str, str], Sequence[Event]]:
+        numerics, _ = self.standing.first_numerics(patience)
         return numerics, [Joined(worker) for worker in range(self.count)]
 
     def close(self) -> None: ...
