@@ -281,7 +281,7 @@ def test_a_planted_fault_is_found(check: Check, path: str, text: str, message: s
 def test_what_is_allowed_passes() -> None:
     algorithm = '"""Doc."""\nimport torch.func\nfrom pipeline.core import types\nfrom pipeline.nets.mlp import Mlp\n'
     job = '"""Doc."""\nimport sys\nfrom pipeline.core.failures import ConfigError\ndef main():\n    import ray\n'
-    exact = '"""Doc, ~/work/x and s3://a/tmp/b."""\ndef long():\n' + "    f()\n" * 49 + "\n" * 249
+    exact = '"""Doc, ~/home/x and s3://a/tmp/b."""\ndef long():\n' + "    f()\n" * 49 + "\n" * 249
     sources = [Source(ALGORITHM, algorithm), Source("jobs/train.py", job), Source("pipeline/report.py", exact)]
     assert len(exact.splitlines()) == MAX_FILE
     assert not [problem for source in sources for check in CHECKS for problem in check(source)]
