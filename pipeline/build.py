@@ -19,10 +19,12 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.flat import Layout
 from pipeline.core.seeding import Split, Ticket, init_rng
 from pipeline.core.source import TaskSource
-from pipeline.engine.dealer import Crew
+from pipeline.engine.crew import Crew
+from pipeline.engine.dealer import Dealer
 from pipeline.engine.evaluate import EvaluationPlan
 from pipeline.engine.journal import Journal
 from pipeline.engine.keeper import Durability, Keeper
+from pipeline.engine.limits import Limits
 from pipeline.engine.loop import Plan
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer import Outer
@@ -35,9 +37,6 @@ from pipeline.nets import NETS
 from pipeline.nets.losses import LOSSES, METRICS
 from pipeline.nets.model import Model
 from pipeline.tasks import SOURCES
-
-PATIENCE_S = 60.0
-"""How long a run waits when it has no worker at all."""
 
 
 class Parts(NamedTuple):
@@ -191,29 +190,35 @@ def dry_run(recipe: Recipe) -> Parts:
     return parts
 
 
-def build_executor(recipe: Recipe, kind: str, folder: Path, address: str, *, accept_numerics: bool) -> Executor:
+def build_executor(
+    recipe: Recipe, kind: str, folder: Path, address: str, limits: Limits, *, accept_numerics: bool
+) -> Executor:
     """The executor of a run: ``serial`` in this process, ``ray`` on the cluster at ``address``."""
     text = recipe.model_dump_json()
     worker = BuildWorker(text)
     keeper = BuildKeeper(text, str(folder), git_commit(), accept_numerics)
     if kind == "serial":
         return SerialExecutor(worker(), keeper())
-    from pipeline.runtime.cluster import Workers
     from pipeline.runtime.executor import RayExecutor
 
-    return RayExecutor(worker, keeper, Workers(recipe.workers.count, recipe.workers.gpus), address, PATIENCE_S)
+    return RayExecutor(worker, keeper, _wanted(recipe), address, Dealer(limits, recipe.workers.on_poison))
 
 
-def build_crew(recipe: Recipe, kind: str, address: str) -> Crew:
+def build_crew(recipe: Recipe, kind: str, address: str, limits: Limits) -> Crew:
     """Workers alone, to evaluate a theta that is on disk."""
     worker = BuildWorker(recipe.model_dump_json())
     if kind == "serial":
-        return Crew(InProcess(worker()), Monotonic(), workers=1, patience=0.0)
-    from pipeline.runtime.cluster import Workers
+        return Crew(InProcess(worker()), Monotonic(), Dealer(limits), workers=1)
     from pipeline.runtime.transport import RayTransport
 
-    workers = Workers(recipe.workers.count, recipe.workers.gpus)
-    return Crew(RayTransport(worker, workers, address), Monotonic(), workers=workers.count, patience=PATIENCE_S)
+    transport = RayTransport(worker, _wanted(recipe), address)
+    return Crew(transport, Monotonic(), Dealer(limits), workers=recipe.workers.count)
+
+
+def _wanted(recipe: Recipe) -> Any:
+    from pipeline.runtime.cluster import Workers
+
+    return Workers(recipe.workers.count, recipe.workers.gpus, mixed=recipe.numerics.mixed)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -77,10 +77,11 @@ class Evaluation(Section):
 
 
 class WorkerCount(Section):
-    """Workers on Ray, and the share of a GPU each gets."""
+    """Workers on Ray, the share of a GPU each gets, and what to do with a task that kills whoever computes it."""
 
     count: Annotated[int, Ge(1)] = 2
     gpus: Annotated[float, Ge(0)] = 0.0
+    on_poison: Literal["abort", "skip"] = "abort"
 
 
 class Checkpoint(Section):

@@ -32,6 +32,7 @@ from pipeline.engine import loop
 from pipeline.engine.checkpoint import Checkpoint, Checkpoints, read_checkpoint
 from pipeline.engine.evaluate import evaluate
 from pipeline.engine.keeper import BEST
+from pipeline.engine.limits import Limits
 from pipeline.engine.loop import Trained, Watcher
 from pipeline.engine.protocols import Scorer
 from pipeline.serving.learner import Learner, refuse_transductive
@@ -47,6 +48,7 @@ class Where(NamedTuple):
     output: Path | None = None
     resume: bool = False
     accept_numerics: bool = False
+    limits: Limits = Limits()
 
 
 class Ended(NamedTuple):
@@ -73,7 +75,9 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
             f"{recipe.workers.count} workers share {chunks} chunks a step: {recipe.workers.count - chunks} stay idle"
         )
     started = time.perf_counter()
-    executor = build_executor(recipe, where.executor, folder, where.address, accept_numerics=where.accept_numerics)
+    executor = build_executor(
+        recipe, where.executor, folder, where.address, where.limits, accept_numerics=where.accept_numerics
+    )
     try:
         trained = loop.train(executor, plan_of(recipe, parts), watcher)
         vector = np.array(executor.fetch(trained.theta))
@@ -124,7 +128,7 @@ def evaluate_run(folder: Path, overrides: Sequence[str], where: Where) -> dict[s
     checkpoint = newest(folder)
     parts = dry_run(recipe)
     vector = pack(parts, checkpoint)
-    crew = build_crew(recipe, where.executor, where.address)
+    crew = build_crew(recipe, where.executor, where.address, where.limits)
     try:
         rows = _final_rows(crew, vector, recipe, parts, folder)
     finally:

@@ -9,17 +9,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 
 from pipeline import build
 from pipeline.config import Recipe
 from pipeline.core.flat import sha256
 from pipeline.engine import loop
+from pipeline.engine.dealer import Dealer
+from pipeline.engine.journal import Journal
 from pipeline.engine.keeper import Keeper
+from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Entry, Executor, Status
 from pipeline.engine.serial import SerialExecutor
 
-PATIENCE_S = 60.0
+LIMITS = Limits(wait_s=60.0, copy_s=1e6)  # no copies: standing workers go from run to run
 TRACKER = "pipeline.tracking.mlflow_tracker"
 
 
@@ -64,6 +68,7 @@ class Onlooker:
     def __init__(self, after: Any = None) -> None:
         self.after = after
         self.losses: list[float] = []
+        self.notes: list[str] = []
 
     def start(self, steps: int, done: int) -> None:
         self.done = done
@@ -73,33 +78,45 @@ class Onlooker:
         if self.after is not None:
             self.after(step)
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 class Outcome(NamedTuple):
-    """How a run ended: theta's hash and 2-norm, the step it began after and the losses seen."""
+    """How a run ended: theta's hash and 2-norm, the step it began after, the losses seen, and the journal's."""
 
     theta: str
     norm: float
     began_after: int
     losses: list[float]
+    journal: list[tuple[str, int, float]]
 
 
-def run(recipe: Recipe, folder: Path, workers: int, worker: Any = None, after: Any = None) -> Outcome:
+def run(
+    recipe: Recipe, folder: Path, workers: int, worker: Any = None, after: Any = None, limits: Limits | None = None
+) -> Outcome:
     """Train on ``workers`` Ray workers, or in this process for 0, from wherever the run in ``folder`` stands."""
     text = recipe.model_dump_json()
     worker, keeper = worker or build.BuildWorker(text), BuildQuietKeeper(text, str(folder))
-    executor = on_ray(worker, keeper, workers) if workers else SerialExecutor(worker(), keeper())
+    executor = on_ray(worker, keeper, workers, limits) if workers else SerialExecutor(worker(), keeper())
     onlooker = Onlooker(after)
     trained = loop.train(executor, build.plan_of(recipe, build.build_parts(recipe)), onlooker)
     theta = torch.from_numpy(executor.fetch(trained.theta))
     assert executor.close("FINISHED", {}) is None
-    return Outcome(sha256(theta), theta.double().norm().item(), onlooker.done, onlooker.losses)
+    journal = Journal(folder / "journal.jsonl")
+    entries = [(one.kind, one.step, one.metrics.get("train/loss", 0.0)) for one in journal.entries]
+    journal.close()
+    return Outcome(sha256(theta), theta.double().norm().item(), onlooker.done, onlooker.losses, entries)
 
 
-def on_ray(worker: Any, keeper: Any, workers: int) -> Executor:
+def processes(kind: str) -> list[int]:
+    """The processes of this session's actors of a class."""
+    return [one.pid for one in psutil.Process().children(recursive=True) if kind in one.name()]
+
+
+def on_ray(worker: Any, keeper: Any, workers: int, limits: Limits | None = None) -> Executor:
     """An executor on the Ray of this session."""
     from pipeline.runtime.cluster import Workers
     from pipeline.runtime.executor import RayExecutor
 
-    return RayExecutor(worker, keeper, Workers(workers, 0.0), "local", PATIENCE_S)
+    return RayExecutor(worker, keeper, Workers(workers, 0.0), "local", Dealer(limits or LIMITS))

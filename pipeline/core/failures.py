@@ -57,6 +57,12 @@ class PoisonError(PipelineError):
     exit_code = 6
 
 
+class CorruptionError(PipelineError):
+    """Two workers gave different numbers for the same chunk."""
+
+    exit_code = 8
+
+
 class InternalError(PipelineError):
     """A broken promise of ours, not a user's mistake."""
 

@@ -1,216 +1,298 @@
-"""Who computes which chunk: a pure, event-driven decision. Events go in, actions come out; nothing here waits or sends.
+"""Who computes which chunk, until when: a pure, event-driven decision. Events and time go in, actions come out.
 
-``deal`` is the one loop that carries the actions out. The serial executor, the Ray executor and the tests' transport in
-virtual time differ in their ``Transport`` and ``Clock`` alone.
+Chunks are pure, so a chunk may be computed twice: nothing here can change a result, only how soon it is there.
+
+- A lost worker is replaced and its chunk dealt again.
+- A chunk whose lease runs out is dealt again, with twice the lease; its worker is replaced after as long again.
+- An idle worker with nothing to do gets a copy of a chunk that takes far longer than most.
+- A machine that keeps losing workers rests, unless all do.
+- A chunk that takes three workers with it is cut into its tasks, and the one that does so alone is named.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Literal
 
-from pipeline.core.failures import ClusterError, PipelineError, PoisonError
-from pipeline.engine.protocols import Chunk, Clock, Report, ScoreReport, Work
+from pipeline.engine.events import (
+    Abort,
+    Accept,
+    Action,
+    Deal,
+    Done,
+    Event,
+    Id,
+    Joined,
+    Leaving,
+    Lost,
+    Note,
+    Order,
+    Replace,
+)
+from pipeline.engine.limits import Limits
+from pipeline.engine.pace import Pace
+from pipeline.engine.places import Places
+from pipeline.engine.protocols import Chunk, Work
+from pipeline.engine.verdicts import corrupt, named, nobody, poison
 
-Id = int
 MAX_KILLS = 3
-"""A chunk that took this many workers with it is not given to another."""
+"""Workers that a chunk may take with it before it is taken for poison."""
 
-
-class Joined(NamedTuple):
-    """A worker is ready."""
-
-    worker: Id
-
-
-class Done(NamedTuple):
-    """A worker finished a chunk of a round."""
-
-    worker: Id
-    round: int
-    chunk: int
-    result: Any
-
-
-class Lost(NamedTuple):
-    """A worker is gone; ``why`` is for people."""
-
-    worker: Id
-    why: str
-
-
-Event = Joined | Done | Lost
-
-
-class Deal(NamedTuple):
-    """Give this chunk to this worker."""
-
-    worker: Id
-    round: int
-    chunk: Chunk
-
-
-class Accept(NamedTuple):
-    """This result counts; any later one for the same chunk does not."""
-
-    chunk: int
-    result: Any
-
-
-class Replace(NamedTuple):
-    """Start a worker in place of a lost one."""
-
-    worker: Id
-
-
-class Abort(NamedTuple):
-    """The round cannot be finished."""
-
-    error: PipelineError
-
-
-Action = Deal | Accept | Replace | Abort
-
-
-class Transport(Protocol):
-    """Carries orders to workers and brings back what happened."""
-
-    def send(self, worker: Id, round: int, work: Work, theta: Any, chunk: Chunk) -> None: ...
-
-    def replace(self, worker: Id) -> None: ...
-
-    def poll(self) -> Sequence[Event]:
-        """What happened since the last call; waits a while when nothing did."""
-        ...
-
-    def close(self) -> None: ...
+OnPoison = Literal["abort", "skip"]
 
 
 class Dealer:
-    """Deals a round's chunks in order to idle workers and deals lost ones again."""
+    """Deals a round's chunks in order to idle workers."""
 
-    def __init__(self, patience: float) -> None:
-        # Fixed at construction: seconds to wait for a worker when there is none.
-        self.patience = patience
+    def __init__(self, limits: Limits, on_poison: OnPoison = "abort") -> None:
+        # Fixed at construction.
+        self.limits, self.on_poison = limits, on_poison
         # Changes as workers come and go.
+        self.workers: dict[Id, str] = {}
         self.idle: deque[Id] = deque()
-        self.busy: dict[Id, tuple[int, Chunk]] = {}
+        self.busy: dict[Id, Order] = {}
+        self.leaving: set[Id] = set()
+        self.places, self.pace = Places(limits), Pace(limits)
         self.alone_since: float | None = None
-        # Changes every round.
+        self.told = 0.0
+        self.poisoned: set[str] = set()
+        self._numbers = itertools.count(1)
+        # Changes every round. A chunk under trial is open, and its tasks wait in its place.
         self.round = 0
+        self.work: Work = "learn"
         self.waiting: deque[Chunk] = deque()
-        self.open: set[int] = set()
-        self.kills: dict[int, list[str]] = {}
+        self.open: dict[int, Chunk] = {}
+        self.kills: dict[Chunk, int] = {}
+        self.patience: dict[Chunk, float] = {}
+        self.trials: dict[int, set[Chunk]] = {}
+        self.tried: set[int] = set()
+        # Of this round and the one before it.
+        self.orders: dict[int, Order] = {}
+        self.accepted: dict[tuple[int, Chunk], int] = {}
 
     @property
     def finished(self) -> bool:
         return not self.open
 
-    def submit(self, chunks: Sequence[Chunk]) -> list[Action]:
+    def submit(self, work: Work, chunks: Sequence[Chunk], now: float) -> list[Action]:
         """Begin a round; what workers still compute for an earlier one will be dropped."""
+        self.orders = {number: order for number, order in self.orders.items() if order.round == self.round}
+        self.accepted = {(of, chunk): digest for (of, chunk), digest in self.accepted.items() if of == self.round}
         self.round += 1
-        self.waiting = deque(chunks)
-        self.open = {chunk.number for chunk in chunks}
-        self.kills = {}
-        return self._deal()
+        self.work = work
+        self.waiting = deque(self._without_poison(chunk) for chunk in chunks)
+        self.open = {chunk.number: chunk for chunk in self.waiting}
+        self.kills, self.patience, self.trials, self.tried = {}, {}, {}, set()
+        self.alone_since = None
+        return self._deal(now)
 
-    def on(self, event: Event) -> list[Action]:
+    def on(self, event: Event, now: float) -> list[Action]:
         match event:
-            case Joined(worker):
+            case Joined(worker, place):
                 self.alone_since = None
+                self.workers[worker] = place
                 self.idle.append(worker)
-                return self._deal()
+                return self._deal(now)
             case Done():
-                return self._done(event)
-            case Lost():
-                return self._lost(event)
+                return self._done(event, now)
+            case Lost(worker, why):
+                return self._lost(worker, why, now)
+            case Leaving(worker):
+                return self._leave(worker)
 
     def tick(self, now: float) -> list[Action]:
-        """Time passes: with no worker at all for ``patience`` seconds, the round is given up."""
-        if self.idle or self.busy:
-            return []
-        if self.alone_since is None:
-            self.alone_since = now
-        if now - self.alone_since < self.patience:
-            return []
-        return [
-            Abort(ClusterError(f"no worker was ready for {self.patience:.0f} s; is there room for one on the cluster?"))
-        ]
+        """Time passes: leases end, rests end, copies are made, patience ends."""
+        actions: list[Action] = []
+        for order in list(self.busy.values()):
+            actions += self._check_lease(order, now)
+        return actions + self._deal(now) + self._copy(now) + self._alone(now)
 
-    def _done(self, event: Done) -> list[Action]:
-        # An answer that comes late says nothing about what its worker, or the one in its place, does now.
-        round_, chunk = self.busy.get(event.worker, (0, None))
-        if chunk is not None and (round_, chunk.number) == (event.round, event.chunk):
-            del self.busy[event.worker]
+    def wait(self, now: float) -> float:
+        """Seconds until time alone may change something; one at most."""
+        moments = [order.since + (2 if order.late else 1) * order.lease for order in self.busy.values()]
+        if self.idle:
+            moments += [order.since + self.pace.copy_after(self.work) for order in self._copyable()]
+            moments += [self.places.until.get(self.workers[worker], now) for worker in self.idle]
+        return min([1.0, *(max(moment - now, 0.01) for moment in moments if moment > now)])
+
+    # What happened.
+
+    def _done(self, event: Done, now: float) -> list[Action]:
+        actions = self._freed(event, now)
+        order = self.orders.get(event.order)
+        if order is None:
+            return actions + self._deal(now)
+        number, accepted = order.chunk.number, self.accepted.get((order.round, order.chunk), event.digest)
+        if accepted != event.digest:
+            return [Abort(corrupt(order))]
+        if order.round == self.round and self.open.get(number) == order.chunk:
+            del self.open[number]
+            self.trials.pop(number, None)
+            self.waiting = deque(chunk for chunk in self.waiting if chunk.number != number)
+            self.accepted[self.round, order.chunk] = event.digest
+            actions.append(Accept(number, event.result))
+        elif order.round == self.round and order.chunk in self.trials.get(number, ()):
+            self._acquit(order.chunk)
+        return actions + self._deal(now)
+
+    def _freed(self, event: Done, now: float) -> list[Action]:
+        # An answer that comes late says nothing about what its worker does now.
+        order = self.busy.get(event.worker)
+        if order is None or order.number != event.order:
+            return []
+        del self.busy[event.worker]
+        self.pace.add(order.work, now - order.since)
+        self.places.done(self.workers[event.worker])
+        if event.worker not in self.leaving:
             self.idle.append(event.worker)
-        actions: list[Action] = []
-        if event.round == self.round and event.chunk in self.open:
-            self.open.remove(event.chunk)
-            self.waiting = deque(chunk for chunk in self.waiting if chunk.number != event.chunk)
-            actions.append(Accept(event.chunk, event.result))
-        return actions + self._deal()
+            return []
+        return self._forget(event.worker)
 
-    def _lost(self, event: Lost) -> list[Action]:
-        if event.worker in self.idle:
-            self.idle.remove(event.worker)
-        round_, chunk = self.busy.pop(event.worker, (0, None))
-        actions: list[Action] = [Replace(event.worker)]
-        if chunk is not None and round_ == self.round and chunk.number in self.open:
-            kills = self.kills.setdefault(chunk.number, [])
-            kills.append(event.why)
-            if len(kills) >= MAX_KILLS:
-                names = ", ".join(ticket.id for ticket in chunk.tickets)
-                where = f"chunk {chunk.number} of step {chunk.step} ({names})"
-                return [Abort(PoisonError(f"{len(kills)} workers were lost on {where}; the last: {event.why}"))]
-            self.waiting.appendleft(chunk)
-        return actions + self._deal()
+    def _lost(self, worker: Id, why: str, now: float) -> list[Action]:
+        order, place, expected = self.busy.pop(worker, None), self.workers.get(worker, ""), worker in self.leaving
+        actions = self._forget(worker)
+        wanted = order is not None and order.round == self.round and self._wanted(order.chunk)
+        if order is not None and wanted and not expected:
+            kills = self.kills[order.chunk] = self.kills.get(order.chunk, 0) + 1
+            if kills >= MAX_KILLS:
+                return actions + self._suspect(order.chunk, why) + self._deal(now)
+            # A second worker lost on the same chunk speaks against the chunk.
+            expected = kills > 1
+        if not expected:
+            rest = self.places.lost(place, now)
+            if rest is not None:
+                actions.append(Note(f"machine {place or 'here'} keeps losing workers: it rests for {rest:.0f} s"))
+        if order is not None and wanted and not self._in_hand(order.chunk):
+            self.waiting.appendleft(order.chunk)
+        return actions + self._deal(now)
 
-    def _deal(self) -> list[Action]:
+    def _leave(self, worker: Id) -> list[Action]:
+        if worker in self.busy:
+            self.leaving.add(worker)
+            return []
+        return self._forget(worker) if worker in self.workers else []
+
+    def _forget(self, worker: Id) -> list[Action]:
+        self.workers.pop(worker, None)
+        self.leaving.discard(worker)
+        if worker in self.idle:
+            self.idle.remove(worker)
+        return [Replace(worker)]
+
+    # Time.
+
+    def _check_lease(self, order: Order, now: float) -> list[Action]:
+        held = now - order.since
+        if now >= order.since + 2 * order.lease:
+            return self._lost(order.worker, f"it did not answer for {held:.0f} s", now)
+        if now < order.since + order.lease or order.late:
+            return []
+        order.late = True
+        if order.round != self.round or not self._wanted(order.chunk) or self._in_hand(order.chunk):
+            return []
+        self.patience[order.chunk] = 2 * self.patience.get(order.chunk, 1.0)
+        self.waiting.appendleft(order.chunk)
+        return [Note(f"worker {order.worker} has {named(order.chunk)} for {held:.0f} s: it is dealt again")]
+
+    def _copyable(self) -> list[Order]:
+        """Orders of this round whose chunk is in one worker's hands alone."""
+        orders = [order for order in self.busy.values() if order.round == self.round and self._wanted(order.chunk)]
+        chunks = [order.chunk for order in orders]
+        return [order for order in orders if chunks.count(order.chunk) == 1]
+
+    def _copy(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        while self.idle and self.waiting:
-            worker, chunk = self.idle.popleft(), self.waiting.popleft()
-            self.busy[worker] = (self.round, chunk)
-            actions.append(Deal(worker, self.round, chunk))
+        for order in sorted(self._copyable(), key=lambda one: one.since) if self.idle and not self.waiting else ():
+            worker = self._rested(now)
+            if worker is None or now < order.since + self.pace.copy_after(self.work):
+                break
+            actions.append(self._give(worker, order.chunk, now))
         return actions
 
+    def _alone(self, now: float) -> list[Action]:
+        """With no worker at all a round waits a while, says so, and is given up in the end."""
+        if self.workers or self.finished:
+            self.alone_since = None
+            return []
+        if self.alone_since is None:
+            self.alone_since = self.told = now
+        waited, limit = now - self.alone_since, self.limits.wait_s
+        if waited >= limit:
+            return [Abort(nobody(limit))]
+        if now - self.told < self.limits.status_s:
+            return []
+        self.told = now
+        return [Note(f"no worker is left: waiting for {waited:.0f} s, {limit:.0f} s at most")]
 
-def deal(
-    dealer: Dealer, transport: Transport, clock: Clock, work: Work, theta: Any, chunks: Sequence[Chunk]
-) -> Iterator[tuple[int, Any]]:
-    """Carry out one round; yields (chunk, result) as they come.
+    # Poison.
 
-    Raises:
-        PipelineError: what the dealer aborts with, or what a task raised.
-    """
-    actions = dealer.submit(chunks)
-    while True:
-        for action in actions:
-            match action:
-                case Deal(worker, round_, chunk):
-                    transport.send(worker, round_, work, theta, chunk)
-                case Replace(worker):
-                    transport.replace(worker)
-                case Accept(chunk_index, result):
-                    yield chunk_index, result
-                case Abort(error):
-                    raise error
-        if dealer.finished:
-            return
-        actions = [action for event in transport.poll() for action in dealer.on(event)]
-        actions += dealer.tick(clock.now())
+    def _suspect(self, chunk: Chunk, why: str) -> list[Action]:
+        """A chunk took ``MAX_KILLS`` workers with it: try its tasks alone, or pass the verdict."""
+        number = chunk.number
+        self.waiting = deque(other for other in self.waiting if other != chunk)
+        if len(chunk.tickets) == 1 or number in self.tried:
+            return self._condemn(chunk, why)
+        self.tried.add(number)
+        self.trials[number] = {chunk._replace(tickets=(ticket,)) for ticket in chunk.tickets}
+        self.waiting.extendleft(chunk._replace(tickets=(ticket,)) for ticket in reversed(chunk.tickets))
+        return [Note(f"{named(chunk)} took {MAX_KILLS} workers with it, the last: {why}; its tasks are tried alone")]
 
+    def _acquit(self, task: Chunk) -> None:
+        """A task did no harm alone. If none does, the chunk as a whole gets another chance."""
+        self.waiting = deque(other for other in self.waiting if other != task)
+        self.trials[task.number].discard(task)
+        if not self.trials[task.number]:
+            del self.trials[task.number]
+            whole = self.open[task.number]
+            self.kills[whole] = 0
+            self.waiting.appendleft(whole)
 
-class Crew:
-    """Workers behind a dealer: what every executor learns and scores with."""
+    def _condemn(self, culprit: Chunk, why: str) -> list[Action]:
+        whole = self.open[culprit.number]
+        left = tuple(ticket for ticket in whole.tickets if ticket not in culprit.tickets)
+        if self.on_poison == "abort" or self.work == "score" or not left:
+            return [Abort(poison(culprit, why))]
+        self.poisoned |= {ticket.id for ticket in culprit.tickets}
+        self.trials.pop(culprit.number, None)
+        self.tried.discard(culprit.number)
+        self.waiting = deque(chunk for chunk in self.waiting if chunk.number != culprit.number)
+        self.open[culprit.number] = whole._replace(tickets=left)
+        self.waiting.appendleft(self.open[culprit.number])
+        return [Note(f"{named(culprit)} kills its worker ({why}): it is skipped")]
 
-    def __init__(self, transport: Transport, clock: Clock, *, workers: int, patience: float) -> None:
-        self.transport, self.clock, self.workers = transport, clock, workers
-        self.dealer = Dealer(patience)
+    def _without_poison(self, chunk: Chunk) -> Chunk:
+        left = tuple(ticket for ticket in chunk.tickets if ticket.id not in self.poisoned)
+        return chunk._replace(tickets=left or chunk.tickets)
 
-    def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
-        """Each chunk's contribution (a handle) and report, as they come."""
-        return (result for _, result in deal(self.dealer, self.transport, self.clock, "learn", theta, chunks))
+    # Dealing.
 
-    def score(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[ScoreReport]:
-        return (result for _, result in deal(self.dealer, self.transport, self.clock, "score", theta, chunks))
+    def _wanted(self, chunk: Chunk) -> bool:
+        """Whether an answer for it would be of use: it is open, or a task of a chunk under trial."""
+        number = chunk.number
+        return chunk in self.trials[number] if number in self.trials else self.open.get(number) == chunk
+
+    def _in_hand(self, chunk: Chunk) -> bool:
+        """Whether it waits to be dealt, or a worker has it that is not late."""
+        return chunk in self.waiting or any(
+            order.round == self.round and order.chunk == chunk and not order.late for order in self.busy.values()
+        )
+
+    def _rested(self, now: float) -> Id | None:
+        """The worker that was idle longest, of those whose machine does not rest; of all, if all rest."""
+        awake = {worker for worker, place in self.workers.items() if self.places.rested(place, now)}
+        return next((worker for worker in self.idle if worker in awake or not awake), None)
+
+    def _deal(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        while self.waiting and (worker := self._rested(now)) is not None:
+            actions.append(self._give(worker, self.waiting.popleft(), now))
+        return actions
+
+    def _give(self, worker: Id, chunk: Chunk, now: float) -> Deal:
+        self.idle.remove(worker)
+        lease = self.pace.lease(self.work) * self.patience.get(chunk, 1.0)
+        order = Order(next(self._numbers), worker, self.round, self.work, chunk, now, lease)
+        self.busy[worker] = self.orders[order.number] = order
+        return Deal(worker, order.number, chunk)

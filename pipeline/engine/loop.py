@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pipeline.core.failures import NonFiniteError
 from pipeline.engine.evaluate import EvaluationPlan, Row, chunks_of, evaluate
-from pipeline.engine.protocols import Applied, Chunk, Executor, Report
+from pipeline.engine.protocols import Applied, Chunk, Executor, Report, Rewound
 
 MAX_SKIPPED = 0.05
 """Share of one step's tasks that may be skipped for a loss or gradient that is not finite."""
@@ -53,33 +53,63 @@ def train(executor: Executor, plan: Plan, watcher: Watcher) -> Trained:
     Raises:
         NonFiniteError: more than 5% of a step's tasks gave a loss or gradient that is not finite.
     """
+    executor.note = watcher.note
     opened = executor.open()
-    theta, done = opened.theta, opened.step
-    watcher.start(plan.steps, done)
-    started = before = time.perf_counter()
-    facts: dict[str, float] = {}
-    if plan.validation is not None and done and done % plan.validate_every == 0:
-        # A crash may have come between that step and its validation; the journal keeps the first of two.
-        _validate(executor, theta, done, plan, plan.validation, watcher)
-    for step in range(done + 1, plan.steps + 1):
+    step, theta = opened
+    watcher.start(plan.steps, step)
+    course = _Course(executor, plan, watcher)
+    if step:  # a crash may have come between that step and its validation; the journal keeps the first of two
+        course.validate(theta, step)
+    while step < plan.steps:
+        try:
+            theta = course.step(theta, step + 1)
+            step += 1
+        except Rewound as back:
+            step, theta = back.opened
+            watcher.note(f"the parameter actor was lost and is back: going on after step {step}")
+    last = max(plan.steps, opened.step)
+    return Trained(last, theta, time.perf_counter() - course.started, (last - opened.step) * plan.tasks_per_step)
+
+
+class _Course:
+    """One session of a run, step by step."""
+
+    def __init__(self, executor: Executor, plan: Plan, watcher: Watcher) -> None:
+        self.executor, self.plan, self.watcher = executor, plan, watcher
+        self.started = self.before = time.perf_counter()
+        # A step's timing ends after it: it goes into the journal with the next.
+        self.timing: dict[str, float] = {}
+
+    def step(self, theta: Any, step: int) -> Any:
+        """Outer step number ``step``, with its validation where one is due; returns theta after it."""
+        plan = self.plan
         chunks = chunks_of(plan.seed, "train", "train", step, plan.tasks_per_step, plan.chunk_size)
-        applied, reports = _outer_step(executor, theta, step, chunks, facts)
-        theta, now = applied.theta, time.perf_counter()
-        facts = _timing(reports, applied, now - before, executor.workers)
-        loss, metrics = _means(reports)
-        watcher.step(step, loss, metrics, facts["tasks_per_s"])
-        before = now
-        if plan.validation is not None and step % plan.validate_every == 0:
-            _validate(executor, theta, step, plan, plan.validation, watcher)
-            before = time.perf_counter()
-    last = max(plan.steps, done)
-    return Trained(last, theta, time.perf_counter() - started, (last - done) * plan.tasks_per_step)
+        applied, reports = _outer_step(self.executor, theta, step, chunks, self.timing)
+        now = time.perf_counter()
+        self.timing = _timing(reports, applied, now - self.before, self.executor.workers)
+        self.before = now
+        self.watcher.step(step, *_means(reports), self.timing["tasks_per_s"])
+        self.validate(applied.theta, step)
+        return applied.theta
+
+    def validate(self, theta: Any, step: int) -> None:
+        """Score the validation tasks, if ``step`` is one for it."""
+        if self.plan.validation is None or step % self.plan.validate_every:
+            return
+        rows = evaluate(self.executor, theta, self.plan.validation)
+        self.executor.record("validation", step, row_metrics("val", rows))
+        last = rows[-1]
+        best = self.executor.keep_best(step, last.mean if self.plan.higher_is_better else -last.mean)
+        self.watcher.note(
+            f"step {step}: validation {last.metric} {last.mean:.4f} ± {last.ci95:.4f}{' (best so far)' if best else ''}"
+        )
+        self.before = time.perf_counter()
 
 
 def _outer_step(
     executor: Executor, theta: Any, step: int, chunks: Sequence[Chunk], timing: dict[str, float]
 ) -> tuple[Applied, list[Report]]:
-    """Learn and apply, until nothing is missing. ``timing`` is that of the step before: a step's own ends after it."""
+    """Learn and apply, until nothing is missing."""
     handles: dict[int, Any] = {}
     reports: dict[int, Report] = {}
     wanted = list(chunks)
@@ -125,18 +155,6 @@ def _timing(reports: Sequence[Report], applied: Applied, wall: float, workers: i
     parts["waiting"] = max(0.0, 1.0 - sum(parts.values()))
     tasks = sum(report.used + len(report.skipped) for report in reports)
     return {f"time/{name}": share for name, share in parts.items()} | {"time/step_s": wall, "tasks_per_s": tasks / wall}
-
-
-def _validate(
-    executor: Executor, theta: Any, step: int, plan: Plan, validation: EvaluationPlan, watcher: Watcher
-) -> None:
-    rows = evaluate(executor, theta, validation)
-    executor.record("validation", step, row_metrics("val", rows))
-    last = rows[-1]
-    best = executor.keep_best(step, last.mean if plan.higher_is_better else -last.mean)
-    watcher.note(
-        f"step {step}: validation {last.metric} {last.mean:.4f} ± {last.ci95:.4f}{' (best so far)' if best else ''}"
-    )
 
 
 def row_metrics(prefix: str, rows: Sequence[Row]) -> dict[str, float]:

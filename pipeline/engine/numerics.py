@@ -16,12 +16,16 @@ from pipeline.core.failures import ClusterError
 
 @dataclass(frozen=True)
 class Numerics:
-    """Threads are torch's in each worker: another number of them gives other bits, so the recipe fixes it."""
+    """Threads are torch's in each worker: another number of them gives other bits, so the recipe fixes it.
+
+    ``mixed`` admits workers whose numerics differ from the first one's; such a run cannot be reproduced bit for bit.
+    """
 
     dtype: Literal["float32", "float64"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Ge(1)] = 1
     vectorise: bool = True
+    mixed: bool = False
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -53,7 +57,7 @@ class Numerics:
             "dtype": self.dtype,
             "chunk_size": str(chunk_size),
             "vectorise": str(self.vectorise).lower(),
-        }
+        } | ({"mixed": "true"} if self.mixed else {})
 
 
 def _keep_freed_memory() -> None:

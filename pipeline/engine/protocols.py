@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -23,7 +23,10 @@ class Chunk(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the driver learns of a finished chunk: sums over its used tasks, the tasks skipped, and seconds spent."""
+    """What the driver learns of a finished chunk: sums over its used tasks, the tasks skipped, and seconds spent.
+
+    ``digest`` is a checksum of the contribution: who computes a chunk again must find the same.
+    """
 
     chunk: int
     used: int
@@ -31,6 +34,7 @@ class Report(NamedTuple):
     metrics: dict[str, float]
     skipped: tuple[str, ...]
     seconds: dict[str, float]
+    digest: int
 
 
 class ScoreReport(NamedTuple):
@@ -39,6 +43,7 @@ class ScoreReport(NamedTuple):
     chunk: int
     points: tuple[int, ...]
     metrics: dict[str, np.ndarray]
+    digest: int
 
 
 class Applied(NamedTuple):
@@ -62,6 +67,14 @@ class Opened(NamedTuple):
     theta: Any
 
 
+class Rewound(Exception):
+    """Theta's keeper was lost and stands again at ``opened``, before the step that was asked of it."""
+
+    def __init__(self, opened: Opened) -> None:
+        super().__init__(f"back at step {opened.step}")
+        self.opened = opened
+
+
 class Entry(NamedTuple):
     """One line of the metrics journal, keyed (run, kind, step); ``timestamp`` in ms, fixed when first written."""
 
@@ -81,8 +94,11 @@ class Executor(Scorer, Protocol):
     """Runs the work of an outer step somewhere; the loop sees only this."""
 
     workers: int
+    note: Callable[[str], None]
 
-    def open(self) -> Opened: ...
+    def open(self) -> Opened:
+        """Where the run stands. From here on any call may raise ``Rewound``."""
+        ...
 
     def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
         """Each chunk's contribution (a handle) and report, as they come."""

@@ -7,8 +7,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.engine.dealer import Crew, Done, Event, Joined
+from pipeline.engine.crew import Crew
+from pipeline.engine.dealer import Dealer
+from pipeline.engine.events import Done, Event, Joined, Lost
 from pipeline.engine.keeper import Keeper
+from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Applied, Chunk, Missing, Opened, Status, Work
 from pipeline.engine.worker import Worker
 
@@ -27,25 +30,31 @@ class InProcess:
         self.worker = worker
         self._orders: deque[Callable[[], Event]] = deque([lambda: Joined(0)])
 
-    def send(self, worker: int, round: int, work: Work, theta: Any, chunk: Chunk) -> None:
-        compute = self.worker.learn if work == "learn" else self.worker.score
-        self._orders.append(lambda: Done(worker, round, chunk.number, compute(theta, chunk)))
+    def send(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> None:
+        self._orders.append(lambda: self._carry_out(worker, order, work, theta, chunk))
 
     def replace(self, worker: int) -> None:
         self._orders.append(lambda: Joined(worker))
 
-    def poll(self) -> Sequence[Event]:
+    def poll(self, seconds: float) -> Sequence[Event]:
         return [self._orders.popleft()()] if self._orders else []
 
     def close(self) -> None:
         self._orders.clear()
+
+    def _carry_out(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> Event:
+        try:
+            result = self.worker.learn(theta, chunk) if work == "learn" else self.worker.score(theta, chunk)
+        except MemoryError as error:
+            return Lost(worker, f"this machine has no memory left ({error})")
+        return Done(worker, order, result)
 
 
 class SerialExecutor(Crew):
     """Runs everything here, one chunk after another."""
 
     def __init__(self, worker: Worker, keeper: Keeper) -> None:
-        super().__init__(InProcess(worker), Monotonic(), workers=1, patience=0.0)
+        super().__init__(InProcess(worker), Monotonic(), Dealer(Limits()), workers=1)
         self.keeper = keeper
         self.numerics = worker.fingerprint
 

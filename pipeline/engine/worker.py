@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -74,6 +75,7 @@ class Worker:
         with _naming(chunk):
             gradient, learned = self._learn(self._theta(theta), drawn, chunk.step)
         slots = {one.slot for one in learned}
+        packed = self.layout.pack(gradient).numpy()
         names = sorted({name for one in learned for name in one.metrics})
         report = Report(
             chunk=chunk.number,
@@ -82,11 +84,12 @@ class Worker:
             metrics={name: sum(one.metrics[name] for one in learned) for name in names},
             skipped=tuple(ticket.id for slot, ticket in enumerate(chunk.tickets) if slot not in slots),
             seconds={"sampling": sampled - start, "inner_loop": time.perf_counter() - sampled},
+            digest=zlib.crc32(packed.data),
         )
         contribution = Contribution(
             chunk=chunk.number,
             groups=tuple(gradient),
-            gradient=self.layout.pack(gradient).numpy(),
+            gradient=packed,
             weight=sum(drawn[slot].task.weight for slot in sorted(slots)),
             records=[
                 {name: value.cpu().numpy() for name, value in one.records.items()} for one in learned if one.records
@@ -124,7 +127,8 @@ class Worker:
             else:
                 rows = _rows([score(*self._placed(one)) for one in drawn])
         metrics = {name: np.stack([row[name].cpu().double().numpy() for row in rows], 1) for name in rows[0]}
-        return ScoreReport(chunk.number, points, metrics)
+        digest = zlib.crc32(b"".join(metrics[name].tobytes() for name in sorted(metrics)))
+        return ScoreReport(chunk.number, points, metrics, digest)
 
     def _learn(self, theta: MetaParams, drawn: list[Drawn], step: int) -> tuple[MetaParams, list[Learned]]:
         together = self._stack(drawn)
@@ -207,7 +211,10 @@ def milestones(length: int) -> tuple[int, ...]:
 
 
 class _naming:
-    """Turns whatever an algorithm or source raises into an error that names the tasks."""
+    """Turns whatever an algorithm or source raises into an error that names the tasks.
+
+    Memory that ran out is no task's fault yet: it comes out as ``MemoryError``, and somebody else may try.
+    """
 
     def __init__(self, what: Chunk | Ticket) -> None:
         self.tickets = what.tickets if isinstance(what, Chunk) else (what,)
@@ -216,10 +223,14 @@ class _naming:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, PipelineError):
+        if isinstance(error, RuntimeError) and "allocate memory" in str(error):
+            raise MemoryError(" ".join(str(error).split())[:200]) from error
+        if isinstance(error, Exception) and not isinstance(error, PipelineError | MemoryError):
             first = self.tickets[0]
             many = f" … {self.tickets[-1].id}" if len(self.tickets) > 1 else ""
             cause = " ".join(str(error).split())
+            if isinstance(error, torch.OutOfMemoryError):
+                cause += ". A smaller chunk_size or fewer queries need less memory, and give other bits"
             raise TaskError(
                 f"task {first.id}{many} of seed {first.seed}: {type(error).__name__}: {cause}. "
                 f"Reproduce: pipeline.replay(DIR, step={first.step}, number={first.number})"

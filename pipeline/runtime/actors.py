@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -15,8 +15,12 @@ from pipeline.engine.keeper import Keeper
 from pipeline.engine.protocols import Applied, Chunk, Missing, Report, ScoreReport, Status
 from pipeline.engine.worker import Worker
 
-FETCH_S = 30.0
-"""How long the parameter actor waits for contributions before it asks for them again."""
+
+class Hello(NamedTuple):
+    """What a worker says when it is ready: how it computes, and on which node."""
+
+    numerics: dict[str, str]
+    node: str
 
 
 class TaskWorker:
@@ -25,8 +29,8 @@ class TaskWorker:
     def __init__(self, build: Callable[[], Worker]) -> None:
         self.worker = build()
 
-    def numerics(self) -> dict[str, str]:
-        return self.worker.fingerprint
+    def hello(self) -> Hello:
+        return Hello(self.worker.fingerprint, ray.get_runtime_context().get_node_id())
 
     @ray.method(num_returns=2)
     def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
@@ -40,8 +44,8 @@ class TaskWorker:
 class ParameterActor:
     """Holds theta. Contributions come as references: nothing heavy passes through the driver."""
 
-    def __init__(self, build: Callable[[], Keeper]) -> None:
-        self.keeper = build()
+    def __init__(self, build: Callable[[], Keeper], fetch_s: float) -> None:
+        self.keeper, self.fetch_s = build(), fetch_s
 
     @ray.method(num_returns=2)
     def open(self, numerics: dict[str, str]) -> tuple[int, np.ndarray]:
@@ -53,7 +57,7 @@ class ParameterActor:
     ) -> tuple[Applied | Missing, np.ndarray | None]:
         """The outcome, and theta after it as an object of its own that workers read without the driver."""
         start = time.perf_counter()
-        fetched, missing = _fetch(contributions)
+        fetched, missing = _fetch(contributions, self.fetch_s)
         if missing:
             return Missing(missing), None
         fetch = time.perf_counter() - start
@@ -70,18 +74,18 @@ class ParameterActor:
         return self.keeper.close(status, summary)
 
 
-def _fetch(references: Mapping[int, Any]) -> tuple[list[Contribution], tuple[int, ...]]:
-    """The contributions, and the chunks of those that could not be had in time."""
+def _fetch(references: Mapping[int, Any], seconds: float) -> tuple[list[Contribution], tuple[int, ...]]:
+    """The contributions, and the chunks of those that could not be had within ``seconds``."""
     wanted = list(references.values())
     try:
-        return ray.get(wanted, timeout=FETCH_S), ()
+        return ray.get(wanted, timeout=seconds), ()
     except RayError:  # one of them is late, or was lost with its node: see which, and the dealer deals those again
         ready, _ = ray.wait(wanted, num_returns=len(wanted), timeout=0)
     fetched, missing = [], []
     for chunk, reference in references.items():
         try:
             if reference in ready:
-                fetched.append(ray.get(reference, timeout=FETCH_S))
+                fetched.append(ray.get(reference, timeout=seconds))
             else:
                 missing.append(chunk)
         except RayError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,10 +23,11 @@ PROBE_S = 3.0
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers, and how much of a GPU each may use."""
+    """How many workers, how much of a GPU each may use, and whether they may compute with other numerics."""
 
     count: int
     gpus: float
+    mixed: bool = False
 
 
 def connect(address: str, workers: Workers) -> bool:
@@ -105,3 +106,13 @@ def here() -> dict[str, Any]:
 
     node = ray.get_runtime_context().get_node_id()
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def draining_nodes() -> Collection[str]:
+    """Nodes that Ray was told will go away: a spot machine's notice, or a scale-down."""
+    from ray._private import state
+
+    try:
+        return set(state.state.get_draining_nodes())
+    except AttributeError:  # private to Ray: without it a node that leaves is a node that is lost
+        return ()

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError
-from pipeline.engine.dealer import Crew
+from pipeline.engine.crew import Crew
+from pipeline.engine.dealer import Dealer
 from pipeline.engine.keeper import Keeper
-from pipeline.engine.protocols import Applied, Missing, Opened, Status
+from pipeline.engine.protocols import Applied, Missing, Opened, Rewound, Status
 from pipeline.engine.serial import Monotonic
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import ParameterActor
@@ -22,7 +23,11 @@ from pipeline.runtime.transport import RayTransport, constructor_cause
 
 
 class RayExecutor(Crew):
-    """Runs a step's chunks on ``workers.count`` actors of the cluster at ``address`` (``local`` starts one here)."""
+    """Runs a step's chunks on ``workers.count`` actors of the cluster at ``address`` (``local`` starts one here).
+
+    A parameter actor that dies or hangs is built again from the last checkpoint. Whether the call under way was carried
+    out is then asked of the checkpoint, never guessed.
+    """
 
     def __init__(
         self,
@@ -30,61 +35,106 @@ class RayExecutor(Crew):
         keeper: Callable[[], Keeper],
         workers: Workers,
         address: str,
-        patience: float,
+        dealer: Dealer,
     ) -> None:
         self.ray = RayTransport(worker, workers, address)
-        self.parameters = (
-            ray.remote(ParameterActor).options(max_restarts=0, max_task_retries=0, num_cpus=1, **here()).remote(keeper)
-        )
-        super().__init__(self.ray, Monotonic(), workers=workers.count, patience=patience)
+        self.build, self.limits = keeper, dealer.limits
+        self.parameters = self._build()
+        self.opened = Opened(0, None)
+        self.rebuilt = 0
+        super().__init__(self.ray, Monotonic(), dealer, workers=workers.count)
 
     def open(self) -> Opened:
-        numerics, events = self.ray.first_numerics(self.dealer.patience)
+        numerics, events = self.ray.first_numerics(self.limits.wait_s)
         for event in events:
-            self.dealer.on(event)
-        step, theta = self.parameters.open.remote(numerics)
-        return Opened(_get(step), theta)
+            self.dealer.on(event, self.clock.now())
+        self.numerics = numerics
+        self.opened = self._open()
+        return self.opened
 
     def apply(
         self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]
     ) -> Applied | Missing:
         start = time.perf_counter()
-        # References in a dict are not resolved on the way: the actor fetches them itself, with a time limit.
-        outcome, theta = self.parameters.apply.remote(step, dict(handles), facts, skipped)
-        result = _get(outcome)
+        while True:
+            # References in a dict are not resolved on the way: the actor fetches them itself, with a time limit.
+            outcome, theta = self.parameters.apply.remote(step, dict(handles), facts, skipped)
+            try:
+                result = self._get(outcome)
+                break
+            except (RayActorError, GetTimeoutError) as error:
+                self._rebuild(error)
+            if self.opened.step >= step:  # it was done, and only the answer is lost
+                return Applied(step, self.opened.theta, {"transport": time.perf_counter() - start})
+            self._go_on_from(step - 1)
         if isinstance(result, Missing):
             return result
-        here_s = time.perf_counter() - start
+        self.opened, self.rebuilt = Opened(step, theta), 0
         inside = sum(result.seconds.values())
-        seconds = result.seconds | {"transport": result.seconds["transport"] + max(0.0, here_s - inside)}
-        return Applied(step, theta, seconds)
+        outside = max(0.0, time.perf_counter() - start - inside)
+        return Applied(step, theta, result.seconds | {"transport": result.seconds["transport"] + outside})
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
-        _get(self.parameters.record.remote(kind, step, metrics))
+        self._call("record", kind, step, metrics)
 
     def keep_best(self, step: int, score: float) -> bool:
-        return bool(_get(self.parameters.keep_best.remote(step, score)))
+        return bool(self._call("keep_best", step, score))
 
     def fetch(self, theta: Any) -> np.ndarray:
-        return np.array(_get(theta))
+        return np.array(self._get(theta))
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        problem = _get(self.parameters.close.remote(status, summary))
+        problem = self._call("close", status, summary)
         ray.kill(self.parameters)
         self.ray.close()
         return None if problem is None else str(problem)
 
+    def _build(self) -> Any:
+        options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 1, **here()}
+        return ray.remote(ParameterActor).options(**options).remote(self.build, self.limits.fetch_s)
 
-def _get(reference: Any) -> Any:
-    """The object; an error that is the user's comes out as itself."""
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, PipelineError):
-            raise error.cause from error
-        raise
-    except RayActorError as error:
-        cause = constructor_cause(str(error))
-        if cause:
-            raise ClusterError(f"the parameter actor could not start: {cause}") from error
-        raise
+    def _open(self) -> Opened:
+        step, theta = self.parameters.open.remote(self.numerics)
+        return Opened(self._get(step, self.limits.start_s), theta)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """A call that may be made twice, at the step that was done last."""
+        step = self.opened.step
+        while True:
+            try:
+                return self._get(getattr(self.parameters, method).remote(*arguments))
+            except (RayActorError, GetTimeoutError) as error:
+                self._rebuild(error)
+            self._go_on_from(step)
+
+    def _rebuild(self, error: Exception) -> None:
+        """Another parameter actor at the last checkpoint. The old one is killed first: it may only be slow."""
+        self.rebuilt += 1
+        if self.rebuilt > self.limits.rebuilds:
+            reason = " ".join(str(error).split())[:200]
+            raise ClusterError(f"the parameter actor was lost {self.rebuilt} times in a row; the last time: {reason}")
+        ray.kill(self.parameters)
+        self.parameters = self._build()
+        try:
+            self.opened = self._open()
+        except (RayActorError, GetTimeoutError) as again:
+            self._rebuild(again)
+
+    def _go_on_from(self, step: int) -> None:
+        """Raises ``Rewound`` where the last checkpoint is of an earlier step."""
+        if self.opened.step < step:
+            raise Rewound(self.opened)
+
+    def _get(self, reference: Any, seconds: float | None = None) -> Any:
+        """The object; an error that is the user's comes out as itself."""
+        try:
+            return ray.get(reference, timeout=seconds or self.limits.answer_s)
+        except RayTaskError as error:
+            if isinstance(error.cause, PipelineError):
+                raise error.cause from error
+            raise
+        except RayActorError as error:
+            cause = constructor_cause(str(error))
+            if cause:
+                raise ClusterError(f"the parameter actor could not start: {cause}") from error
+            raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,54 +11,61 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
-from pipeline.engine.dealer import Done, Event, Joined, Lost
+from pipeline.engine.events import Done, Event, Joined, Leaving, Lost
 from pipeline.engine.protocols import Chunk, Work
 from pipeline.engine.worker import Worker
-from pipeline.runtime.actors import TaskWorker
-from pipeline.runtime.cluster import Workers, connect
+from pipeline.runtime.actors import Hello, TaskWorker
+from pipeline.runtime.cluster import Workers, connect, draining_nodes
 
-POLL_S = 1.0
+DRAIN_CHECK_S = 2.0
 
 
-class Order(NamedTuple):
-    """A chunk under way; ``contribution`` is the reference that goes on to the parameter actor."""
+class Sent(NamedTuple):
+    """An order under way; ``contribution`` is the reference that goes on to the parameter actor."""
 
     worker: int
-    round: int
-    chunk: int
+    order: int
     contribution: Any
 
 
 class RayTransport:
-    """Task workers by number, on the cluster at ``address``. A lost one is replaced by a new actor under its number."""
+    """Task workers by number, on the cluster at ``address``. A worker that is replaced leaves its number behind."""
 
     def __init__(self, build: Callable[[], Worker], workers: Workers, address: str) -> None:
         self.ours = connect(address, workers)
-        self.build, self.options = build, {"num_cpus": 1, "num_gpus": workers.gpus}
+        self.build, self.workers = build, workers
         self.numerics: dict[str, str] | None = None
         self.actors: dict[int, Any] = {}
+        self.places: dict[int, str] = {}
         self.joining: dict[Any, int] = {}
-        self.orders: dict[Any, Order] = {}
-        for worker in range(workers.count):
-            self.replace(worker)
+        self.sent: dict[Any, Sent] = {}
+        self._numbers = itertools.count()
+        self._drained = 0.0
+        for _ in range(workers.count):
+            self._start()
 
-    def replace(self, worker: int) -> None:
-        self.actors[worker] = (
-            ray.remote(TaskWorker).options(max_restarts=0, max_task_retries=0, **self.options).remote(self.build)
-        )
-        self.joining[self.actors[worker].numerics.remote()] = worker
-
-    def send(self, worker: int, round: int, work: Work, theta: Any, chunk: Chunk) -> None:
+    def send(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> None:
         if work == "learn":
             contribution, report = self.actors[worker].learn.remote(theta, chunk)
         else:
             contribution, report = None, self.actors[worker].score.remote(theta, chunk)
-        self.orders[report] = Order(worker, round, chunk.number, contribution)
+        self.sent[report] = Sent(worker, order, contribution)
 
-    def poll(self) -> Sequence[Event]:
+    def replace(self, worker: int) -> None:
+        self._stop(worker)
+        self._start()
+
+    def poll(self, seconds: float) -> Sequence[Event]:
         """Raises ``TaskError`` (or the error's own kind) when a task raised: the same task would raise elsewhere."""
-        ready, _ = ray.wait([*self.orders, *self.joining], num_returns=1, timeout=POLL_S)
-        return [self._arrived(reference) for reference in ready]
+        references = [*self.sent, *self.joining]
+        if not references:  # workers are here, and the dealer lets their machines rest
+            time.sleep(seconds)
+            return self._leaving()
+        ready, _ = ray.wait(references, num_returns=1, timeout=seconds)
+        if ready:  # whatever else is there is no later than the first
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        arrived = [self._arrived(reference) for reference in ready]
+        return [event for event in arrived if event is not None] + self._leaving()
 
     def first_numerics(self, patience: float) -> tuple[dict[str, str], Sequence[Event]]:
         """Wait for a first worker, whose numerics are the run's; and the events of those that joined meanwhile.
@@ -70,10 +78,10 @@ class RayTransport:
         while self.numerics is None:
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"no worker was ready in {patience:.0f} s: each asks for {self.options}, "
+                    f"no worker was ready in {patience:.0f} s: each asks for {self._options()}, "
                     f"the cluster has {ray.available_resources()} free; wait for room or ask for less"
                 )
-            events += self.poll()
+            events += self.poll(1.0)
             lost = [event for event in events if isinstance(event, Lost)]
             if lost:
                 raise ClusterError(f"a worker could not start: {lost[0].why}")
@@ -81,54 +89,81 @@ class RayTransport:
 
     def close(self) -> None:
         """Stop the workers, and the cluster too if it was started here."""
-        for actor in self.actors.values():
-            ray.kill(actor)
+        for worker in list(self.actors):
+            self._stop(worker)
         if self.ours:
             ray.shutdown()
 
-    def _arrived(self, reference: Any) -> Event:
+    def _options(self) -> dict[str, float]:
+        return {"num_cpus": 1, "num_gpus": self.workers.gpus}
+
+    def _start(self) -> None:
+        worker = next(self._numbers)
+        # A worker holds nothing that is worth restarting, and no call of it is sent twice: the dealer sees to both.
+        options = {"max_restarts": 0, "max_task_retries": 0, **self._options()}
+        self.actors[worker] = ray.remote(TaskWorker).options(**options).remote(self.build)
+        self.joining[self.actors[worker].hello.remote()] = worker
+
+    def _stop(self, worker: int) -> None:
+        actor = self.actors.pop(worker, None)
+        self.places.pop(worker, None)
+        if actor is not None:
+            ray.kill(actor)
+
+    def _arrived(self, reference: Any) -> Event | None:
         if reference in self.joining:
             return self._joined(reference, self.joining.pop(reference))
-        order = self.orders.pop(reference)
+        sent = self.sent.pop(reference)
         try:
-            result = ray.get(reference)
+            report = ray.get(reference)
         except RayError as error:
-            return Lost(order.worker, _system_failure(error))
-        return Done(
-            order.worker,
-            order.round,
-            order.chunk,
-            result if order.contribution is None else (order.contribution, result),
-        )
+            # Nobody waits for the calls of a worker that was stopped here.
+            return Lost(sent.worker, _system_failure(error)) if sent.worker in self.actors else None
+        result = report if sent.contribution is None else (sent.contribution, report)
+        return Done(sent.worker, sent.order, result, report.digest)
 
-    def _joined(self, reference: Any, worker: int) -> Event:
+    def _joined(self, reference: Any, worker: int) -> Event | None:
         try:
-            numerics = ray.get(reference)
+            hello: Hello = ray.get(reference)
         except RayError as error:
-            return Lost(worker, _system_failure(error))
+            return Lost(worker, _system_failure(error)) if worker in self.actors else None
         if self.numerics is None:
-            self.numerics = numerics
-        elif numerics != self.numerics:
+            self.numerics = hello.numerics
+        elif hello.numerics != self.numerics and not self.workers.mixed:
             differences = ", ".join(
-                f"{key} {numerics.get(key)} (the run's: {value})"
+                f"{key} {hello.numerics.get(key)} (the run's: {value})"
                 for key, value in self.numerics.items()
-                if numerics.get(key) != value
+                if hello.numerics.get(key) != value
             )
             raise ClusterError(
-                f"worker {worker} computes with other numerics: {differences}; its results would not be the same bits"
+                f"worker {worker} computes with other numerics: {differences}; its results would not be the same bits. "
+                "Use machines of one kind, or numerics.mixed=true, which gives up reproducing the run"
             )
-        return Joined(worker)
+        self.places[worker] = hello.node
+        return Joined(worker, hello.node)
+
+    def _leaving(self) -> list[Event]:
+        """Workers on machines that are to be taken away soon."""
+        now = time.monotonic()
+        if now - self._drained < DRAIN_CHECK_S:
+            return []
+        self._drained = now
+        nodes = draining_nodes()
+        return [Leaving(worker) for worker, node in self.places.items() if node in nodes]
 
 
 def _system_failure(error: RayError) -> str:
     """Why a call failed, when the system failed; a task's own error is raised."""
     if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
-        if isinstance(error.cause, PipelineError):
-            raise error.cause
-        raise TaskError(f"a worker raised {type(error.cause).__name__}: {error.cause}") from error
-    cause = constructor_cause(str(error))
-    if cause:
-        raise ClusterError(f"a worker could not start: {cause}") from error
+        cause = error.cause
+        if isinstance(cause, MemoryError):
+            return f"its machine has no memory left ({cause})"
+        if isinstance(cause, PipelineError):
+            raise cause
+        raise TaskError(f"a worker raised {type(cause).__name__}: {cause}") from error
+    cause_text = constructor_cause(str(error))
+    if cause_text:
+        raise ClusterError(f"a worker could not start: {cause_text}") from error
     return " ".join(str(error).split())[:300]
 
 

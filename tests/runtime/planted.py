@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,28 +88,42 @@ class BuildPlanted:
         return self.kind(algorithm, source, layout, Numerics(device="cpu", vectorise=False), 2)
 
 
-class DeadlySource:
-    """A source that takes its process with it, once, in the middle of a chunk."""
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    def __init__(self, source: Any, ticket: Ticket, marker: Path) -> None:
-        self.source, self.ticket, self.marker = source, ticket, marker
+
+def hung() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def out_of_memory() -> None:
+    raise MemoryError("no room for 8 GB")
+
+
+class DeadlySource:
+    """A source that does harm to its process in the middle of a chunk, once where there is a marker to leave."""
+
+    def __init__(self, source: Any, ticket: Ticket, marker: Path | None, harm: Callable[[], None]) -> None:
+        self.source, self.ticket, self.marker, self.harm = source, ticket, marker, harm
 
     def sample(self, ticket: Ticket) -> Task[Any]:
-        if ticket == self.ticket and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if ticket == self.ticket and not (self.marker and self.marker.exists()):
+            if self.marker:
+                self.marker.touch()
+            self.harm()
         return self.source.sample(ticket)
 
 
 @dataclass(frozen=True)
 class BuildDeadlyWorker:
-    """A worker of the recipe whose source is deadly at one ticket."""
+    """A worker of the recipe whose source is deadly at one ticket: once with a marker, else each time."""
 
     recipe: str
     ticket: Ticket
-    marker: str
+    marker: str | None
+    harm: Callable[[], None] = killed
 
     def __call__(self) -> Worker:
         worker = BuildWorker(self.recipe)()
-        worker.source = DeadlySource(worker.source, self.ticket, Path(self.marker))
+        worker.source = DeadlySource(worker.source, self.ticket, Path(self.marker) if self.marker else None, self.harm)
         return worker

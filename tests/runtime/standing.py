@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.build import BuildWorker
 from pipeline.config import Recipe
 from pipeline.core.types import Contribution
-from pipeline.engine.dealer import Event, Joined
+from pipeline.engine.events import Event, Joined
 from pipeline.engine.protocols import Chunk, Report, ScoreReport
 from pipeline.engine.worker import Worker
 from pipeline.runtime.transport import RayTransport
@@ -60,5 +60,5 @@ def stand(transport: RayTransport) -> RayTransport:
     """The transport, once all of its workers have joined."""
     waiting: Any = transport.joining
     while waiting:
-        transport.poll()
+        transport.poll(1.0)
     return transport

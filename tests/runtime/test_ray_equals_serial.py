@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
-import psutil
 import pytest
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.seeding import Ticket
-from tests.quiet_runs import run
+from tests.quiet_runs import processes, run
 from tests.runtime.planted import BuildDeadlyWorker
 from tests.runtime.standing import BuildManyWorkers, Seats, stand
 from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, recipe
@@ -66,11 +65,11 @@ def test_workers_that_are_killed_leave_no_trace(small_images, tmp_path):
     """Of two workers started for the run, one dies between two steps and one in the middle of a chunk."""
     tiny = recipe("maml", small_images)
     serial = run(tiny, tmp_path / "serial", 0)
-    before, killed, marker = set(task_workers()), [], tmp_path / "died"
+    before, killed, marker = set(processes("TaskWorker")), [], tmp_path / "died"
 
     def kill_one(step: int) -> None:
         if step == 1:
-            killed.append(min(set(task_workers()) - before))
+            killed.append(min(set(processes("TaskWorker")) - before))
             os.kill(killed[0], signal.SIGKILL)
 
     last_of_step_3 = Ticket(tiny.seed, "train", "train", 3, TASKS - 1)
@@ -78,8 +77,3 @@ def test_workers_that_are_killed_leave_no_trace(small_images, tmp_path):
     assert run(tiny, tmp_path / "ray", 2, deadly, kill_one) == serial
     assert killed
     assert marker.exists()
-
-
-def task_workers() -> list[int]:
-    """The processes of this session's task workers."""
-    return [one.pid for one in psutil.Process().children(recursive=True) if "TaskWorker" in one.name()]

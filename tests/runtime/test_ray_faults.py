@@ -10,12 +10,15 @@ import pytest
 
 from pipeline import build
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
-from pipeline.engine.dealer import Crew, Joined
+from pipeline.engine.crew import Crew
+from pipeline.engine.dealer import Dealer
 from pipeline.engine.evaluate import chunks_of
+from pipeline.engine.events import Joined
+from pipeline.engine.limits import Limits
 from pipeline.engine.serial import Monotonic
 from pipeline.runtime.cluster import Workers
 from pipeline.runtime.transport import RayTransport
-from tests.quiet_runs import PATIENCE_S, BuildQuietKeeper, on_ray
+from tests.quiet_runs import LIMITS, BuildQuietKeeper, on_ray
 from tests.runtime.planted import ALGORITHM_FAILS, SOURCE_FAILS, BuildPlanted, Careless, Hog, parts
 from tests.runtime.tiny import recipe
 
@@ -33,8 +36,8 @@ def planted(ray_local):
 
 @pytest.fixture
 def crew(planted):
-    crew = Crew(planted, Monotonic(), workers=1, patience=PATIENCE_S)
-    crew.dealer.on(Joined(0))
+    crew = Crew(planted, Monotonic(), Dealer(LIMITS), workers=1)
+    crew.dealer.on(Joined(0), crew.clock.now())
     return crew
 
 
@@ -56,7 +59,7 @@ def test_without_that_copy_it_would_have_changed_everybodys(ray_local):
     reference = ray_local.put(theta)
     transport = RayTransport(BuildPlanted(Careless), Workers(1, 0.0), "local")
     try:
-        careless = Crew(transport, Monotonic(), workers=1, patience=PATIENCE_S)
+        careless = Crew(transport, Monotonic(), Dealer(LIMITS), workers=1)
         list(careless.learn(reference, chunks(1)))
     finally:
         transport.close()
@@ -116,7 +119,7 @@ def test_a_parameter_actor_that_cannot_start_says_why_in_one_line(ray_local, sma
 
 def test_a_cluster_that_is_full_is_told_after_a_while(ray_local, planted, monkeypatch, small_images, tmp_path):
     """Ray itself says nothing: what cannot be placed just waits."""
-    monkeypatch.setattr("tests.quiet_runs.PATIENCE_S", 3.0)
+    monkeypatch.setattr("tests.quiet_runs.LIMITS", Limits(wait_s=3.0))
     planted_worker = 1
     hog = ray_local.remote(Hog).options(num_cpus=ray_local.cluster_resources()["CPU"] - planted_worker).remote()
     assert ray_local.get(hog.here.remote(), timeout=60)

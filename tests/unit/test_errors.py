@@ -25,6 +25,7 @@ EXIT_CODES = {
     "NonFiniteError": 4,
     "TaskError": 5,
     "PoisonError": 6,
+    "CorruptionError": 8,
     "InternalError": 70,
 }
 

@@ -11,12 +11,11 @@ from torch.testing import assert_close
 
 from pipeline.core.flat import sha256
 from pipeline.core.types import Contribution
-from pipeline.engine.dealer import Crew
 from pipeline.engine.evaluate import chunks_of
 from pipeline.engine.outer import Outer
 from pipeline.engine.store import Store
 from tests.unit.quadratic import FLOAT64, LOOPED, Bowls, maml, mean_gradient, reptile, vector, worker
-from tests.unit.virtual import PATIENCE_S, VirtualTransport
+from tests.unit.virtual import VirtualTransport, virtual_crew
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
@@ -31,7 +30,7 @@ def contributions(name: str, chunk_size: int = CHUNK, workers: int = 1, seed: in
     """As they arrive from workers of random speed."""
     ours = worker(ALGORITHMS[name], SOURCE, chunk_size=chunk_size)
     transport = VirtualTransport(workers, seed, lambda work, theta, chunk: ours.learn(theta, chunk))
-    crew = Crew(transport, transport.clock, workers=workers, patience=PATIENCE_S)
+    crew = virtual_crew(transport, workers)
     chunks = chunks_of(5, "train", "train", 1, COUNT, chunk_size)
     return [contribution for contribution, _ in crew.learn(vector().numpy(), chunks)]
 

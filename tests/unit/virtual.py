@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.engine.dealer import Crew, Done, Event, Joined, Lost
+from pipeline.engine.crew import Crew
+from pipeline.engine.dealer import Dealer, OnPoison
+from pipeline.engine.events import Done, Event, Joined, Leaving, Lost
 from pipeline.engine.keeper import Keeper
+from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Applied, Chunk, Entry, Missing, Status, Work
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.worker import Worker
 
-PATIENCE_S = 60.0
+LIMITS = Limits(wait_s=60.0, first_lease_s=200.0, lease_s=10.0)
 GIVEN_UP_S = 1e5
 
 Compute = Callable[[Work, Any, Chunk], Any]
@@ -27,13 +30,20 @@ Compute = Callable[[Work, Any, Chunk], Any]
 
 @dataclass(frozen=True)
 class Chaos:
-    """Chances per order, but ``deadly`` chunks kill whoever computes them, ``kills`` times at most."""
+    """Chances per order. A chunk is killed ``kills`` times at most, but ``poison`` tasks kill whoever computes them.
+
+    ``hang``: no answer ever; ``slow``: an answer a hundred times later; ``wrong``: an answer of another digest.
+    """
 
     loss: float = 0.0
     late: float = 0.0
     twice: float = 0.0
     missing: float = 0.0
-    deadly: frozenset[int] = frozenset()
+    hang: float = 0.0
+    slow: float = 0.0
+    wrong: float = 0.0
+    leave: float = 0.0
+    poison: frozenset[str] = frozenset()
     kills: int = 2
     replaced: bool = True
     joined: bool = True
@@ -42,6 +52,8 @@ class Chaos:
 CALM = Chaos()
 LOSSES = Chaos(loss=0.25, missing=0.1)
 STRAYS = Chaos(loss=0.25, late=0.5, twice=0.2, missing=0.1)
+HANGS = Chaos(hang=0.1, slow=0.1, missing=0.1)
+EVERYTHING = Chaos(loss=0.15, late=0.3, twice=0.1, missing=0.1, hang=0.05, slow=0.1, leave=0.1)
 
 
 class VirtualClock:
@@ -56,8 +68,9 @@ class VirtualClock:
 
 class Order(NamedTuple):
     worker: int
-    round: int
+    number: int
     chunk: Chunk
+    at: float
 
 
 class Due(NamedTuple):
@@ -72,58 +85,76 @@ class Due(NamedTuple):
 class VirtualTransport:
     """Delivers events one at a time in the order of virtual time, and refuses orders that no real worker could take.
 
-    A lost worker's replacement has a number of its own: an answer that comes late is never mistaken for one of its.
+    Worker ``n`` is on machine ``n % machines``. An order takes a second on average.
     """
 
-    def __init__(self, workers: int, seed: int, compute: Compute, chaos: Chaos = CALM) -> None:
-        self.clock, self.compute, self.chaos = VirtualClock(), compute, chaos
+    def __init__(self, workers: int, seed: int, compute: Compute, chaos: Chaos = CALM, machines: int = 3) -> None:
+        self.clock, self.compute, self.chaos, self.machines = VirtualClock(), compute, chaos, machines
         self.random = random.Random(seed)
         self.orders: list[Order] = []
         self.idle: set[int] = set()
-        self.lost: set[int] = set()
+        self.alive: set[int] = set()
+        self.replaced: list[int] = []
         self.killed: dict[tuple[int, int], int] = {}
         self._numbers = itertools.count()
         self._newcomers = itertools.count(workers)
         self._due: list[Due] = []
         if chaos.joined:
             for worker in range(workers):
-                self._later(Joined(worker), self.clock.seconds)
+                self.join(worker)
 
-    def send(self, worker: int, round: int, work: Work, theta: Any, chunk: Chunk) -> None:
+    def join(self, worker: int, after: float = 0.0) -> None:
+        """A worker that will be there in a while."""
+        self._later(Joined(worker, f"machine-{worker % self.machines}"), self.clock.seconds + after)
+
+    def send(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> None:
         assert worker in self.idle, f"worker {worker} is lost or busy and was dealt chunk {chunk.number}"
         self.idle.remove(worker)
-        self.orders.append(Order(worker, round, chunk))
-        done = Done(worker, round, chunk.number, self.compute(work, theta, chunk))
-        killed = self.killed.get((round, chunk.number), 0)
-        deadly = chunk.number in self.chaos.deadly or self.random.random() < self.chaos.loss
-        if deadly and killed < self.chaos.kills:
-            self.killed[round, chunk.number] = killed + 1
-            end = self._later(Lost(worker, "it was killed"), self.clock.seconds)
-            if self.random.random() < self.chaos.late:  # cut off, not dead: its answer comes after all
+        self.orders.append(Order(worker, order, chunk, self.clock.seconds))
+        chaos, now = self.chaos, self.clock.seconds
+        if chaos.poison & {ticket.id for ticket in chunk.tickets}:
+            self._later(Lost(worker, "it was poisoned"), now)
+            return
+        digest = 7 if self.random.random() >= chaos.wrong else 8
+        done = Done(worker, order, self.compute(work, theta, chunk), digest)
+        killed = self.killed.get((chunk.step, chunk.number), 0)
+        if self.random.random() < chaos.loss and killed < chaos.kills:
+            self.killed[chunk.step, chunk.number] = killed + 1
+            end = self._later(Lost(worker, "it was killed"), now)
+            if self.random.random() < chaos.late:  # cut off, not dead: its answer comes after all
                 self._later(done, end, stray=True)
             return
-        end = self._later(done, self.clock.seconds)
-        if self.random.random() < self.chaos.twice:
+        if self.random.random() < chaos.leave:
+            self._later(Leaving(worker), now, stray=True)
+        if self.random.random() < chaos.hang:
+            return
+        end = self._later(done, now + (100.0 if self.random.random() < chaos.slow else 0.0))
+        if self.random.random() < chaos.twice:
             self._later(done, end, stray=True)
 
     def replace(self, worker: int) -> None:
-        assert worker in self.lost, f"worker {worker} was not lost and was replaced"
-        self.lost.remove(worker)
+        assert worker in self.alive, f"worker {worker} was not there and was replaced"
+        self.alive.discard(worker)
+        self.idle.discard(worker)
+        self.replaced.append(worker)
         if self.chaos.replaced:
-            self._later(Joined(next(self._newcomers)), self.clock.seconds)
+            self.join(next(self._newcomers))
 
-    def poll(self) -> Sequence[Event]:
-        if not self._due:
-            self.clock.seconds += 1.0
+    def poll(self, seconds: float) -> Sequence[Event]:
+        if not self._due or self._due[0].at > self.clock.seconds + seconds:
+            self.clock.seconds += seconds
             assert self.clock.seconds < GIVEN_UP_S, "the round hangs: nothing is under way, and it is not over"
             return []
         due = heapq.heappop(self._due)
-        self.clock.seconds = due.at
+        self.clock.seconds = max(self.clock.seconds, due.at)
         match due.event:
-            case Lost(worker):
-                self.lost.add(worker)
-            case Joined(worker) | Done(worker) if not due.stray:
+            case Joined(worker):
+                self.alive.add(worker)
                 self.idle.add(worker)
+            case Done(worker) if worker in self.alive and not due.stray:
+                self.idle.add(worker)
+            case Lost(worker) | Leaving(worker) if worker not in self.alive:
+                return []
         return [due.event]
 
     def close(self) -> None:
@@ -135,6 +166,11 @@ class VirtualTransport:
         return at
 
 
+def virtual_crew(transport: VirtualTransport, workers: int, on_poison: OnPoison = "abort") -> Crew:
+    """A crew on virtual workers."""
+    return Crew(transport, transport.clock, Dealer(LIMITS, on_poison), workers=workers)
+
+
 class VirtualExecutor(SerialExecutor):
     """A run on virtual workers. Contributions may go missing on their way to the keeper."""
 
@@ -143,7 +179,7 @@ class VirtualExecutor(SerialExecutor):
             return worker.learn(theta, chunk) if work == "learn" else worker.score(theta, chunk)
 
         transport = VirtualTransport(workers, seed, compute, chaos)
-        Crew.__init__(self, transport, transport.clock, workers=workers, patience=PATIENCE_S)
+        Crew.__init__(self, transport, transport.clock, Dealer(LIMITS), workers=workers)
         self.keeper, self.numerics = keeper, worker.fingerprint
         self.random, self.chaos = transport.random, chaos
 

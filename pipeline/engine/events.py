@@ -1,0 +1,94 @@
+"""What the dealer is told, and what it orders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pipeline.core.failures import PipelineError
+from pipeline.engine.protocols import Chunk, Work
+
+Id = int
+"""A worker's number. The worker that takes a lost one's place gets a new number, so late answers are told apart."""
+
+
+class Joined(NamedTuple):
+    """A worker is ready; ``place`` is the machine it is on."""
+
+    worker: Id
+    place: str = ""
+
+
+class Done(NamedTuple):
+    """A worker carried out an order; equal results have equal ``digest``, 0 for unknown."""
+
+    worker: Id
+    order: int
+    result: Any
+    digest: int = 0
+
+
+class Lost(NamedTuple):
+    """A worker is gone; ``why`` is for people."""
+
+    worker: Id
+    why: str
+
+
+class Leaving(NamedTuple):
+    """A worker's machine will go away soon: it may finish what it has, and gets no more."""
+
+    worker: Id
+
+
+Event = Joined | Done | Lost | Leaving
+
+
+class Deal(NamedTuple):
+    """Give this chunk to this worker, as order number ``order``."""
+
+    worker: Id
+    order: int
+    chunk: Chunk
+
+
+class Accept(NamedTuple):
+    """This result counts; any later one for the same chunk does not."""
+
+    chunk: int
+    result: Any
+
+
+class Replace(NamedTuple):
+    """Make sure that a worker is gone, and start another in its place."""
+
+    worker: Id
+
+
+class Note(NamedTuple):
+    """Something people want to know."""
+
+    text: str
+
+
+class Abort(NamedTuple):
+    """The round cannot be finished."""
+
+    error: PipelineError
+
+
+Action = Deal | Accept | Replace | Note | Abort
+
+
+@dataclass
+class Order:
+    """A chunk in a worker's hands since ``since``, for ``lease`` seconds."""
+
+    number: int
+    worker: Id
+    round: int
+    work: Work
+    chunk: Chunk
+    since: float
+    lease: float
+    late: bool = False

@@ -1,0 +1,33 @@
+"""How long chunks take here: the running median that leases and copies are measured by."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+
+from pipeline.engine.limits import Limits
+from pipeline.engine.protocols import Work
+
+MEMORY = 64
+
+
+class Pace:
+    """The last ``MEMORY`` durations in seconds of each kind of work."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.durations: dict[Work, deque[float]] = {"learn": deque(maxlen=MEMORY), "score": deque(maxlen=MEMORY)}
+
+    def add(self, work: Work, seconds: float) -> None:
+        self.durations[work].append(seconds)
+
+    def lease(self, work: Work) -> float:
+        """Seconds that a worker may keep a chunk."""
+        known = self.durations[work]
+        usual = self.limits.lease_factor * statistics.median(known) if known else self.limits.first_lease_s
+        return max(self.limits.lease_s, usual)
+
+    def copy_after(self, work: Work) -> float:
+        """Seconds after which an idle worker gets a copy of a chunk."""
+        known = self.durations[work]
+        return max(self.limits.copy_s, self.limits.copy_factor * statistics.median(known)) if known else float("inf")

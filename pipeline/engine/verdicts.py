@@ -1,0 +1,35 @@
+"""What the dealer says of a chunk: its name, and the errors that end a run over it."""
+
+from __future__ import annotations
+
+from pipeline.core.failures import ClusterError, CorruptionError, PoisonError
+from pipeline.engine.events import Order
+from pipeline.engine.protocols import Chunk
+
+
+def named(chunk: Chunk) -> str:
+    names = ", ".join(ticket.id for ticket in chunk.tickets)
+    return f"chunk {chunk.number} of step {chunk.step} ({names})" if len(chunk.tickets) > 1 else f"task {names}"
+
+
+def poison(culprit: Chunk, why: str) -> PoisonError:
+    first = culprit.tickets[0]
+    return PoisonError(
+        f"{named(culprit)} of seed {first.seed} kills every worker that computes it, the last: {why}. "
+        f"Look at it alone: pipeline.replay(DIR, step={first.step}, number={first.number}); "
+        "or leave such tasks out: workers.on_poison=skip"
+    )
+
+
+def corrupt(order: Order) -> CorruptionError:
+    return CorruptionError(
+        f"{named(order.chunk)}: worker {order.worker} computed other numbers than a worker before it; one of the two "
+        "machines is faulty, or not what its numerics say. Go on with --resume, without it"
+    )
+
+
+def nobody(seconds: float) -> ClusterError:
+    return ClusterError(
+        f"no worker was ready for {seconds:.0f} s; is there room for one on the cluster? "
+        "What was done before is saved: go on with --resume"
+    )

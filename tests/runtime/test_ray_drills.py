@@ -1,0 +1,102 @@
+"""One drill for each kind of fault in a real Ray: the run goes on, and ends with the bits of a run without it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from pipeline.core.failures import ClusterError, PoisonError
+from pipeline.core.seeding import Ticket
+from pipeline.engine.limits import Limits
+from tests.quiet_runs import processes, run
+from tests.runtime.planted import BuildDeadlyWorker, hung, killed, out_of_memory
+from tests.runtime.tiny import STEPS, TASKS, recipe
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
+
+QUICK = Limits(wait_s=60.0, first_lease_s=30.0, lease_s=1.0, copy_s=30.0, answer_s=10.0)
+
+
+@pytest.fixture(scope="module")
+def tiny(small_images):
+    """With a moving optimizer, so that a step that is applied twice or left out shows."""
+    return recipe("maml", small_images, outer={"model": {"optimizer": "adam", "lr": 0.01}})
+
+
+@pytest.fixture(scope="module")
+def serial(tiny, tmp_path_factory):
+    return run(tiny, tmp_path_factory.mktemp("serial"), 0)
+
+
+def mine(kind: str, before: set[int]) -> int:
+    """The newest process of that kind that was not there before."""
+    return max(set(processes(kind)) - before)
+
+
+class At:
+    """Sends a signal to an actor of this run once a step is done, and measures how long the next step takes."""
+
+    def __init__(self, step: int, kind: str, number: int) -> None:
+        self.step, self.kind, self.number = step, kind, number
+        self.before = set(processes(kind))
+        self.sent = 0.0
+        self.stall = 0.0
+
+    def __call__(self, step: int) -> None:
+        if step == self.step and not self.sent:
+            os.kill(mine(self.kind, self.before), self.number)
+            self.sent = time.monotonic()
+        elif self.sent and not self.stall:
+            self.stall = time.monotonic() - self.sent
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+def test_a_parameter_actor_that_is_lost_is_built_again_from_its_checkpoint(number, tiny, serial, tmp_path):
+    at = At(2, "ParameterActor", number)
+    limits = QUICK if number == signal.SIGKILL else Limits(answer_s=3.0)
+    assert run(tiny, tmp_path, 2, after=at, limits=limits) == serial
+    assert at.stall < 15.0
+
+
+def test_a_parameter_actor_that_is_lost_between_checkpoints_is_caught_up_with(tiny, serial, tmp_path):
+    """The steps since are done again: the same bits, and not one line of the journal more."""
+    rare = tiny.model_copy(update={"checkpoint": tiny.checkpoint.model_copy(update={"every": STEPS - 1})})
+    at = At(STEPS - 2, "ParameterActor", signal.SIGKILL)
+    outcome = run(rare, tmp_path, 2, after=at, limits=QUICK)
+    assert at.sent
+    assert len(outcome.losses) == STEPS + STEPS - 2, "steps were done again"
+    assert (outcome.theta, outcome.journal) == (serial.theta, serial.journal)
+
+
+def test_a_parameter_actor_that_dies_again_and_again_ends_the_run(tiny, tmp_path):
+    def kill(step: int) -> None:
+        os.kill(mine("ParameterActor", before), signal.SIGKILL)
+
+    before = set(processes("ParameterActor"))
+    with pytest.raises(ClusterError, match="the parameter actor was lost 1 times in a row"):
+        run(tiny, tmp_path, 1, after=kill, limits=Limits(rebuilds=0))
+
+
+@pytest.mark.parametrize("harm", [killed, hung, out_of_memory], ids=lambda harm: harm.__name__)
+def test_a_worker_that_is_lost_in_the_middle_of_a_chunk_leaves_no_trace(harm, tiny, serial, tmp_path):
+    marker = tmp_path / "harmed"
+    ticket = Ticket(tiny.seed, "train", "train", 3, TASKS - 1)
+    deadly = BuildDeadlyWorker(tiny.model_dump_json(), ticket, str(marker), harm)
+    assert run(tiny, tmp_path / "run", 2, deadly, limits=QUICK) == serial
+    assert marker.exists()
+
+
+def test_the_only_worker_may_be_lost_too(tiny, serial, tmp_path):
+    at = At(1, "TaskWorker", signal.SIGKILL)
+    assert run(tiny, tmp_path, 1, after=at, limits=QUICK) == serial
+    assert at.sent
+
+
+def test_a_task_that_kills_every_worker_is_named(tiny, tmp_path):
+    ticket = Ticket(tiny.seed, "train", "train", 1, 1)
+    deadly = BuildDeadlyWorker(tiny.model_dump_json(), ticket, None)
+    with pytest.raises(PoisonError, match=f"task {ticket.id} of seed {tiny.seed} kills every worker"):
+        run(tiny, tmp_path, 2, deadly, limits=QUICK)
