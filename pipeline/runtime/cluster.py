@@ -87,12 +87,10 @@ def _probe(address: str) -> None:
 
 
 def check_room(resources: Mapping[str, float], workers: Workers) -> None:
-    """Raises ``ClusterError`` where one worker and the parameter actor can never be placed; fewer workers are fine."""
+    """Raises ``ClusterError`` where not even one worker can ever be placed; fewer than asked for are fine."""
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    if cpus < 2:
-        raise ClusterError(
-            f"the cluster has {cpus:g} CPUs; a run needs 2: one for the parameter actor, one for a worker"
-        )
+    if cpus < 1:
+        raise ClusterError(f"the cluster has {cpus:g} CPUs; each worker needs one: add a node, or ray start --num-cpus")
     if workers.gpus > gpus:
         raise ClusterError(
             f"workers.gpus: each worker asks for {workers.gpus:g} GPU and the cluster has {gpus:g}; "

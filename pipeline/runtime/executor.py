@@ -49,7 +49,15 @@ class RayExecutor(Crew):
         for event in events:
             self.dealer.on(event, self.clock.now())
         self.numerics = numerics
-        self.opened = self._open()
+        try:
+            self.opened = self._open()
+        except GetTimeoutError as error:
+            raise ClusterError(
+                f"the parameter actor did not start on the driver's machine in {self.limits.start_s:.0f} s; "
+                "see ray status, or run the driver elsewhere"
+            ) from error
+        except RayActorError as error:
+            self._rebuild(error)
         return self.opened
 
     def apply(
@@ -90,7 +98,8 @@ class RayExecutor(Crew):
         return None if problem is None else str(problem)
 
     def _build(self) -> Any:
-        options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 1, **here()}
+        # It asks for no CPU: pinned to the driver's machine, it could wait for one for ever behind the workers there.
+        options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 0, **here()}
         return ray.remote(ParameterActor).options(**options).remote(self.build, self.limits.fetch_s)
 
     def _open(self) -> Opened:

@@ -73,19 +73,22 @@ class RayTransport:
         Raises:
             ClusterError: none was ready in ``patience`` seconds, or one could not start.
         """
-        events: list[Event] = []
+        joined: list[Event] = []
+        last = ""
         deadline = time.monotonic() + patience
         while self.numerics is None:
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"no worker was ready in {patience:.0f} s: each asks for {self._options()}, "
-                    f"the cluster has {ray.available_resources()} free; wait for room or ask for less"
+                    f"the cluster has {ray.available_resources()} free; wait for room or ask for less{last}"
                 )
-            events += self.poll(1.0)
-            lost = [event for event in events if isinstance(event, Lost)]
-            if lost:
-                raise ClusterError(f"a worker could not start: {lost[0].why}")
-        return self.numerics, events
+            for event in self.poll(1.0):
+                if isinstance(event, Lost):
+                    last = f". The last that was lost: {event.why}"
+                    self.replace(event.worker)
+                else:
+                    joined.append(event)
+        return self.numerics, joined
 
     def close(self) -> None:
         """Stop the workers, and the cluster too if it was started here."""
