@@ -18,6 +18,7 @@ from pipeline.build import (
     build_crew,
     build_executor,
     build_parts,
+    check_folder,
     dry_run,
     evaluation_plan,
     git_commit,
@@ -35,6 +36,7 @@ from pipeline.engine.keeper import BEST
 from pipeline.engine.loop import Trained, Watcher
 from pipeline.engine.protocols import Scorer
 from pipeline.serving.learner import Learner, refuse_transductive
+from pipeline.storage.local import Local
 from pipeline.tracking import uri as tracking_uri
 from pipeline.tracking.mlflow_tracker import how_to_open, probe
 
@@ -67,6 +69,7 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
     folder = _folder(recipe, where)
     probe(recipe.tracking.uri)
     parts = dry_run(recipe)
+    check_folder(recipe, parts, Local(folder))
     chunks = -(-recipe.tasks_per_step // recipe.chunk_size)
     if where.executor == "ray" and recipe.workers.count > chunks:
         watcher.note(
@@ -110,7 +113,7 @@ def where_to_look(ended: Ended) -> dict[str, str]:
         "trained": "{train_s} s, {tasks_per_s} tasks/s, {wall_s} s in all".format(**ended.summary),
     }
     if ended.unsent is not None:
-        rows["not in MLflow"] = f"{ended.unsent}; the metrics are in {ended.folder / 'journal.jsonl'}"
+        rows["not in MLflow"] = f"{ended.unsent}; later: python -m jobs.sync {ended.folder}"
     return rows | ({"to see it": command} if command else {}) | {"then open" if command else "open": link}
 
 
@@ -147,7 +150,7 @@ def validate_folder(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def newest(folder: Path) -> Checkpoint:
     """The newest valid checkpoint of a run."""
-    checkpoint, complaints = Checkpoints(folder / "checkpoints", 1).newest()
+    checkpoint, complaints = Checkpoints(Local(folder), 1).newest()
     if checkpoint is None:
         raise ResumeError(f"{folder}: no valid checkpoint{': ' if complaints else ''}{'; '.join(complaints)}")
     return checkpoint
@@ -166,11 +169,9 @@ def pack(parts: Parts, checkpoint: Checkpoint) -> np.ndarray:
 def _final_rows(scorer: Scorer, vector: np.ndarray, recipe: Recipe, parts: Parts, folder: Path) -> list[dict[str, Any]]:
     plan = evaluation_plan(recipe, parts.source)
     rows = [{"theta": "last", **row._asdict()} for row in evaluate(scorer, vector, plan)]
-    best = folder / BEST
-    if recipe.evaluation.validate_every and best.exists():
-        rows += [
-            {"theta": "best", **row._asdict()} for row in evaluate(scorer, pack(parts, read_checkpoint(best)), plan)
-        ]
+    if recipe.evaluation.validate_every and (folder / BEST).exists():
+        best = pack(parts, read_checkpoint(Local(folder), BEST))
+        rows += [{"theta": "best", **row._asdict()} for row in evaluate(scorer, best, plan)]
     return rows
 
 

@@ -91,7 +91,11 @@ def run(recipe: Recipe, folder: Path, workers: int, worker: Any = None, after: A
     worker, keeper = worker or build.BuildWorker(text), BuildQuietKeeper(text, str(folder))
     executor = on_ray(worker, keeper, workers) if workers else SerialExecutor(worker(), keeper())
     onlooker = Onlooker(after)
-    trained = loop.train(executor, build.plan_of(recipe, build.build_parts(recipe)), onlooker)
+    try:
+        trained = loop.train(executor, build.plan_of(recipe, build.build_parts(recipe)), onlooker)
+    except BaseException:
+        executor.close("FAILED", {})
+        raise
     theta = torch.from_numpy(executor.fetch(trained.theta))
     assert executor.close("FINISHED", {}) is None
     return Outcome(sha256(theta), theta.double().norm().item(), onlooker.done, onlooker.losses)

@@ -57,6 +57,18 @@ class PoisonError(PipelineError):
     exit_code = 6
 
 
+class StorageError(PipelineError):
+    """The run's folder cannot be written any more: full, read-only or gone. What was written before is whole."""
+
+    exit_code = 7
+
+
+class FencedError(PipelineError):
+    """Another process has taken over this run."""
+
+    exit_code = 8
+
+
 class InternalError(PipelineError):
     """A broken promise of ours, not a user's mistake."""
 

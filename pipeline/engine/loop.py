@@ -56,6 +56,8 @@ def train(executor: Executor, plan: Plan, watcher: Watcher) -> Trained:
     opened = executor.open()
     theta, done = opened.theta, opened.step
     watcher.start(plan.steps, done)
+    for note in opened.notes:
+        watcher.note(note)
     started = before = time.perf_counter()
     facts: dict[str, float] = {}
     if plan.validation is not None and done and done % plan.validate_every == 0:

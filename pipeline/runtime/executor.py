@@ -42,8 +42,8 @@ class RayExecutor(Crew):
         numerics, events = self.ray.first_numerics(self.dealer.patience)
         for event in events:
             self.dealer.on(event)
-        step, theta = self.parameters.open.remote(numerics)
-        return Opened(_get(step), theta)
+        opened, theta = self.parameters.open.remote(numerics)
+        return Opened(*_get(opened))._replace(theta=theta)
 
     def apply(
         self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]

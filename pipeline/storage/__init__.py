@@ -1,1 +1,1 @@
-"""Files that are whole or absent."""
+"""Where runs are kept: files that are whole or absent, and one writer at a time."""

@@ -25,6 +25,8 @@ EXIT_CODES = {
     "NonFiniteError": 4,
     "TaskError": 5,
     "PoisonError": 6,
+    "StorageError": 7,
+    "FencedError": 8,
     "InternalError": 70,
 }
 
