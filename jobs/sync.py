@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from jobs import run
 
 
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(prog="python -m jobs.sync", description="Send a run's journal to MLflow.")
-    described.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
+    described.add_argument("folder", metavar="DIR", help="the run's folder, or its URI")
     described.add_argument(
         "overrides", nargs="*", metavar="tracking.uri=…", help="where MLflow is now, if not where the run left it"
     )

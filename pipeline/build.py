@@ -35,7 +35,7 @@ from pipeline.engine.worker import Worker
 from pipeline.nets import NETS
 from pipeline.nets.losses import LOSSES, METRICS
 from pipeline.nets.model import Model
-from pipeline.storage.local import Local
+from pipeline.storage import storage_at
 from pipeline.storage.protocol import Storage
 from pipeline.tasks import SOURCES
 
@@ -102,7 +102,7 @@ class BuildKeeper:
         recipe = Recipe.model_validate_json(self.recipe)
         torch.set_num_threads(1)
         algorithm, source, layout, theta = build_parts(recipe)
-        storage = Local(Path(self.folder))
+        storage = storage_at(self.folder)
         journal = Journal(storage)
         tags = {
             "git_commit": self.commit,
@@ -210,11 +210,11 @@ def check_folder(recipe: Recipe, parts: Parts, storage: Storage) -> None:
     check_room(storage, size, files, recipe.steps + validations)
 
 
-def build_executor(recipe: Recipe, kind: str, folder: Path, address: str, *, accept_numerics: bool) -> Executor:
+def build_executor(recipe: Recipe, kind: str, folder: str, address: str, *, accept_numerics: bool) -> Executor:
     """The executor of a run: ``serial`` in this process, ``ray`` on the cluster at ``address``."""
     text = recipe.model_dump_json()
     worker = BuildWorker(text)
-    keeper = BuildKeeper(text, str(folder), git_commit(), accept_numerics)
+    keeper = BuildKeeper(text, folder, git_commit(), accept_numerics)
     if kind == "serial":
         return SerialExecutor(worker(), keeper())
     from pipeline.runtime.cluster import Workers

@@ -15,7 +15,7 @@ from pipeline.engine.journal import Journal
 from pipeline.engine.protocols import Status
 from pipeline.engine.publisher import STATUSES, Publisher
 from pipeline.run import absolute, validate_folder
-from pipeline.storage.local import Local
+from pipeline.storage import storage_at
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
 
 
@@ -29,7 +29,7 @@ class Synced(NamedTuple):
     link: str
 
 
-def sync_run(folder: Path, overrides: Sequence[str] = ()) -> Synced:
+def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
     """Send the rest of a run's journal to MLflow and end the run there. Doing so again changes nothing.
 
     Raises:
@@ -39,7 +39,7 @@ def sync_run(folder: Path, overrides: Sequence[str] = ()) -> Synced:
     """
     recipe = absolute(validate_folder(folder, overrides))
     probe(recipe.tracking.uri)
-    storage = Local(folder.absolute())
+    storage = storage_at(folder)
     storage.lock()
     storage.claim()
     try:
