@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -68,8 +69,9 @@ class Local:
 
     cheap_parameters = 1_000_000
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.where = folder, str(folder)
+    def __init__(self, folder: Path, patience: float = 3.0) -> None:
+        """``patience`` are the seconds that a process which was killed a moment ago may still hold the lock."""
+        self.folder, self.where, self.patience = folder, str(folder), patience
         self.epoch: int | None = None
         self._lock: int | None = None
 
@@ -101,7 +103,7 @@ class Local:
         except OSError as error:
             raise self._trouble("lock", error, 0) from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._wait_for(handle)
             os.ftruncate(handle, 0)
             os.write(handle, myself())
         except BlockingIOError:
@@ -116,6 +118,16 @@ class Local:
                 os.close(handle)
                 raise self._trouble("lock", error, 0) from error
         self._lock = handle
+
+    def _wait_for(self, handle: int) -> None:
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def claim(self) -> None:
         epochs = self.folder / "epochs"

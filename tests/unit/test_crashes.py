@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_of_two_keepers_at_once_exactly_one_survives(straight, tmp_path):
 
 
 def test_a_second_run_in_the_folder_is_refused_and_told_who_writes_there(tmp_path):
-    first, second = Local(tmp_path), Local(tmp_path)
+    first, second = Local(tmp_path), Local(tmp_path, patience=0.1)
     first.lock()
     first.claim()
     with pytest.raises(ConfigError, match=r"another run writes there \(process \d+ on \S+ since .* UTC\)"):
@@ -72,6 +73,19 @@ def test_a_second_run_in_the_folder_is_refused_and_told_who_writes_there(tmp_pat
     first.release()
     second.lock()
     second.claim()
+    second.release()
+
+
+def test_a_lock_is_waited_for_while_its_holder_dies(tmp_path):
+    first, second = Local(tmp_path), Local(tmp_path, patience=60.0)
+    first.lock()
+    waiting = threading.Thread(target=second.lock, daemon=True)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    first.release()
+    waiting.join(30.0)
+    assert not waiting.is_alive()
     second.release()
 
 

@@ -23,6 +23,7 @@ from pipeline.engine import loop
 from pipeline.engine.checkpoint import Checkpoints, read_checkpoint
 from pipeline.engine.evaluate import EvaluationPlan, Row, chunks_of, evaluate, interval
 from pipeline.engine.journal import Journal
+from pipeline.engine.keeper import Durability
 from pipeline.engine.protocols import Chunk, Entry, ScoreReport
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.worker import Worker, milestones
@@ -201,6 +202,52 @@ def test_a_run_that_is_further_than_asked_is_refused(bench):
     bench.train(recipe(outer=outer, steps=5))
     with pytest.raises(ResumeError, match="has taken 5 steps, more than steps: 3"):
         bench.train(recipe(outer=outer, steps=3))
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_run_that_is_stopped_saves_its_last_step(bench, other, status):
+    """Whatever ``checkpoint.every`` says; no step that was taken is taken again."""
+    of = recipe(checkpoint={"every": 5})
+    executor = bench.executor(of)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(executor, plan_of(of, build_parts(of)), Watcher(3))
+    assert executor.close(status, {}) is None
+    watcher = Watcher()
+    assert bench.train(of, watcher) == other.train(of)
+    assert watcher.began == (6, 3)
+
+
+def test_a_step_that_is_torn_in_the_middle_is_not_saved(bench, other, monkeypatch):
+    """Ctrl-C may come while the outer optimizer writes: that theta is nobody's."""
+    of = recipe(checkpoint={"every": 5})
+    executor = bench.executor(of)
+    fold = executor.keeper.store._fold
+
+    def interrupted(used: Any) -> None:
+        fold(used)
+        if executor.keeper.store.version == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(executor.keeper.store, "_fold", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(executor, plan_of(of, build_parts(of)), Watcher())
+    executor.close("KILLED", {})
+    watcher = Watcher()
+    assert bench.train(of, watcher) == other.train(of)
+    assert watcher.began == (6, 0)
+
+
+def test_without_a_number_of_steps_the_clock_decides(bench, other):
+    of = recipe(checkpoint={"every": 6})
+    executor = bench.executor(of)
+    ticks = iter(range(0, 1000, 25))
+    executor.keeper.durability = Durability(0, 6, 9, seconds=60.0)
+    executor.keeper.checkpoints.keep = 9
+    executor.keeper.now = lambda: float(next(ticks))
+    loop.train(executor, plan_of(of, build_parts(of)), Watcher())
+    executor.close("FINISHED", {})
+    # Opened at 0 s; looked at 25, 50 and 75 s, and saved at 100 s; looked at 125, 150 and 175 s.
+    assert Checkpoints(Local(bench.folder), 1).steps() == [3, 6]
 
 
 def test_what_the_tracker_is_told(bench, tracker):
