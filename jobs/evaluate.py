@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from jobs import run
 
 
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(prog="python -m jobs.evaluate", description="Evaluate a trained run.")
-    described.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
+    described.add_argument("folder", metavar="DIR", help="the run's folder, or its URI")
     described.add_argument(
         "overrides",
         nargs="*",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing
-from pathlib import Path
 
 from jobs import run
 
@@ -24,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument(
         "--address", default="local", help="HOST:PORT of a Ray head, auto, or local (default) to start one here"
     )
-    described.add_argument("--output", type=Path, metavar="DIR", help="the run's folder; default runs/RECIPE/TIME")
+    described.add_argument(
+        "--output", metavar="DIR", help="the run's folder, or a URI such as s3://bucket/run; default runs/RECIPE/TIME"
+    )
     described.add_argument("--resume", action="store_true", help="continue the run in --output, or the recipe's newest")
     described.add_argument("--accept-numerics", action="store_true", help="resume on other numerics, and record it")
     return described

@@ -38,7 +38,7 @@ def train(
     from pipeline.report import Progress
     from pipeline.run import Where, train_run
 
-    where = Where(executor, address, None if output is None else Path(output), resume)
+    where = Where(executor, address, output, resume)
     with closing(Progress()) as progress:
         return train_run(load_recipe(recipe, overrides), where, progress)
 
@@ -51,11 +51,11 @@ def load(folder: str | Path, *, normalisation: str | None = None) -> Learner:
     """
     from pipeline.run import load_learner
 
-    return load_learner(Path(folder), normalisation)
+    return load_learner(folder, normalisation)
 
 
 def replay(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Score]:
     """Learn one training task of a run again, at its newest theta, in this process: to look into a task that failed."""
     from pipeline.run import replay_task
 
-    return replay_task(Path(folder), step, number)
+    return replay_task(folder, step, number)

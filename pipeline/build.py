@@ -30,12 +30,15 @@ from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer import Outer
 from pipeline.engine.protocols import Chunk, Executor
 from pipeline.engine.publisher import Publisher, Run
+from pipeline.engine.room import check_room, checkpoint_bytes
 from pipeline.engine.serial import InProcess, Monotonic, SerialExecutor
 from pipeline.engine.store import Store
 from pipeline.engine.worker import Worker
 from pipeline.nets import NETS
 from pipeline.nets.losses import LOSSES, METRICS
 from pipeline.nets.model import Model
+from pipeline.storage import storage_at
+from pipeline.storage.protocol import Storage
 from pipeline.tasks import SOURCES
 
 
@@ -98,32 +101,38 @@ class BuildKeeper:
         recipe = Recipe.model_validate_json(self.recipe)
         torch.set_num_threads(1)
         algorithm, source, layout, theta = build_parts(recipe)
-        folder = Path(self.folder)
-        journal = Journal(folder / "journal.jsonl")
-        tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)
+        storage = storage_at(self.folder)
+        journal = Journal(storage)
         tags = {
             "git_commit": self.commit,
             "data": source.fingerprint,
             "normalisation": recipe.normalisation,
             "folder": self.folder,
         }
-        publisher = Publisher(
-            tracker,
-            journal,
-            Run(recipe.name, flatten(recipe.model_dump(mode="json")), tags),
-            folder,
-            recipe.tracking.log_every,
-        )
+        tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)
         return Keeper(
             Store(algorithm, layout, theta, outer_of(recipe, layout, algorithm), recipe.steps),
-            folder,
-            Durability(recipe.checkpoint.every, recipe.steps, recipe.checkpoint.keep),
-            {**recipe.identity(), "data": source.fingerprint},
+            storage,
+            durability(recipe, layout.size, storage),
+            recipe.identity(source.fingerprint),
             journal,
-            publisher,
+            Publisher(tracker, journal, tracked_run(recipe, tags), storage, recipe.tracking.log_every),
             recipes.dump(recipe.model_dump(mode="json")),
             accept_numerics=self.accept_numerics,
         )
+
+
+def durability(recipe: Recipe, parameters: int, storage: Storage) -> Durability:
+    """When checkpoints are written; for ``auto`` the size of theta decides, never a timing."""
+    every = recipe.checkpoint.every
+    if every == "auto":
+        every = 1 if parameters <= storage.cheap_parameters else 0
+    return Durability(every, recipe.steps, recipe.checkpoint.keep)
+
+
+def tracked_run(recipe: Recipe, tags: dict[str, str]) -> Run:
+    """What the tracker is told of a run."""
+    return Run(recipe.name, flatten(recipe.model_dump(mode="json")), tags)
 
 
 def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> dict[str, Outer]:
@@ -190,13 +199,23 @@ def dry_run(recipe: Recipe) -> Parts:
     return parts
 
 
+def check_folder(recipe: Recipe, parts: Parts, storage: Storage) -> None:
+    """Raises ``ConfigError`` where the run's folder cannot be written, or has no room for it."""
+    storage.probe()
+    outer = outer_of(recipe, parts.layout, parts.algorithm).values()
+    validations = recipe.steps // recipe.evaluation.validate_every if recipe.evaluation.validate_every else 0
+    files = recipe.checkpoint.keep + int(validations > 0) + 1  # one is written beside those that stay
+    size = checkpoint_bytes(parts.layout.size, parts.layout.dtype.itemsize, outer)
+    check_room(storage, size, files, recipe.steps + validations)
+
+
 def build_executor(
-    recipe: Recipe, kind: str, folder: Path, address: str, limits: Limits, *, accept_numerics: bool
+    recipe: Recipe, kind: str, folder: str, address: str, limits: Limits, *, accept_numerics: bool
 ) -> Executor:
     """The executor of a run: ``serial`` in this process, ``ray`` on the cluster at ``address``."""
     text = recipe.model_dump_json()
     worker = BuildWorker(text)
-    keeper = BuildKeeper(text, str(folder), git_commit(), accept_numerics)
+    keeper = BuildKeeper(text, folder, git_commit(), accept_numerics)
     if kind == "serial":
         return SerialExecutor(worker(), keeper())
     from pipeline.runtime.executor import RayExecutor

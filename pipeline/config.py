@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
@@ -23,6 +23,8 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split
 from pipeline.core.source import TaskShape, TaskShapes
+from pipeline.core.types import MayChange
+from pipeline.engine.identity import Identity
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer import Outer
 from pipeline.nets import NETS
@@ -63,7 +65,7 @@ class Tasks(Section):
     """Shapes of training and of evaluation tasks."""
 
     train: _section(TaskShape)  # type: ignore[valid-type]
-    eval: _section(TaskShape)  # type: ignore[valid-type]
+    eval: Annotated[_section(TaskShape), MayChange()]  # type: ignore[valid-type]
 
 
 class Evaluation(Section):
@@ -85,9 +87,13 @@ class WorkerCount(Section):
 
 
 class Checkpoint(Section):
-    """How often theta is made durable, in outer steps, and how many files stay."""
+    """How often theta is made durable, in outer steps, and how many files stay beside the best.
 
-    every: Annotated[int, Ge(1)] = 1
+    ``auto``: after each step where that costs next to nothing, which the size of theta decides (a million numbers on a
+    disk), else once a minute.
+    """
+
+    every: Annotated[int, Ge(1)] | Literal["auto"] = "auto"
     keep: Annotated[int, Ge(1)] = 2
 
 
@@ -100,9 +106,11 @@ class Tracking(Section):
 
 
 class Recipe(Section):
-    """Everything a run is made of."""
+    """Everything a run is made of. A run that is resumed with another value must be told it is another run, except
+    where the value never decides theta: those are marked ``MayChange``, here or in the file of their own config.
+    """
 
-    name: str
+    name: Annotated[str, MayChange()]
     seed: Annotated[int, Ge(0), Lt(2**64)] = 0
     steps: Annotated[int, Gt(0)]
     tasks_per_step: Annotated[int, Gt(0)]
@@ -113,23 +121,39 @@ class Recipe(Section):
     normalisation: Mode
     task: Tasks
     outer: dict[str, _section(Outer)]  # type: ignore[valid-type]
-    evaluation: Evaluation = Evaluation()
+    evaluation: Annotated[Evaluation, MayChange()] = Evaluation()
     numerics: _section(Numerics) = _section(Numerics)()  # type: ignore[valid-type]
-    workers: WorkerCount = WorkerCount()
-    checkpoint: Checkpoint = Checkpoint()
-    tracking: Tracking = Tracking()
+    workers: Annotated[WorkerCount, MayChange()] = WorkerCount()
+    checkpoint: Annotated[Checkpoint, MayChange()] = Checkpoint()
+    tracking: Annotated[Tracking, MayChange()] = Tracking()
 
     def shapes(self) -> TaskShapes:
         return TaskShapes(plain(self.task.train, TaskShape), plain(self.task.eval, TaskShape))
 
-    def identity(self) -> dict[str, Any]:
-        """What decides theta: a resume must agree with it. Steps do too where the learning rate follows them."""
-        keys = ("seed", "tasks_per_step", "chunk_size", "algorithm", "net", "normalisation", "outer")
-        whole = self.model_dump(mode="json")
-        facts = {key: whole[key] for key in keys} | {"task.train": whole["task"]["train"], "source": self.source.name}
-        if any(outer.schedule in ("linear", "cosine") for outer in self.outer.values()):
-            facts["steps"] = self.steps
-        return facts
+    def identity(self, data: str) -> Identity:
+        """What a resume is compared by. ``data`` is the source's fingerprint."""
+        values = {key: (value, free) for key, value, free in _values(self)}
+        # Steps decide theta only where the learning rate follows them.
+        follows = any(outer.schedule in ("linear", "cosine") for outer in self.outer.values())
+        values["steps"] = (self.steps, not follows)
+        del values["tracking.uri"]  # it may hold a password, and checkpoints are copied about
+        return Identity(
+            {"data": data} | {key: value for key, (value, free) in values.items() if not free},
+            {key: value for key, (value, free) in values.items() if free},
+        )
+
+
+def _values(part: Any, key: str = "", free: bool = False) -> Iterator[tuple[str, Any, bool]]:
+    """Everything in a section by dotted key, and whether it may change on a resume."""
+    if isinstance(part, Section):
+        for name, field in type(part).model_fields.items():
+            marked = any(isinstance(mark, MayChange) for mark in field.metadata)
+            yield from _values(getattr(part, name), f"{key}.{name}" if key else name, free or marked)
+    elif isinstance(part, dict):
+        for name, inner in part.items():
+            yield from _values(inner, f"{key}.{name}", free)
+    else:
+        yield key, list(part) if isinstance(part, tuple) else part, free
 
 
 def plain(section: Section, config: type[Any]) -> Any:

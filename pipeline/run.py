@@ -18,6 +18,7 @@ from pipeline.build import (
     build_crew,
     build_executor,
     build_parts,
+    check_folder,
     dry_run,
     evaluation_plan,
     git_commit,
@@ -36,6 +37,7 @@ from pipeline.engine.limits import Limits
 from pipeline.engine.loop import Trained, Watcher
 from pipeline.engine.protocols import Scorer
 from pipeline.serving.learner import Learner, refuse_transductive
+from pipeline.storage import storage_at
 from pipeline.tracking import uri as tracking_uri
 from pipeline.tracking.mlflow_tracker import how_to_open, probe
 
@@ -45,16 +47,16 @@ class Where(NamedTuple):
 
     executor: str = "ray"
     address: str = "local"
-    output: Path | None = None
+    output: str | Path | None = None
     resume: bool = False
     accept_numerics: bool = False
     limits: Limits = Limits()
 
 
 class Ended(NamedTuple):
-    """A finished run: its folder, its summary, and what could not be sent to MLflow."""
+    """A finished run: its folder (or URI), its summary, and what could not be sent to MLflow."""
 
-    folder: Path
+    folder: Path | str
     summary: dict[str, Any]
     unsent: str | None
 
@@ -69,6 +71,7 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
     folder = _folder(recipe, where)
     probe(recipe.tracking.uri)
     parts = dry_run(recipe)
+    check_folder(recipe, parts, storage_at(folder))
     chunks = -(-recipe.tasks_per_step // recipe.chunk_size)
     if where.executor == "ray" and recipe.workers.count > chunks:
         watcher.note(
@@ -76,7 +79,7 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
         )
     started = time.perf_counter()
     executor = build_executor(
-        recipe, where.executor, folder, where.address, where.limits, accept_numerics=where.accept_numerics
+        recipe, where.executor, str(folder), where.address, where.limits, accept_numerics=where.accept_numerics
     )
     try:
         trained = loop.train(executor, plan_of(recipe, parts), watcher)
@@ -104,21 +107,21 @@ def describe(recipe: Recipe) -> str:
 
 def where_to_look(ended: Ended) -> dict[str, str]:
     """Where everything of a finished run lies, and how to see it."""
-    recipe = validate_folder(ended.folder)
-    tracked = ended.folder / "tracked_run"
-    command, link = how_to_open(recipe.tracking.uri, tracked.read_text() if tracked.exists() else None)
+    recipe, storage = validate_folder(ended.folder), storage_at(ended.folder)
+    tracked = storage.read("tracked_run")
+    command, link = how_to_open(recipe.tracking.uri, None if tracked is None else tracked.decode())
     rows = {
-        "run": str(ended.folder),
-        "summary": str(ended.folder / "summary.json"),
+        "run": storage.where,
+        "summary": f"{storage.where}/summary.json",
         "theta sha256": ended.summary["theta_sha256"],
         "trained": "{train_s} s, {tasks_per_s} tasks/s, {wall_s} s in all".format(**ended.summary),
     }
     if ended.unsent is not None:
-        rows["not in MLflow"] = f"{ended.unsent}; the metrics are in {ended.folder / 'journal.jsonl'}"
+        rows["not in MLflow"] = f"{ended.unsent}; later: python -m jobs.sync {ended.folder}"
     return rows | ({"to see it": command} if command else {}) | {"then open" if command else "open": link}
 
 
-def evaluate_run(folder: Path, overrides: Sequence[str], where: Where) -> dict[str, Any]:
+def evaluate_run(folder: str | Path, overrides: Sequence[str], where: Where) -> dict[str, Any]:
     """Evaluate the last theta of a run (and its best on validation), with other tasks or normalisation if overridden.
 
     Raises:
@@ -141,17 +144,18 @@ def evaluate_run(folder: Path, overrides: Sequence[str], where: Where) -> dict[s
     }
 
 
-def validate_folder(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
+def validate_folder(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe that a run's folder holds."""
-    path = folder / "recipe.yaml"
-    if not path.exists():
+    text = storage_at(folder).read("recipe.yaml")
+    if text is None:
         raise ConfigError(f"{folder}: no run (no recipe.yaml); expected the --output of a training run")
-    return validate(recipes.read(str(path), overrides), str(path))
+    where = f"{folder}/recipe.yaml"
+    return validate(recipes.parse(text.decode(), where, overrides), where)
 
 
-def newest(folder: Path) -> Checkpoint:
+def newest(folder: str | Path) -> Checkpoint:
     """The newest valid checkpoint of a run."""
-    checkpoint, complaints = Checkpoints(folder / "checkpoints", 1).newest()
+    checkpoint, complaints = Checkpoints(storage_at(folder), 1).newest()
     if checkpoint is None:
         raise ResumeError(f"{folder}: no valid checkpoint{': ' if complaints else ''}{'; '.join(complaints)}")
     return checkpoint
@@ -167,14 +171,15 @@ def pack(parts: Parts, checkpoint: Checkpoint) -> np.ndarray:
     return parts.layout.pack(theta).numpy()
 
 
-def _final_rows(scorer: Scorer, vector: np.ndarray, recipe: Recipe, parts: Parts, folder: Path) -> list[dict[str, Any]]:
+def _final_rows(
+    scorer: Scorer, vector: np.ndarray, recipe: Recipe, parts: Parts, folder: str | Path
+) -> list[dict[str, Any]]:
     plan = evaluation_plan(recipe, parts.source)
     rows = [{"theta": "last", **row._asdict()} for row in evaluate(scorer, vector, plan)]
-    best = folder / BEST
-    if recipe.evaluation.validate_every and best.exists():
-        rows += [
-            {"theta": "best", **row._asdict()} for row in evaluate(scorer, pack(parts, read_checkpoint(best)), plan)
-        ]
+    storage = storage_at(folder)
+    if recipe.evaluation.validate_every and BEST in storage.names(""):
+        best = pack(parts, read_checkpoint(storage, BEST))
+        rows += [{"theta": "best", **row._asdict()} for row in evaluate(scorer, best, plan)]
     return rows
 
 
@@ -226,9 +231,10 @@ def absolute(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=update)
 
 
-def _folder(recipe: Recipe, where: Where) -> Path:
+def _folder(recipe: Recipe, where: Where) -> Path | str:
+    folder: Path | str
     if where.output is not None:
-        folder = where.output.absolute()
+        folder = str(where.output) if "://" in str(where.output) else Path(where.output).absolute()
     elif where.resume:
         runs = sorted(path.parent for path in Path("runs", recipe.name).absolute().glob("*/checkpoints"))
         if not runs:
@@ -236,9 +242,9 @@ def _folder(recipe: Recipe, where: Where) -> Path:
         folder = runs[-1]
     else:
         folder = Path("runs", recipe.name, datetime.now().strftime("%Y%m%d-%H%M%S")).absolute()
-    if folder.exists() and not folder.is_dir():
+    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output: {folder} is a file; name a folder")
-    has_run = (folder / "recipe.yaml").exists()
+    has_run = "recipe.yaml" in storage_at(folder).names("")
     if where.resume and not has_run:
         raise ResumeError(f"--resume: {folder} holds no run; leave --resume out to start one there")
     if has_run and not where.resume:
@@ -246,7 +252,7 @@ def _folder(recipe: Recipe, where: Where) -> Path:
     return folder
 
 
-def load_learner(folder: Path, normalisation: str | None) -> Learner:
+def load_learner(folder: str | Path, normalisation: str | None) -> Learner:
     """The learner at a run's newest checkpoint, under its own normalisation or another."""
     recipe = validate_folder(folder, [] if normalisation is None else [f"normalisation={normalisation}"])
     if normalisation is None:
@@ -256,7 +262,7 @@ def load_learner(folder: Path, normalisation: str | None) -> Learner:
     return Learner(parts.algorithm, theta, parts.source.spec())
 
 
-def replay_task(folder: Path, step: int, number: int) -> tuple[MetaParams, Score]:
+def replay_task(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Score]:
     """One training task of a run, learned at its newest theta."""
     recipe = validate_folder(folder)
     worker = BuildWorker(recipe.model_dump_json())()

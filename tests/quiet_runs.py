@@ -22,6 +22,7 @@ from pipeline.engine.keeper import Keeper
 from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Entry, Executor, Status
 from pipeline.engine.serial import SerialExecutor
+from pipeline.storage import storage_at
 
 LIMITS = Limits(wait_s=60.0, copy_s=1e6)  # no copies: standing workers go from run to run
 TRACKER = "pipeline.tracking.mlflow_tracker"
@@ -100,12 +101,16 @@ def run(
     worker, keeper = worker or build.BuildWorker(text), BuildQuietKeeper(text, str(folder))
     executor = on_ray(worker, keeper, workers, limits) if workers else SerialExecutor(worker(), keeper())
     onlooker = Onlooker(after)
-    trained = loop.train(executor, build.plan_of(recipe, build.build_parts(recipe)), onlooker)
+    try:
+        trained = loop.train(executor, build.plan_of(recipe, build.build_parts(recipe)), onlooker)
+    except BaseException:
+        executor.close("FAILED", {})
+        raise
     theta = torch.from_numpy(executor.fetch(trained.theta))
     assert executor.close("FINISHED", {}) is None
-    journal = Journal(folder / "journal.jsonl")
-    entries = [(one.kind, one.step, one.metrics.get("train/loss", 0.0)) for one in journal.entries]
-    journal.close()
+    journal = Journal(storage_at(str(folder)))
+    journal.load()
+    entries = [(one.kind, one.step, one.metrics["train/loss"]) for one in journal.entries if one.kind == "train"]
     return Outcome(sha256(theta), theta.double().norm().item(), onlooker.done, onlooker.losses, entries)
 
 

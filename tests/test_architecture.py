@@ -53,12 +53,24 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/serving/": Rule((CORE, ENGINE, SERVING), (*ARRAYS, "safetensors")),
     "pipeline/recipes/": Rule((CORE,), ("yaml",)),
     "pipeline/config.py": Rule(
-        (CORE, NETS, ALGORITHMS, TASKS, RECIPES, "pipeline.engine.numerics", "pipeline.engine.outer"),
+        (
+            CORE,
+            NETS,
+            ALGORITHMS,
+            TASKS,
+            RECIPES,
+            "pipeline.engine.identity",
+            "pipeline.engine.numerics",
+            "pipeline.engine.outer",
+        ),
         ("annotated_types", "pydantic", "pydantic_core", "yaml"),
     ),
     "pipeline/report.py": Rule((CORE, ENGINE), ("numpy", "rich")),
     "pipeline/run.py": Rule(
         (CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES, "pipeline.build", "pipeline.config"), (*ARRAYS, "yaml")
+    ),
+    "pipeline/sync.py": Rule(
+        (CORE, ENGINE, STORAGE, TRACKING, "pipeline.build", "pipeline.config", "pipeline.run"),
     ),
     "pipeline/build.py": Rule(
         (CORE, NETS, ALGORITHMS, TASKS, STORAGE, ENGINE, SERVING, RECIPES, "pipeline.config", "pipeline.report"),
@@ -66,6 +78,7 @@ ALLOWED: dict[str, Rule] = {
         (RUNTIME, TRACKING, "ray", "mlflow"),
     ),
     "jobs/benchmark.py": JOB._replace(lazily=(*JOB.lazily, "tests.bench")),
+    "jobs/soak.py": JOB._replace(lazily=(*JOB.lazily, "tests.soak")),
     "jobs/": JOB,
 }
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
 from pipeline.core.inner import SGD, unroll
-from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Score
+from pipeline.core.types import Batch, Context, Kind, MayChange, MetaParams, Params, Score
 from pipeline.nets.losses import Loss
 from pipeline.nets.model import Adapted, Model
 
@@ -26,7 +26,7 @@ class MAMLConfig:
 
     inner_lr: Annotated[float, Gt(0)] = 0.01
     inner_steps: Annotated[int, Ge(1)] = 1
-    eval_inner_steps: Annotated[int, Ge(1)] = 10
+    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 10
     first_order: bool = False
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.core.algorithm import Algorithm, detach
 from pipeline.core.failures import ConfigError
 from pipeline.core.inner import SGD, Adam, Rule, unroll
-from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Phase, Score, Task
+from pipeline.core.types import Batch, Context, Kind, MayChange, MetaParams, Params, Phase, Score, Task
 from pipeline.nets.losses import Loss
 from pipeline.nets.model import Adapted, Model
 
@@ -32,8 +32,8 @@ class ReptileConfig:
     inner_lr: Annotated[float, Gt(0)] = 1e-3
     inner_steps: Annotated[int, Ge(1)] = 5
     inner_batch: Annotated[int, Ge(1)] = 10
-    eval_inner_steps: Annotated[int, Ge(1)] = 50
-    eval_inner_batch: Annotated[int, Ge(1)] = 5
+    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 50
+    eval_inner_batch: Annotated[int, Ge(1), MayChange()] = 5
     inner_optimizer: Literal["sgd", "adam"] = "adam"
     inner_beta1: Annotated[float, Ge(0)] = 0.0
 

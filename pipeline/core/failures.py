@@ -57,8 +57,20 @@ class PoisonError(PipelineError):
     exit_code = 6
 
 
+class StorageError(PipelineError):
+    """The run's folder cannot be written any more: full, read-only or gone. What was written before is whole."""
+
+    exit_code = 7
+
+
 class CorruptionError(PipelineError):
     """Two workers gave different numbers for the same chunk."""
+
+    exit_code = 9
+
+
+class FencedError(PipelineError):
+    """Another process has taken over this run."""
 
     exit_code = 8
 

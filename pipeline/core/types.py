@@ -15,6 +15,7 @@ Glossary
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,6 +32,11 @@ MetaParams = dict[str, Params]
 
 Phase = Literal["train", "evaluate", "serve"]
 Kind = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class MayChange:
+    """Marks a field of a config, as in ``Annotated[int, MayChange()]``: it never decides theta, so it may change."""
 
 
 class Batch(NamedTuple):

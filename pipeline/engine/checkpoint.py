@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from pipeline.core.failures import ResumeError
-from pipeline.storage.local import write_whole
+from pipeline.core.failures import ResumeError, StorageError
+from pipeline.storage.protocol import Storage
 
-FORMAT = 1
+FORMAT = 2
+"""Theta is read from every format up to this one; a run is continued from this one only."""
+
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
 
 
@@ -29,61 +30,66 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """A folder of checkpoints; the newest ``keep`` stay."""
+    """A run's checkpoints; the newest ``keep`` stay."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, storage: Storage, keep: int) -> None:
+        self.storage, self.keep = storage, keep
 
-    def write(self, checkpoint: Checkpoint) -> Path:
-        """Raises OSError where the disk is full or not writable; the checkpoints before are untouched."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{checkpoint.step:08d}.safetensors"
-        write_checkpoint(path, checkpoint)
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Raises ``StorageError`` where it could not be written, or does not read back; those before are untouched."""
+        write_checkpoint(self.storage, name_of(checkpoint.step), checkpoint)
         # Only what is behind it: a newer file that is still there was damaged, and the run fell back behind it.
         behind = [step for step in self.steps() if step <= checkpoint.step]
         for old in behind[: -self.keep]:
-            (self.folder / f"step-{old:08d}.safetensors").unlink(missing_ok=True)
-        return path
+            self.storage.remove(name_of(old))
 
     def steps(self) -> list[int]:
-        """The steps on disk, oldest first."""
-        names = (_NAME.fullmatch(path.name) for path in self.folder.glob("step-*.safetensors"))
+        """The steps there are, oldest first."""
+        names = (_NAME.fullmatch(name) for name in self.storage.names("checkpoints"))
         return sorted(int(match[1]) for match in names if match)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest valid checkpoint, and a line for each damaged one that was passed over."""
         complaints: list[str] = []
-        for checkpoint in self._valid(complaints):
-            return checkpoint, complaints
-        return None, complaints
-
-    def _valid(self, complaints: list[str]) -> Iterator[Checkpoint]:
         for step in reversed(self.steps()):
             try:
-                yield read_checkpoint(self.folder / f"step-{step:08d}.safetensors")
-            except ResumeError as error:
+                return read_checkpoint(self.storage, name_of(step)), complaints
+            except (ResumeError, StorageError) as error:
                 complaints.append(str(error))
+        return None, complaints
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def name_of(step: int) -> str:
+    return f"checkpoints/step-{step:08d}.safetensors"
+
+
+def write_checkpoint(storage: Storage, name: str, checkpoint: Checkpoint) -> None:
     facts = json.dumps({"format": FORMAT, "step": checkpoint.step, **checkpoint.facts}, sort_keys=True)
     data = save(checkpoint.tensors, {"facts": facts, "sha256": _digest(checkpoint.tensors, facts)})
-    write_whole(path, lambda file: file.write(data))
+    storage.write(name, data)
+    if storage.read(name) != data:
+        raise StorageError(f"checkpoint {storage.where}/{name}: does not read back as it was written; see to its disk")
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(storage: Storage, name: str) -> Checkpoint:
     """Raises ``ResumeError`` naming the file and the reason where it is missing, damaged or of a newer format."""
+    where = f"checkpoint {storage.where}/{name}"
+    data = storage.read(name)
+    if data is None:
+        raise ResumeError(f"{where}: does not exist")
     try:
-        with safe_open(path, framework="pt") as file:
-            texts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise ResumeError(f"checkpoint {path}: cannot be read ({error})") from error
+        tensors = dict(sorted(load(data).items()))  # it gives them in any order
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        texts = header.get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise ResumeError(f"{where}: cannot be read ({error})") from error
     if texts.get("sha256") != _digest(tensors, texts.get("facts", "")):
-        raise ResumeError(f"checkpoint {path}: its checksum does not fit its content; it is damaged")
+        raise ResumeError(f"{where}: its checksum does not fit its content; it is damaged")
     facts = json.loads(texts["facts"])
-    if facts["format"] != FORMAT:
-        raise ResumeError(f"checkpoint {path}: format {facts['format']}, this version reads format {FORMAT}")
+    if facts["format"] > FORMAT:
+        raise ResumeError(
+            f"{where}: format {facts['format']}, this version reads up to format {FORMAT}; use a newer one"
+        )
     return Checkpoint(facts["step"], tensors, facts)
 
 

@@ -7,33 +7,40 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.core.failures import ResumeError
+from pipeline.core.failures import FencedError, ResumeError, StorageError
 from pipeline.core.flat import sha256
 from pipeline.core.types import Contribution
-from pipeline.engine.checkpoint import Checkpoint, Checkpoints, read_checkpoint, write_checkpoint
+from pipeline.engine.checkpoint import FORMAT, Checkpoint, Checkpoints, name_of, read_checkpoint, write_checkpoint
+from pipeline.engine.identity import Identity, changed_numerics
 from pipeline.engine.journal import Journal
-from pipeline.engine.protocols import Entry, Status
+from pipeline.engine.protocols import Entry, Opened, Status
 from pipeline.engine.publisher import Publisher
 from pipeline.engine.store import Store
-from pipeline.storage.local import write_whole
+from pipeline.storage.protocol import Storage
 
 BEST = "best.safetensors"
+SYNC_EVERY = 32
+"""A checkpoint carries at most this many entries of the journal."""
 
 
 @dataclass(frozen=True)
 class Durability:
-    """When checkpoints are written: after every ``every`` steps, and after the last."""
+    """A checkpoint after every ``every`` steps and after the last; for ``every`` 0, when ``seconds`` have gone by."""
 
     every: int
     last: int
     keep: int
+    seconds: float = 60.0
+
+    def due(self, step: int, since: float) -> bool:
+        """Whether to write one after ``step``, ``since`` seconds after the one before."""
+        return step == self.last or (step % self.every == 0 if self.every else since >= self.seconds)
 
 
 class Keeper:
@@ -42,145 +49,191 @@ class Keeper:
     def __init__(
         self,
         store: Store,
-        folder: Path,
+        storage: Storage,
         durability: Durability,
-        identity: Mapping[str, Any],
+        identity: Identity,
         journal: Journal,
         publisher: Publisher,
         recipe: str,
         *,
         accept_numerics: bool,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.store, self.folder, self.durability, self.identity = store, folder, durability, dict(identity)
-        self.recipe = recipe
-        self.checkpoints = Checkpoints(folder / "checkpoints", durability.keep)
+        self.store, self.storage, self.durability, self.identity = store, storage, durability, identity
+        self.recipe, self.now = recipe, now
+        self.checkpoints = Checkpoints(storage, durability.keep)
         self.journal, self.publisher, self.accept_numerics = journal, publisher, accept_numerics
-        self._unsaved: list[Entry] = []
+        self.numerics: dict[str, Any] = {}
+        self._opened = False
+        self._torn = False
+        self._unjournaled: list[Entry] = []
+        self._saved = 0
+        self._saved_at = 0.0
         self._skipped: list[str] = []
         self._best: tuple[int, float] | None = None
 
-    def open(self, numerics: Mapping[str, str]) -> tuple[int, np.ndarray]:
-        """The last durable step and theta there; damaged checkpoints are passed over. ``numerics`` are the workers'.
+    def open(self, numerics: Mapping[str, str]) -> Opened:
+        """Take over the run, at its last durable step; damaged checkpoints are passed over, and named in the notes.
+
+        ``numerics`` are the workers'.
 
         Raises:
+            ConfigError: another process writes there.
             ResumeError: checkpoints are there and none can be read, or they belong to another run.
+            StorageError: the folder cannot be written.
         """
-        self.identity["numerics"] = dict(numerics)
-        checkpoint, complaints = self.checkpoints.newest()
-        if checkpoint is None and complaints:
-            raise ResumeError(f"no valid checkpoint: {'; '.join(complaints)}")
+        self.storage.lock()
+        self.numerics = {"numerics": dict(numerics), "numerics_changes": []}
+        checkpoint, notes = self._newest()
+        # Not before the checks: a resume that is refused leaves the run, and whoever writes there, as they were.
+        self.storage.claim()
+        if self.checkpoints.steps()[-1:] != ([] if checkpoint is None else [checkpoint.step]):
+            checkpoint, notes = self._newest()
+        self.journal.load()
         if checkpoint is not None:
-            self._check(checkpoint)
             self.store.restore(checkpoint.step, checkpoint.tensors, checkpoint.facts["texts"])
             self.journal.absorb(Entry(*entry) for entry in checkpoint.facts["entries"])
             self._skipped = list(checkpoint.facts["skipped"])
-            self._best = self._kept_best()
-        # Not before the checks: a resume that is refused leaves the run as it was.
-        write_whole(self.folder / "recipe.yaml", lambda file: file.write(self.recipe.encode()))
+            self._best = self._kept_best(notes)
+        self._opened, self._saved, self._saved_at = True, self.store.version, self.now()
+        self.storage.write("recipe.yaml", self.recipe.encode())
         self.publisher.start({f"numerics.{key}": value for key, value in numerics.items()})
-        return self.store.version, self.store.vector()
+        return Opened(self.store.version, self.store.vector(), tuple(notes))
 
     def apply(
         self, step: int, contributions: Sequence[Contribution], facts: Mapping[str, float], skipped: Sequence[str]
     ) -> dict[str, float]:
-        """Outer step number ``step``, durable where it is due, then journaled; returns seconds per part. Idempotent."""
+        """Outer step number ``step``, durable where it is due, then journaled; returns seconds per part. Idempotent.
+
+        Raises:
+            StorageError: no room for it, or the folder is gone; what is durable stays so.
+            FencedError: another process has taken over the run.
+        """
         if step <= self.store.version:
             return {}
         start = time.perf_counter()
+        self._torn = True  # until the step is whole: interrupted in the middle, theta is nobody's
         norms = self.store.apply(step, contributions)
         reduced = time.perf_counter()
         self._skipped += skipped
-        entry = Entry(
-            "train",
-            step,
-            time.time_ns() // 1_000_000,
-            dict(facts) | {f"train/{name}": value for name, value in norms.items()},
-        )
-        self._unsaved.append(entry)
-        if step % self.durability.every == 0 or step == self.durability.last:
-            self.checkpoints.write(self._checkpoint())
-            self._unsaved = []
-        self.journal.append(entry)
+        metrics = dict(facts) | {f"train/{name}": value for name, value in norms.items()}
+        self._unjournaled = [self.journal.entry("train", step, metrics)]
+        self._torn = False
+        if self.durability.due(step, self.now() - self._saved_at):
+            self._save()
+        self.journal.absorb(self._unjournaled)
+        self._unjournaled = []
+        if len(self.journal.pending()) >= SYNC_EVERY:
+            self.journal.sync()
         return {"reduction": reduced - start, "checkpoint": time.perf_counter() - reduced}
 
     def vector(self) -> np.ndarray:
         return self.store.vector()
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Journal metrics that are not an outer step's."""
-        self.journal.append(Entry(kind, step, time.time_ns() // 1_000_000, dict(metrics)))
-
-    def _kept_best(self) -> tuple[int, float] | None:
-        """Step and score of the best theta on disk: it may be newer than the checkpoint of its step."""
-        path = self.folder / BEST
-        if not path.exists():
-            return None
-        try:
-            step, score = read_checkpoint(path).facts["best"]
-        except ResumeError:  # damaged: the next validation replaces it
-            return None
-        return step, score
+        """Journal metrics that are not an outer step's, durably: no step that is redone brings them back."""
+        self.journal.append(self.journal.entry(kind, step, metrics))
+        self.journal.sync()
 
     def keep_best(self, step: int, score: float) -> bool:
         """Keep theta aside when ``score`` (higher is better) is the best so far; theta must be that of ``step``."""
         if self._best is not None and score <= self._best[1]:
             return False
         self._best = (step, score)
-        write_checkpoint(self.folder / BEST, self._checkpoint())
+        write_checkpoint(self.storage, BEST, self._checkpoint())
         return True
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        """Write the summary, send what is left to the tracker and end its run; returns what could not be sent."""
-        artifacts = [self.folder / "recipe.yaml"]
-        if summary:
-            data = json.dumps(dict(summary), indent=2, default=float).encode() + b"\n"
-            write_whole(self.folder / "summary.json", lambda file: file.write(data))
-            artifacts.append(self.folder / "summary.json")
-        artifacts += [
-            self.checkpoints.folder / f"step-{step:08d}.safetensors" for step in self.checkpoints.steps()[-1:]
-        ]
+        """Save what is unsaved and the summary, send what is left to the tracker and end its run.
+
+        Returns what could not be saved or sent.
+        """
+        try:
+            return self._close(status, summary) if self._opened else None
+        except FencedError as error:
+            self.publisher.abandon()  # the tracked run is somebody else's now
+            return str(error)
+        finally:
+            self.journal.close()
+            self.storage.release()
+
+    def _close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
+        artifacts, unsaved = ["recipe.yaml"], None
+        try:
+            if self.store.version > self._saved and not self._torn:
+                self._save()
+                self.journal.absorb(self._unjournaled)
+            if summary:
+                data = json.dumps(dict(summary), indent=2, default=float).encode() + b"\n"
+                self.storage.write("summary.json", data)
+                artifacts.append("summary.json")
+            self.journal.append(self.journal.entry(status, self.store.version, {}))
+            self.journal.sync()
+        except StorageError as error:
+            unsaved = str(error)
+        artifacts += [name_of(step) for step in self.checkpoints.steps()[-1:]]
         tags = {"theta_sha256": sha256(self.store.theta), "step": str(self.store.version)}
-        problem = self.publisher.close(status, [path for path in artifacts if path.exists()], tags)
-        self.journal.close()
-        return problem
+        unsent = self.publisher.close(status, artifacts, tags)
+        return unsaved or unsent
+
+    def _save(self) -> None:
+        self.checkpoints.write(self._checkpoint())
+        self._saved, self._saved_at = self.store.version, self.now()
 
     def _checkpoint(self) -> Checkpoint:
         tensors, texts = self.store.state()
         facts = {
-            "identity": self.identity,
+            "identity": self.identity.facts() | self.numerics,
             "texts": texts,
-            "entries": [list(entry) for entry in self._unsaved],
+            "entries": [list(entry) for entry in (*self.journal.pending(), *self._unjournaled)],
             "skipped": self._skipped,
             "best": self._best,
         }
         return Checkpoint(self.store.version, tensors, facts)
 
+    def _newest(self) -> tuple[Checkpoint | None, list[str]]:
+        checkpoint, complaints = self.checkpoints.newest()
+        if checkpoint is not None:
+            self._check(checkpoint)
+            return checkpoint, [f"{one}; going on from step {checkpoint.step}" for one in complaints]
+        if complaints:
+            raise ResumeError(f"no valid checkpoint: {'; '.join(complaints)}")
+        return None, []
+
     def _check(self, checkpoint: Checkpoint) -> None:
         """Raises ``ResumeError`` with each key in which the checkpoint's run and this one differ."""
-        found = checkpoint.facts["identity"]
-        differing = [
-            key
-            for key in sorted({*found, *self.identity} - {"numerics", "numerics_changes"})
-            if found.get(key) != self.identity.get(key)
-        ]
-        if differing:
-            table = "; ".join(f"{key}: {found.get(key)!r} -> {self.identity.get(key)!r}" for key in differing)
+        where = self.storage.where
+        if checkpoint.facts["format"] != FORMAT:
             raise ResumeError(
-                f"the checkpoint in {self.folder} belongs to another run: {table}. "
-                "Resume with the same values, or train anew in another --output"
+                f"--resume: the checkpoints in {where} have format {checkpoint.facts['format']}, and this version goes "
+                f"on from format {FORMAT}; finish the run with the version that began it, or train anew in another "
+                "--output"
             )
-        before, now = found["numerics"], self.identity["numerics"]
-        changed = [
-            f"{key} {before.get(key)} -> {now.get(key)}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
+        found = checkpoint.facts["identity"]
+        self.identity.check(found, where)
+        if checkpoint.step > self.durability.last:
+            raise ResumeError(
+                f"--resume: the run in {where} has taken {checkpoint.step} steps, more than steps: "
+                f"{self.durability.last}; none can be taken back, so ask for as many or more"
+            )
+        changed = changed_numerics(found["numerics"], self.numerics["numerics"])
         if changed and not self.accept_numerics:
             raise ResumeError(
-                f"the run in {self.folder} was computed with other numerics: {', '.join(changed)}; going on would give "
+                f"--resume: the run in {where} was computed with other numerics: {changed}; going on would give "
                 "other bits than one uninterrupted run. Restore them, or pass --accept-numerics, which is recorded"
             )
-        self.identity["numerics_changes"] = [
-            *found.get("numerics_changes", []),
-            *([f"step {checkpoint.step}: {', '.join(changed)}"] if changed else []),
+        self.numerics["numerics_changes"] = [
+            *found["numerics_changes"],
+            *([f"step {checkpoint.step}: {changed}"] if changed else []),
         ]
+
+    def _kept_best(self, notes: list[str]) -> tuple[int, float] | None:
+        """Step and score of the best theta on disk: it may be newer than the checkpoint of its step."""
+        if BEST not in self.storage.names(""):
+            return None
+        try:
+            step, score = read_checkpoint(self.storage, BEST).facts["best"]
+        except (ResumeError, StorageError) as error:
+            notes.append(f"{error}; the next validation replaces it")
+            return None
+        return step, score

@@ -55,8 +55,10 @@ def train(executor: Executor, plan: Plan, watcher: Watcher) -> Trained:
     """
     executor.note = watcher.note
     opened = executor.open()
-    step, theta = opened
+    step, theta = opened.step, opened.theta
     watcher.start(plan.steps, step)
+    for note in opened.notes:
+        watcher.note(note)
     course = _Course(executor, plan, watcher)
     if step:  # a crash may have come between that step and its validation; the journal keeps the first of two
         course.validate(theta, step)
@@ -65,7 +67,7 @@ def train(executor: Executor, plan: Plan, watcher: Watcher) -> Trained:
             theta = course.step(theta, step + 1)
             step += 1
         except Rewound as back:
-            step, theta = back.opened
+            step, theta = back.opened.step, back.opened.theta
             watcher.note(f"the parameter actor was lost and is back: going on after step {step}")
     last = max(plan.steps, opened.step)
     return Trained(last, theta, time.perf_counter() - course.started, (last - opened.step) * plan.tasks_per_step)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,20 +14,22 @@ import torch
 from annotated_types import Ge
 
 from pipeline.core.failures import ClusterError
+from pipeline.core.types import MayChange
 
 
 @dataclass(frozen=True)
 class Numerics:
     """Threads are torch's in each worker: another number of them gives other bits, so the recipe fixes it.
 
-    ``mixed`` admits workers whose numerics differ from the first one's; such a run cannot be reproduced bit for bit.
+    What may change on a resume is compared as part of the fingerprint instead. ``mixed`` admits workers whose numerics
+    differ from the first one's; such a run cannot be reproduced bit for bit.
     """
 
     dtype: Literal["float32", "float64"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Ge(1)] = 1
-    vectorise: bool = True
-    mixed: bool = False
+    device: Annotated[Literal["auto", "cpu", "cuda"], MayChange()] = "auto"
+    threads: Annotated[int, Ge(1), MayChange()] = 1
+    vectorise: Annotated[bool, MayChange()] = True
+    mixed: Annotated[bool, MayChange()] = False
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -57,7 +61,16 @@ class Numerics:
             "dtype": self.dtype,
             "chunk_size": str(chunk_size),
             "vectorise": str(self.vectorise).lower(),
+            "cpu": processor(),
         } | ({"mixed": "true"} if self.mixed else {})
+
+
+def processor() -> str:
+    """The model of this machine's CPU: libraries choose their code by it."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text("utf-8").splitlines() if about.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _keep_freed_memory() -> None:

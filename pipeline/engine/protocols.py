@@ -61,10 +61,11 @@ class Missing(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Where a run stands when it is opened: the last finished step and a handle to theta."""
+    """Where a run stands when it is opened: the last finished step, a handle to theta, and what people should know."""
 
     step: int
     theta: Any
+    notes: tuple[str, ...] = ()
 
 
 class Rewound(Exception):

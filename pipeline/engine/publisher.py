@@ -1,7 +1,8 @@
 """Sends the journal to the tracker from a thread of its own: the outer loop never waits for a server.
 
 Entries of kind ``train`` are means over ``log_every`` steps, none left unseen; others go as they are. Whatever the
-tracker could not take stays in the journal, and ``sent`` says from where to go on.
+tracker could not take stays in the journal, and ``journal.sent`` says from where to go on. What is sent is durable
+before, and a function of the journal alone: sending all of it again changes nothing in the tracker.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import NamedTuple, get_args
 
 from pipeline.engine.journal import Journal
 from pipeline.engine.protocols import Entry, Status, Tracker
-from pipeline.storage.local import write_whole
+from pipeline.storage.protocol import Storage
 
 PERIOD_S = 1.0
 BACKOFF_S = (1.0, 60.0)
 CLOSE_S = 60.0
+STATUSES = get_args(Status)
 
 
 class Run(NamedTuple):
@@ -32,9 +35,8 @@ class Run(NamedTuple):
 class Publisher:
     """Owns the tracker: nobody else creates, writes or ends the tracked run."""
 
-    def __init__(self, tracker: Tracker, journal: Journal, run: Run, folder: Path, log_every: int) -> None:
-        self.tracker, self.journal, self.run, self.folder, self.log_every = tracker, journal, run, folder, log_every
-        self.run_id = _read(folder / "tracked_run")
+    def __init__(self, tracker: Tracker, journal: Journal, run: Run, storage: Storage, log_every: int) -> None:
+        self.tracker, self.journal, self.run, self.storage, self.log_every = tracker, journal, run, storage, log_every
         self.last_error: str | None = None
         self._started = False
         self._end: Callable[[], None] = lambda: None
@@ -46,21 +48,53 @@ class Publisher:
         self.run.tags.update(tags)
         self._thread.start()
 
-    def close(self, status: Status, artifacts: Sequence[Path], tags: Mapping[str, str]) -> str | None:
+    def close(self, status: Status, artifacts: Sequence[str], tags: Mapping[str, str]) -> str | None:
         """Send the rest, within ``CLOSE_S``; returns what is wrong if something could not be sent."""
+        self._end = lambda: self.send_end(status, artifacts, tags)
+        return self.abandon()
+
+    def abandon(self) -> str | None:
+        """Stop, within ``CLOSE_S``, and leave the tracked run as it is."""
         if self._thread.ident is None:  # the run was refused before it began
             return None
-        self._end = lambda: self._send_end(status, artifacts, tags)
         self._stop.set()
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
             return f"the tracker did not answer for {CLOSE_S:.0f} s"
         return self.last_error
 
+    def send(self) -> None:
+        """What the tracker has not seen of the journal. A run that was deleted there is followed by a new one."""
+        self.journal.sync()
+        if not self._started:
+            self._start()
+        sent = int(self._note("journal.sent") or 0)
+        batch, consumed = windows(self.journal.entries[sent:], self.log_every)
+        if batch:
+            try:
+                self.tracker.send(batch)
+            except Exception:
+                self._started = False  # perhaps somebody deleted the run: look at the next attempt
+                raise
+        if consumed:
+            self.storage.write("journal.sent", str(sent + consumed).encode())
+
+    def send_end(self, status: Status, artifacts: Sequence[str], tags: Mapping[str, str]) -> None:
+        """What is left, and the end of the tracked run."""
+        self.send()
+        self.tracker.tag(tags)
+        with TemporaryDirectory() as folder:
+            for name in artifacts:
+                data = self.storage.read(name)
+                if data is not None:
+                    (copy := Path(folder, Path(name).name)).write_bytes(data)
+                    self.tracker.artifact(copy, "" if "/" not in name else name.rpartition("/")[0])
+        self.tracker.end(status)
+
     def _loop(self) -> None:
         wait = PERIOD_S
         while not self._stop.wait(wait):
-            sent = self._attempt(lambda: self._send(final=False))
+            sent = self._attempt(self.send)
             wait = PERIOD_S if sent else min(max(wait * 2, BACKOFF_S[0]), BACKOFF_S[1])
         self._attempt(self._end)
 
@@ -73,48 +107,34 @@ class Publisher:
         self.last_error = None
         return True
 
-    def _send_end(self, status: Status, artifacts: Sequence[Path], tags: Mapping[str, str]) -> None:
-        self._send(final=True)
-        self.tracker.tag(tags)
-        for path in artifacts:
-            self.tracker.artifact(path, "checkpoints" if path.suffix == ".safetensors" else "")
-        self.tracker.end(status)
+    def _start(self) -> None:
+        before = self._note("tracked_run")
+        run = self.tracker.start(before, *self.run)
+        if run != before:
+            self.storage.remove("journal.sent")  # a new run has seen nothing yet
+            self.storage.write("tracked_run", run.encode())
+        self._started = True
 
-    def _send(self, *, final: bool) -> None:
-        if not self._started:
-            run_id = self.tracker.start(self.run_id, *self.run)
-            if (
-                run_id != self.run_id
-            ):  # a new run, perhaps because somebody deleted the old one: it has seen nothing yet
-                (self.folder / "journal.sent").unlink(missing_ok=True)
-            self.run_id = run_id
-            write_whole(self.folder / "tracked_run", lambda file: file.write(run_id.encode()))
-            self._started = True
-        sent = int(_read(self.folder / "journal.sent") or 0)
-        entries = self.journal.entries[sent:]
-        batch, consumed = windows(entries, self.log_every, final=final)
-        if batch:
-            self.tracker.send(batch)
-            (self.folder / "journal.sent").write_text(str(sent + consumed))
+    def _note(self, name: str) -> str | None:
+        data = self.storage.read(name)
+        return data.decode().strip() or None if data is not None else None
 
 
-def windows(entries: Sequence[Entry], log_every: int, *, final: bool) -> tuple[list[Entry], int]:
-    """What to send now, and how many of the entries it stands for; an unfinished window waits unless it is the last."""
+def windows(entries: Sequence[Entry], log_every: int) -> tuple[list[Entry], int]:
+    """What to send now, and how many of the entries it stands for; a window is closed by its last step or a status."""
     ready: list[Entry] = []
     window: list[Entry] = []
     consumed = 0
     for position, entry in enumerate(entries, 1):
         if entry.kind == "train":
             window.append(entry)
-            if entry.step % log_every == 0:
-                ready.append(_mean(window))
-                window = []
-        else:
+        elif entry.kind not in STATUSES:
             ready.append(entry)
+        if window and (entry.kind in STATUSES or window[-1].step % log_every == 0):
+            ready.append(_mean(window))
+            window = []
         if not window:
             consumed = position
-    if window and final:
-        return [*ready, _mean(window)], len(entries)
     # What came in while a window was open is sent again with that window: trackers store an entry once.
     return ready, consumed
 
@@ -126,7 +146,3 @@ def _mean(window: Sequence[Entry]) -> Entry:
         values = [entry.metrics[name] for entry in window if name in entry.metrics]
         means[name] = math.fsum(values) / len(values)
     return Entry("train", window[-1].step, window[-1].timestamp, means)
-
-
-def _read(path: Path) -> str | None:
-    return path.read_text().strip() or None if path.exists() else None

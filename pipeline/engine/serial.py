@@ -59,7 +59,7 @@ class SerialExecutor(Crew):
         self.numerics = worker.fingerprint
 
     def open(self) -> Opened:
-        return Opened(*self.keeper.open(self.numerics))
+        return self.keeper.open(self.numerics)
 
     def apply(
         self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from pipeline.core.types import Contribution
 from pipeline.engine.keeper import Keeper
-from pipeline.engine.protocols import Applied, Chunk, Missing, Report, ScoreReport, Status
+from pipeline.engine.protocols import Applied, Chunk, Missing, Opened, Report, ScoreReport, Status
 from pipeline.engine.worker import Worker
 
 
@@ -48,8 +48,10 @@ class ParameterActor:
         self.keeper, self.fetch_s = build(), fetch_s
 
     @ray.method(num_returns=2)
-    def open(self, numerics: dict[str, str]) -> tuple[int, np.ndarray]:
-        return self.keeper.open(numerics)
+    def open(self, numerics: dict[str, str]) -> tuple[Opened, np.ndarray]:
+        """Where the run stands, and theta as an object of its own."""
+        opened = self.keeper.open(numerics)
+        return opened._replace(theta=None), opened.theta
 
     @ray.method(num_returns=2)
     def apply(

@@ -103,8 +103,8 @@ class RayExecutor(Crew):
         return ray.remote(ParameterActor).options(**options).remote(self.build, self.limits.fetch_s)
 
     def _open(self) -> Opened:
-        step, theta = self.parameters.open.remote(self.numerics)
-        return Opened(self._get(step, self.limits.start_s), theta)
+        opened, theta = self.parameters.open.remote(self.numerics)
+        return Opened(*self._get(opened, self.limits.start_s))._replace(theta=theta)
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """A call that may be made twice, at the step that was done last."""

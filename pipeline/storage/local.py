@@ -1,12 +1,25 @@
-"""Files that are whole or absent: written beside, fsynced, renamed, and the folder fsynced."""
+"""Files that are whole or absent: written beside, fsynced, renamed, and the folder fsynced; a run's folder."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
+import shutil
+import socket
+import time
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
+
+from pipeline.core.failures import ConfigError, FencedError, StorageError
+
+_EPOCH = re.compile(r"\d{8}")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -35,3 +48,222 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def size_text(size: float) -> str:
+    """Bytes for people, in steps of 1000."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} GB" if size < 1000 else f"{size:,.0f} GB"
+
+
+class Local:
+    """A folder on a disk.
+
+    The lock is ``flock``'s: the kernel lets go of it when its process ends, however that happens. Where a file system
+    has none (some network file systems), the epoch alone keeps two writers apart, and between its check and the rename
+    a process that comes back could still replace a checkpoint: by one that has the same theta.
+    """
+
+    cheap_parameters = 1_000_000
+
+    def __init__(self, folder: Path, patience: float = 3.0) -> None:
+        """``patience`` are the seconds that a process which was killed a moment ago may still hold the lock."""
+        self.folder, self.where, self.patience = folder, str(folder), patience
+        self.epoch: int | None = None
+        self._lock: int | None = None
+
+    def probe(self) -> None:
+        # The nearest folder that exists, so that a run that is refused for another reason leaves no folder behind.
+        place = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        name = place / f".probe.{uuid.uuid4().hex}"
+        try:
+            try:
+                name.write_bytes(b"probe")
+            finally:
+                name.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--output {self.folder}: {place} cannot be written ({error.strerror}); make it writable, or name "
+                "another folder"
+            ) from error
+
+    def free(self) -> int | None:
+        return _free(self.folder)
+
+    def used(self, folder: str) -> int:
+        return sum(path.stat().st_size for path in (self.folder / folder).glob("*") if path.is_file())
+
+    def lock(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise self._trouble("lock", error, 0) from error
+        try:
+            self._wait_for(handle)
+            os.ftruncate(handle, 0)
+            os.write(handle, myself())
+        except BlockingIOError:
+            holder = os.read(handle, 1000).decode(errors="replace") or "a process that has not said who it is"
+            os.close(handle)
+            raise ConfigError(
+                f"--output {self.folder}: another run writes there ({holder}); wait for its end, stop it, or name "
+                "another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(handle)
+                raise self._trouble("lock", error, 0) from error
+        self._lock = handle
+
+    def _wait_for(self, handle: int) -> None:
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def claim(self) -> None:
+        epochs = self.folder / "epochs"
+        number = max(self._epochs(), default=0) + 1
+        try:
+            epochs.mkdir(exist_ok=True)
+            while not self._create(number):
+                number += 1
+            sync_folder(epochs)
+        except OSError as error:
+            raise self._trouble("epochs", error, 0) from error
+        self.epoch = number
+
+    def check(self) -> None:
+        if self.epoch is None:
+            return
+        newer = self._epoch(self.epoch + 1)
+        if newer.exists():
+            raise FencedError(
+                f"{self.folder}: this run was taken over by {newer.read_text(errors='replace')}; this process was "
+                "taken for dead, and ends without writing"
+            )
+        if not self._epoch(self.epoch).exists():
+            raise StorageError(
+                f"{self.folder}: the run's folder has vanished while it ran; see whether its disk is still mounted, "
+                "then go on with --resume where a copy is left"
+            )
+
+    def release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write(self, name: str, data: bytes) -> None:
+        self.check()
+        path = self.folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda file: file.write(data))
+        except OSError as error:
+            raise self._trouble(name, error, len(data)) from error
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"{self.folder / name}: cannot be read ({error.strerror})") from error
+
+    def names(self, folder: str) -> list[str]:
+        return sorted(path.name for path in (self.folder / folder).glob("*") if path.is_file())
+
+    def remove(self, name: str) -> None:
+        self.check()
+        (self.folder / name).unlink(missing_ok=True)
+
+    def log(self, name: str) -> LocalLog:
+        return LocalLog(self, name)
+
+    def _trouble(self, name: str, error: OSError, need: int) -> StorageError:
+        fix = "see that the folder is there and can be written"
+        if error.errno in _FULL:
+            fix = f"it needs {size_text(need)}, and {size_text(_free(self.folder))} are free; make room"
+        elif error.errno == errno.EFBIG:
+            fix = f"it needs {size_text(need)}; lift the limit on the size of files (ulimit -f)"
+        return StorageError(
+            f"{self.folder / name}: {error.strerror or error}; {fix}, then go on with --resume: what was there before "
+            "is whole"
+        )
+
+    def _epoch(self, number: int) -> Path:
+        return self.folder / "epochs" / f"{number:08d}"
+
+    def _epochs(self) -> list[int]:
+        return [int(name) for name in self.names("epochs") if _EPOCH.fullmatch(name)]
+
+    def _create(self, number: int) -> bool:
+        try:
+            handle = os.open(self._epoch(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return False
+        try:
+            os.write(handle, myself())
+        finally:
+            os.close(handle)
+        return True
+
+
+class LocalLog:
+    """A file that is opened for appending; nothing of it waits in this process."""
+
+    def __init__(self, storage: Local, name: str) -> None:
+        self.storage, self.name, self.path = storage, name, storage.folder / name
+        self._handle: int | None = None
+
+    def read(self) -> str:
+        data = self.storage.read(self.name) or b""
+        return data[: data.rfind(b"\n") + 1].decode(errors="replace")
+
+    def append(self, text: str) -> None:
+        self.storage.check()
+        data = text.encode()
+        try:
+            handle = self._opened()
+            written = 0
+            while written < len(data):
+                written += os.write(handle, data[written:])
+        except OSError as error:
+            raise self.storage._trouble(self.name, error, len(data)) from error
+
+    def sync(self) -> None:
+        self.storage.check()
+        try:
+            os.fsync(self._opened())
+        except OSError as error:
+            raise self.storage._trouble(self.name, error, 0) from error
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def _opened(self) -> int:
+        if self._handle is None:
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            data = self.path.read_bytes()
+            os.ftruncate(self._handle, data.rfind(b"\n") + 1)
+        return self._handle
+
+
+def _free(folder: Path) -> int:
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(place).free
+
+
+def myself() -> bytes:
+    """Who writes, for people."""
+    return f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC".encode()

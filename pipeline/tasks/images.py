@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import Annotated, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from pipeline.core.failures import DataError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes
-from pipeline.core.types import Batch, Task
+from pipeline.core.types import Batch, MayChange, Task
 from pipeline.tasks import classfile
 from pipeline.tasks.classfile import Pixels
 
@@ -23,7 +23,7 @@ QUARTERS = 4
 class ImagesConfig:
     """``path`` of an ingested file and the name of one of its split sets, such as ``random`` or ``background``."""
 
-    path: str
+    path: Annotated[str, MayChange()]
     split: str = "random"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,19 +61,12 @@ def trajectory(name: str, images: Path, folder: Path) -> Trajectory:
 
 
 def fingerprint(name: str, images: Path) -> str:
-    """Within which the hash must be the same: the run's numerics, and the processor, whose libraries choose by it."""
+    """Within which the hash must be the same."""
     worker = build.BuildWorker(recipe(name, images).model_dump_json())()
-    return ", ".join(f"{key} {value}" for key, value in {**worker.fingerprint, "cpu": _processor()}.items())
+    return ", ".join(f"{key} {value}" for key, value in worker.fingerprint.items())
 
 
 def recorded() -> dict[str, dict[str, Any]]:
     """Name -> loss, norm, and theta_sha256 by fingerprint."""
     found: dict[str, dict[str, Any]] = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
     return found
-
-
-def _processor() -> str:
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text("utf-8").splitlines() if about.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -266,9 +266,10 @@ def test_a_recipe_cannot_be_changed():
 
 def test_identity_is_what_decides_theta():
     constant = "outer.model.schedule=constant"
-    base = load("sinusoid_maml", [constant]).identity()
-    assert set(base) == {
-        "seed", "tasks_per_step", "chunk_size", "algorithm", "net", "normalisation", "outer", "task.train", "source"
+    base = load("sinusoid_maml", [constant]).identity("data").fixed
+    assert {key.split(".")[0] for key in base} == {
+        "data", "seed", "tasks_per_step", "chunk_size", "algorithm", "net", "normalisation", "outer", "task", "source",
+        "numerics",
     }  # fmt: skip
     for override in (
         "seed=2",
@@ -282,8 +283,9 @@ def test_identity_is_what_decides_theta():
         "task.train.shots=3",
         "task.train.queries=3",
         "normalisation=layer",
+        "numerics.dtype=float64",
     ):
-        assert load("sinusoid_maml", [constant, override]).identity() != base, override
+        assert load("sinusoid_maml", [constant, override]).identity("data").fixed != base, override
     for override in (
         "steps=7",
         "workers.count=9",
@@ -292,14 +294,30 @@ def test_identity_is_what_decides_theta():
         "checkpoint.keep=5",
         "tracking.log_every=1",
         "name=other",
+        "algorithm.eval_inner_steps=3",
+        "numerics.threads=2",  # compared with the numerics of the workers
+        "tracking.uri=sqlite:///other.db",
     ):
-        assert load("sinusoid_maml", [constant, override]).identity() == base, override
+        assert load("sinusoid_maml", [constant, override]).identity("data").fixed == base, override
+
+
+def test_no_password_is_in_what_a_checkpoint_carries():
+    identity = load("sinusoid_maml", ["tracking.uri=http://me:secret@host:5000"]).identity("data")
+    assert "secret" not in str(identity)
+
+
+def test_a_field_is_marked_in_its_own_file_and_nowhere_else():
+    """Reptile's evaluation fields, without a line about them in config.py."""
+    identity = load("omniglot_reptile_5w1s").identity("data")
+    free = {key for key in identity.free if key.split(".")[0] in ("algorithm", "source")}
+    assert free == {"algorithm.eval_inner_steps", "algorithm.eval_inner_batch", "source.path"}
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_steps_decide_theta_where_the_rate_follows_them(schedule: str):
     identities = [
-        load("sinusoid_maml", [f"outer.model.schedule={schedule}", f"steps={steps}"]).identity() for steps in (7, 8)
+        load("sinusoid_maml", [f"outer.model.schedule={schedule}", f"steps={steps}"]).identity("data").fixed
+        for steps in (7, 8)
     ]
     assert identities[0] != identities[1]
 

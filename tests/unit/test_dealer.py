@@ -18,6 +18,7 @@ from pipeline.engine.crew import Crew
 from pipeline.engine.dealer import MAX_KILLS, Dealer
 from pipeline.engine.evaluate import EvaluationPlan, chunks_of, evaluate
 from pipeline.engine.events import Abort, Accept, Deal, Done, Joined, Leaving, Lost, Note, Replace
+from pipeline.engine.identity import Identity
 from pipeline.engine.journal import Journal
 from pipeline.engine.keeper import Durability, Keeper
 from pipeline.engine.limits import Limits
@@ -28,6 +29,7 @@ from pipeline.engine.protocols import Chunk, Report, Work
 from pipeline.engine.publisher import Publisher, Run
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.store import Store
+from pipeline.storage.local import Local
 from tests.unit.quadratic import Bowls, maml, vector, worker
 from tests.unit.virtual import (
     CALM,
@@ -472,11 +474,11 @@ PLAN = Plan(seed=3, steps=6, tasks_per_step=14, chunk_size=2, validation=None, v
 def keeper(folder: Path) -> Keeper:
     ours = worker(ALGORITHM, SOURCE, chunk_size=2)
     store = Store(ALGORITHM, ours.layout, vector(), {"model": Outer(lr=0.1, clip=1.0)}, PLAN.steps)
-    journal = Journal(folder / "journal.jsonl")
-    publisher = Publisher(Recorder(), journal, Run("a name", {}, {}), folder, 20)
-    return Keeper(
-        store, folder, Durability(PLAN.steps, PLAN.steps, 1), {}, journal, publisher, "", accept_numerics=False
-    )
+    storage = Local(folder)
+    journal = Journal(storage)
+    publisher = Publisher(Recorder(), journal, Run("a name", {}, {}), storage, 20)
+    durability, identity = Durability(PLAN.steps, PLAN.steps, 1), Identity({}, {})
+    return Keeper(store, storage, durability, identity, journal, publisher, "", accept_numerics=False)
 
 
 class Silent:

@@ -25,7 +25,9 @@ EXIT_CODES = {
     "NonFiniteError": 4,
     "TaskError": 5,
     "PoisonError": 6,
-    "CorruptionError": 8,
+    "StorageError": 7,
+    "FencedError": 8,
+    "CorruptionError": 9,
     "InternalError": 70,
 }
 

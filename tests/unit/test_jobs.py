@@ -14,7 +14,7 @@ import pytest
 
 import jobs
 
-JOBS = ("train", "evaluate", "ingest")
+JOBS = ("train", "evaluate", "ingest", "sync")
 BACKENDS = {"torch", "ray", "mlflow", "pyarrow"}
 
 
@@ -121,6 +121,10 @@ def test_evaluate_needs_a_run(here, tmp_path):
     says_one_line(here("evaluate", tmp_path, "steps=2"), 2, "no run")
 
 
+def test_sync_needs_a_run(here):
+    says_one_line(here("sync", "nowhere"), 2, "nowhere: no run")
+
+
 def test_ingest_needs_images(here, tmp_path):
     says_one_line(here("ingest", "folder", "nowhere"), 2, "nowhere")
     assert list((tmp_path / "cwd").iterdir()) == []
@@ -206,7 +210,7 @@ def test_a_finished_run_that_is_resumed_ends_as_it_did(trained, resume):
 
 def test_a_resume_with_another_recipe_is_refused_and_the_run_stays_as_it_was(trained, resume):
     ended, folder, run = resume("seed=2")
-    says_one_line(ended, 2, "belongs to another run: seed: 1 -> 2")
+    says_one_line(ended, 2, "was begun with other values: seed: 1 -> 2 (refused)")
     assert (folder / "recipe.yaml").read_text() == (trained[0] / "run" / "recipe.yaml").read_text()
     assert run.info.status == "FINISHED"
 

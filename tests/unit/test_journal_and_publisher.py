@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pipeline.core.failures import ResumeError
 from pipeline.engine import publisher as publishing
 from pipeline.engine.journal import Journal
-from pipeline.engine.protocols import Entry
+from pipeline.engine.protocols import Entry, Status
 from pipeline.engine.publisher import Publisher, Run, windows
+from pipeline.storage.local import Local
 from tests.unit.virtual import Recorder
 
 LOG_EVERY = 5
@@ -27,12 +28,18 @@ def train(step: int, **metrics: float) -> Entry:
     return Entry("train", step, 1000 * step, {"step": float(step), **metrics})
 
 
+def end(status: Status, step: int) -> Entry:
+    """What the keeper adds when a run is closed."""
+    return Entry(status, step, 1000 * step + 2, {})
+
+
 def validation(step: int) -> Entry:
     return Entry("validation", step, 1000 * step + 1, {"val": float(step)})
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
     return tmp_path / "run" / "journal.jsonl"
 
 
@@ -42,7 +49,8 @@ def reopen(path: Path) -> Iterator[Callable[[], Journal]]:
     opened: list[Journal] = []
 
     def open_again() -> Journal:
-        opened.append(Journal(path))
+        opened.append(Journal(Local(path.parent)))
+        opened[-1].load()
         return opened[-1]
 
     yield open_again
@@ -122,7 +130,7 @@ def test_a_damaged_line_is_named_and_nothing_is_thrown_away(reopen, path, line):
 
 
 def test_windows_are_means_over_log_every_steps():
-    ready, consumed = windows([train(step, loss=step**2) for step in range(1, 13)], LOG_EVERY, final=False)
+    ready, consumed = windows([train(step, loss=step**2) for step in range(1, 13)], LOG_EVERY)
     assert [(entry.step, entry.timestamp, entry.metrics["step"]) for entry in ready] == [
         (5, 5000, 3.0),
         (10, 10000, 8.0),
@@ -131,21 +139,21 @@ def test_windows_are_means_over_log_every_steps():
     assert consumed == 10
 
 
-def test_an_unfinished_window_waits_unless_it_is_the_last():
+def test_an_unfinished_window_waits_unless_the_run_was_closed():
     entries = [train(step) for step in range(6, 9)]
-    assert windows(entries, LOG_EVERY, final=False) == ([], 0)
-    ready, consumed = windows(entries, LOG_EVERY, final=True)
-    assert ([(entry.step, entry.metrics["step"]) for entry in ready], consumed) == ([(8, 7.0)], 3)
+    assert windows(entries, LOG_EVERY) == ([], 0)
+    ready, consumed = windows([*entries, end("KILLED", 8)], LOG_EVERY)
+    assert ([(entry.step, entry.metrics["step"]) for entry in ready], consumed) == ([(8, 7.0)], 4)
 
 
 def test_a_metric_that_some_steps_lack_is_the_mean_over_those_that_have_it():
     entries = [train(1), train(2, rare=3.0), train(3), train(4, rare=5.0), train(5)]
-    (only,), _ = windows(entries, LOG_EVERY, final=False)
+    (only,), _ = windows(entries, LOG_EVERY)
     assert only.metrics == {"rare": 4.0, "step": 3.0}
 
 
 def test_other_kinds_go_as_they_are_and_do_not_wait():
-    ready, consumed = windows([train(1), validation(1)], LOG_EVERY, final=False)
+    ready, consumed = windows([train(1), validation(1)], LOG_EVERY)
     assert ready == [validation(1)]
     assert consumed == 0, "the open window must be read again"
 
@@ -161,12 +169,14 @@ def test_however_the_journal_is_cut_the_tracker_sees_the_same_and_no_step_is_uns
     entries: list[Entry] = []
     for step in range(1, steps + 1):
         entries += [train(step), *([validation(step)] if step in validated else [])]
+    entries.append(end("FINISHED", steps))
     tracker, sent = Recorder(), 0
     for cut in sorted(min(cut, len(entries)) for cut in cuts):
-        ready, consumed = windows(entries[sent:cut], log_every, final=False) if cut > sent else ([], 0)
+        ready, consumed = windows(entries[sent:cut], log_every) if cut > sent else ([], 0)
         tracker.send(ready)
         sent += consumed
-    tracker.send(windows(entries[sent:], log_every, final=True)[0])
+    tracker.send(windows(entries[sent:], log_every)[0])
+    tracker.send(windows(entries, log_every)[0])  # again from the start: the recorder refuses another value
 
     expected = {}
     for first in range(1, steps + 1, log_every):
@@ -225,7 +235,7 @@ def build(reopen, path: Path) -> Build:
     def built(tracker: Recorder, log_every: int = LOG_EVERY) -> tuple[Publisher, Journal]:
         journal = reopen()
         run = Run("a name", {"seed": "7"}, {"git_commit": "abc"})
-        return Publisher(tracker, journal, run, path.parent, log_every), journal
+        return Publisher(tracker, journal, run, Local(path.parent), log_every), journal
 
     return built
 
@@ -244,15 +254,17 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "PERIOD_S", 3600.0)
 
 
-def test_a_run_is_started_filled_and_ended(build: Build, tmp_path: Path, idle: None):
+def test_a_run_is_started_filled_and_ended(build: Build, idle: None):
     tracker = Recorder()
     publisher, journal = build(tracker)
     publisher.start({"numerics.torch": "2"})
     for step in range(1, 13):
         journal.append(train(step))
-    (recipe := tmp_path / "recipe.yaml").write_text("seed: 7")
-    (weights := tmp_path / "step-00000012.safetensors").write_text("…")
-    assert publisher.close("FINISHED", [recipe, weights], {"theta_sha256": "f00"}) is None
+    journal.append(end("FINISHED", 12))
+    names = ["recipe.yaml", "checkpoints/step-00000012.safetensors"]
+    for name in names:
+        publisher.storage.write(name, b"...")
+    assert publisher.close("FINISHED", names, {"theta_sha256": "f00"}) is None
     assert (tracker.name, tracker.params, tracker.status) == ("a name", {"seed": "7"}, "FINISHED")
     assert tracker.tags == {"git_commit": "abc", "numerics.torch": "2", "theta_sha256": "f00"}
     assert tracker.curve("step") == [(5, 3.0), (10, 8.0), (12, 11.5)]
@@ -266,12 +278,19 @@ def test_after_a_restart_the_same_run_goes_on_and_nothing_is_sent_twice_or_never
         publisher.start({})
         for step in range(first, last + 1):  # a resume replays the steps since its checkpoint
             journal.append(train(step))
+        journal.append(end(status, last))
         assert publisher.close(status, [], {}) is None
         journal.close()
         assert tracker.status == status
     assert tracker.starts == [None, "run-1", "run-1"]
     # 1-5, then what there was at each end, then up to the next multiple of 5: twenty steps, each in one window.
-    assert tracker.curve("step") == [(5, 3.0), (7, 6.5), (10, 9.0), (13, 12.0), (15, 14.5), (20, 18.0)]
+    curve = [(5, 3.0), (7, 6.5), (10, 9.0), (13, 12.0), (15, 14.5), (20, 18.0)]
+    assert tracker.curve("step") == curve
+
+    publisher.storage.remove("journal.sent")
+    again, _ = build(tracker)
+    again.send()
+    assert tracker.curve("step") == curve, "what was sent is cut otherwise when all of it is sent again"
 
 
 def test_after_a_crash_the_tracker_has_each_point_once(build: Build, idle: None):
@@ -281,8 +300,8 @@ def test_after_a_crash_the_tracker_has_each_point_once(build: Build, idle: None)
     for step in range(1, 11):
         journal.append(train(step))
         journal.append(validation(step))
-    publisher._send(final=False)
-    (publisher.folder / "journal.sent").unlink()
+    publisher.send()
+    publisher.storage.remove("journal.sent")
     journal.close()
 
     again, _ = build(tracker)
@@ -328,7 +347,7 @@ def test_a_tracker_that_fails_only_at_the_end_is_not_silent(build: Build, idle: 
     publisher, journal = build(tracker)
     publisher.start({})
     journal.append(train(5))
-    publisher._send(final=False)
+    publisher.send()
     tracker.failures = 1  # the closing tags
     assert publisher.close("FINISHED", [], {}) == "no answer"
 
@@ -388,3 +407,49 @@ def test_a_deleted_run_is_followed_by_one_that_has_all(build: Build, idle: None)
         assert publisher.close("FINISHED", [], {}) is None
         journal.close()
     assert new.curve("step") == [(5, 3.0), (10, 8.0), (15, 13.0)]
+
+
+def test_a_run_that_is_deleted_while_it_trains_is_followed_by_one_that_has_all(build: Build, idle: None):
+    class Gone(Recorder):
+        def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
+            super().start(run, name, params, tags)
+            return "run-1" if len(self.starts) == 1 else "run-2"
+
+        def send(self, entries: Sequence[Entry]) -> None:
+            if len(self.starts) == 1 and self.points:
+                self.points.clear()
+                raise ConnectionError("the run was deleted")
+            super().send(entries)
+
+    tracker = Gone()
+    publisher, journal = build(tracker)
+    for last in (5, 10):
+        for step in range(last - 4, last + 1):
+            journal.append(train(step))
+        if last == 5:
+            publisher.send()
+    with pytest.raises(ConnectionError):
+        publisher.send()
+    publisher.send()
+    assert tracker.starts == [None, "run-1"]
+    assert tracker.curve("step") == [(5, 3.0), (10, 8.0)]
+    assert publisher.storage.read("tracked_run") == b"run-2"
+
+
+def test_what_is_sent_is_durable_before(build: Build, reopen, idle: None):
+    publisher, journal = build(Failing(1))
+    journal.append(train(5))
+    assert list(journal.pending()) == [train(5)]
+    with pytest.raises(ConnectionError):
+        publisher.send()
+    assert not journal.pending()
+
+
+def test_time_does_not_go_back(reopen, monkeypatch):
+    """Clocks jump, and a resumed run may be on a machine whose clock is behind."""
+    journal = reopen()
+    journal.append(Entry("train", 1, 5_000, {}))
+    monkeypatch.setattr("time.time_ns", lambda: 3_000 * 1_000_000)
+    assert journal.entry("train", 2, {}).timestamp == 5_000
+    monkeypatch.setattr("time.time_ns", lambda: 7_000 * 1_000_000)
+    assert journal.entry("train", 2, {}).timestamp == 7_000

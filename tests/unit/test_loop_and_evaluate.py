@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,11 @@ from pipeline.engine import loop
 from pipeline.engine.checkpoint import Checkpoints, read_checkpoint
 from pipeline.engine.evaluate import EvaluationPlan, Row, chunks_of, evaluate, interval
 from pipeline.engine.journal import Journal
+from pipeline.engine.keeper import Durability
 from pipeline.engine.protocols import Chunk, Entry, ScoreReport
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.worker import Worker, milestones
+from pipeline.storage.local import Local
 from tests.unit.virtual import Recorder
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -91,6 +92,12 @@ def tracker(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 Wrap = Callable[[Any], Any]
 
 
+def died(executor: SerialExecutor) -> None:
+    """What the system does for a process that is gone."""
+    executor.keeper.journal.close()
+    executor.keeper.storage.release()
+
+
 class Bench:
     """Runs recipes in one folder, where a second run finds what the first one left."""
 
@@ -108,20 +115,23 @@ class Bench:
     def train(self, of: Recipe, watcher: Watcher | None = None, wrap: Wrap = lambda source: source) -> str:
         """The last theta's hash."""
         executor = self.executor(of, wrap)
-        with closing(executor.keeper.journal):
+        try:
             trained = loop.train(executor, plan_of(of, build_parts(of)), watcher or Watcher())
             executor.close("FINISHED", {"steps": trained.step})
+        finally:
+            died(executor)
         return sha256(torch.from_numpy(executor.fetch(trained.theta)))
 
     def killed(self, of: Recipe, step: int, wrap: Wrap = lambda source: source) -> None:
         """Nothing is closed, as after ``kill -9``."""
         executor = self.executor(of, wrap)
-        with closing(executor.keeper.journal), pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
             loop.train(executor, plan_of(of, build_parts(of)), Watcher(step))
+        died(executor)
 
     def journal(self, kind: str = "train") -> list[Entry]:
-        journal = Journal(self.folder / "journal.jsonl")
-        journal.close()
+        journal = Journal(Local(self.folder))
+        journal.load()
         return [entry for entry in journal.entries if entry.kind == kind]
 
 
@@ -165,11 +175,12 @@ def test_what_the_journal_lost_in_a_crash_is_in_the_checkpoint(bench, other, eve
     assert [lasting(entry) for entry in bench.journal()] == [lasting(entry) for entry in other.journal()]
 
 
-def test_a_checkpoint_carries_the_entries_since_the_one_before(bench):
+@pytest.mark.parametrize(("sync_every", "carried"), [(32, [1, 2, 3, 4, 5, 6]), (3, [4, 5, 6])])
+def test_a_checkpoint_carries_what_is_not_durable_in_the_journal(bench, monkeypatch, sync_every, carried):
+    monkeypatch.setattr("pipeline.engine.keeper.SYNC_EVERY", sync_every)
     bench.train(recipe(checkpoint={"every": 4, "keep": 2}))
-    for step, carried in ((4, [1, 2, 3, 4]), (6, [5, 6])):
-        facts = read_checkpoint(bench.folder / "checkpoints" / f"step-{step:08d}.safetensors").facts
-        assert [Entry(*entry).step for entry in facts["entries"]] == carried
+    facts = read_checkpoint(Local(bench.folder), "checkpoints/step-00000006.safetensors").facts
+    assert [Entry(*entry).step for entry in facts["entries"]] == carried
 
 
 def test_a_run_that_is_resumed_with_more_steps_is_the_longer_run(bench, other):
@@ -186,17 +197,57 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(bench):
     assert watcher.losses == {}
 
 
-def test_a_run_that_is_further_than_asked_is_not_called_shorter(bench):
-    """``steps`` may change on a resume: theta is still that of the steps that were taken."""
+def test_a_run_that_is_further_than_asked_is_refused(bench):
     outer = {"model": {"optimizer": "adam"}}
     bench.train(recipe(outer=outer, steps=5))
-    fewer = recipe(outer=outer, steps=3)
-    try:
-        trained = loop.train(bench.executor(fewer), plan_of(fewer, build_parts(fewer)), Watcher())
-    except ResumeError:
-        return
-    assert trained.step == 5
-    assert trained.tasks >= 0
+    with pytest.raises(ResumeError, match="has taken 5 steps, more than steps: 3"):
+        bench.train(recipe(outer=outer, steps=3))
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_run_that_is_stopped_saves_its_last_step(bench, other, status):
+    """Whatever ``checkpoint.every`` says; no step that was taken is taken again."""
+    of = recipe(checkpoint={"every": 5})
+    executor = bench.executor(of)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(executor, plan_of(of, build_parts(of)), Watcher(3))
+    assert executor.close(status, {}) is None
+    watcher = Watcher()
+    assert bench.train(of, watcher) == other.train(of)
+    assert watcher.began == (6, 3)
+
+
+def test_a_step_that_is_torn_in_the_middle_is_not_saved(bench, other, monkeypatch):
+    """Ctrl-C may come while the outer optimizer writes: that theta is nobody's."""
+    of = recipe(checkpoint={"every": 5})
+    executor = bench.executor(of)
+    fold = executor.keeper.store._fold
+
+    def interrupted(used: Any) -> None:
+        fold(used)
+        if executor.keeper.store.version == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(executor.keeper.store, "_fold", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(executor, plan_of(of, build_parts(of)), Watcher())
+    executor.close("KILLED", {})
+    watcher = Watcher()
+    assert bench.train(of, watcher) == other.train(of)
+    assert watcher.began == (6, 0)
+
+
+def test_without_a_number_of_steps_the_clock_decides(bench, other):
+    of = recipe(checkpoint={"every": 6})
+    executor = bench.executor(of)
+    ticks = iter(range(0, 1000, 25))
+    executor.keeper.durability = Durability(0, 6, 9, seconds=60.0)
+    executor.keeper.checkpoints.keep = 9
+    executor.keeper.now = lambda: float(next(ticks))
+    loop.train(executor, plan_of(of, build_parts(of)), Watcher())
+    executor.close("FINISHED", {})
+    # Opened at 0 s; looked at 25, 50 and 75 s, and saved at 100 s; looked at 125, 150 and 175 s.
+    assert Checkpoints(Local(bench.folder), 1).steps() == [3, 6]
 
 
 def test_what_the_tracker_is_told(bench, tracker):
@@ -266,7 +317,7 @@ def test_a_task_that_is_not_finite_is_as_if_it_were_not_there(bench, other, chan
     of = recipe(algorithm=algorithm, steps=3, numerics={"dtype": "float64", "vectorise": False})
     bench.train(of, wrap=altered(change, 13))
     other.train(of, wrap=altered(without, 13))
-    last = [Checkpoints(each.folder / "checkpoints", 1).newest()[0] for each in (bench, other)]
+    last = [Checkpoints(Local(each.folder), 1).newest()[0] for each in (bench, other)]
     for name, tensor in last[1].tensors.items():
         assert torch.equal(last[0].tensors[name], tensor), name
     assert last[0].facts["skipped"] == ["train/train/2/13"]
@@ -294,7 +345,7 @@ def test_a_vectorised_chunk_with_a_task_that_is_not_finite_agrees_with_the_loop(
     for each, vectorise in ((bench, True), (other, False)):
         of = recipe(steps=3, numerics={"dtype": "float64", "vectorise": vectorise})
         each.train(of, wrap=altered(nan_query, 13))
-        checkpoint = Checkpoints(each.folder / "checkpoints", 1).newest()[0]
+        checkpoint = Checkpoints(Local(each.folder), 1).newest()[0]
         thetas.append(torch.cat([tensor.flatten() for tensor in checkpoint.tensors.values()]))
         assert checkpoint.facts["skipped"] == ["train/train/2/13"]
     torch.testing.assert_close(*thetas, rtol=0, atol=1e-10)
@@ -325,7 +376,7 @@ def test_a_skipped_task_is_skipped_again_after_a_resume(bench, other):
     straight = other.train(of, wrap=wrap)
     bench.killed(of, 5, wrap)
     assert bench.train(of, wrap=wrap) == straight
-    assert Checkpoints(bench.folder / "checkpoints", 1).newest()[0].facts["skipped"] == ["train/train/2/13"]
+    assert Checkpoints(Local(bench.folder), 1).newest()[0].facts["skipped"] == ["train/train/2/13"]
 
 
 def test_more_than_one_task_in_twenty_ends_the_run_with_the_line_that_reproduces_it(bench):
@@ -335,7 +386,7 @@ def test_more_than_one_task_in_twenty_ends_the_run_with_the_line_that_reproduces
     for expected in ("step 2", "2 of 20 tasks", "train/train/2/13", "pipeline.replay(DIR, step=2, number=13)"):
         assert expected in message
     assert "\n" not in message
-    assert Checkpoints(bench.folder / "checkpoints", 1).newest()[0].step == 1
+    assert Checkpoints(Local(bench.folder), 1).newest()[0].step == 1
 
 
 def test_a_step_of_which_nothing_is_finite_says_so_too(bench):
@@ -360,11 +411,17 @@ def test_a_task_that_raises_is_named_with_the_line_that_reproduces_it(bench):
     [
         ({"seed": 6}, ["seed: 5 -> 6"]),
         ({"tasks_per_step": 16, "seed": 6}, ["seed: 5 -> 6", "tasks_per_step: 20 -> 16"]),
-        ({"outer": {"model": {"lr": 0.02, "schedule": "cosine"}}}, ["outer:", "0.01", "0.02"]),
-        ({"algorithm": {**RECIPE["algorithm"], "inner_lr": 0.1}}, ["algorithm:", "0.05", "0.1"]),
-        ({"algorithm": REPTILE}, ["algorithm:", "maml", "reptile"]),
-        ({"task": {"train": {"shots": 6, "queries": 5}}}, ["task.train:", "'shots': 5", "'shots': 6"]),
-        ({"source": {"phase": [0.0, 2.0]}}, ["data:"]),
+        ({"outer": {"model": {"lr": 0.02, "schedule": "cosine"}}}, ["outer.model.lr: 0.01 -> 0.02"]),
+        ({"algorithm": {**RECIPE["algorithm"], "inner_lr": 0.1}}, ["algorithm.inner_lr: 0.05 -> 0.1"]),
+        (
+            {"algorithm": REPTILE},
+            ["algorithm.name: 'maml' -> 'reptile' (refused)", "inner_batch: none -> 10 (ref"],
+        ),
+        ({"task": {"train": {"shots": 6, "queries": 5}}}, ["task.train.shots: 5 -> 6"]),
+        ({"source": {"phase": [0.0, 2.0]}}, ["data:", "source.phase: [0.0, 3.14159", "-> [0.0, 2.0] (refused)"]),
+        ({"numerics": {"dtype": "float64"}}, ["numerics.dtype: 'float32' -> 'float64'"]),
+        ({"seed": 6, "workers": {"count": 3}}, ["seed: 5 -> 6 (refused)", "workers.count: 2 -> 3 (allowed)"]),
+        ({"chunk_size": 8}, ["chunk_size: 4 -> 8 (refused)"]),
         ({"steps": 8}, ["steps: 6 -> 8"]),  # the cosine ends elsewhere
     ],
 )
@@ -385,11 +442,29 @@ def test_a_resume_with_another_recipe_is_refused_and_says_in_what(bench, changes
         {"evaluation": {"tasks": 5}},
         {"task": {"eval": {"shots": 3, "queries": 3}}},
         {"name": "other"},
+        {"algorithm": {**RECIPE["algorithm"], "eval_inner_steps": 5}},
     ],
 )
 def test_what_does_not_decide_theta_may_change_on_a_resume(bench, other, changes):
     bench.killed(recipe(), 3)
     assert bench.train(recipe(**changes)) == other.train(recipe())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({"numerics": {"threads": 2}}, "threads 1 -> 2"), ({"numerics": {"vectorise": False}}, "vectorise true -> false")],
+)
+def test_what_the_bits_depend_on_is_refused_with_the_difference(bench, changes, expected):
+    bench.killed(recipe(), 3)
+    with pytest.raises(ResumeError, match=f"other numerics: {expected};"):
+        bench.train(recipe(**changes))
+
+
+def test_another_processor_is_other_numerics(bench, monkeypatch):
+    bench.killed(recipe(), 3)
+    monkeypatch.setattr("pipeline.engine.numerics.processor", lambda: "Z80")
+    with pytest.raises(ResumeError, match=r"cpu .* -> Z80"):
+        bench.train(recipe())
 
 
 def test_other_numerics_are_refused_unless_accepted_and_then_recorded(bench):
@@ -400,10 +475,41 @@ def test_other_numerics_are_refused_unless_accepted_and_then_recorded(bench):
     executor = bench.executor(looped, accept_numerics=True)
     loop.train(executor, plan_of(looped, build_parts(looped)), Watcher())
     executor.close("FINISHED", {})
-    facts = Checkpoints(bench.folder / "checkpoints", 1).newest()[0].facts
+    facts = Checkpoints(Local(bench.folder), 1).newest()[0].facts
     assert facts["identity"]["numerics"]["vectorise"] == "false"
     assert facts["identity"]["numerics_changes"] == ["step 3: vectorise true -> false"]
     bench.train(looped)  # the new numerics are the run's own now
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_person_who_looks_on_is_told(bench, other):
+    of = recipe(checkpoint={"keep": 3})
+    bench.killed(of, 4)
+    newest = bench.folder / "checkpoints" / "step-00000004.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    watcher = Watcher()
+    assert bench.train(of, watcher) == other.train(of)
+    assert watcher.began == (6, 3)
+    (note,) = watcher.notes
+    assert "step-00000004.safetensors" in note
+    assert note.endswith("going on from step 3")
+
+
+def test_a_damaged_best_theta_is_told_and_replaced(bench):
+    of = recipe(evaluation=VALIDATED)
+    bench.killed(of, 3)
+    (bench.folder / "best.safetensors").write_bytes(b"")
+    watcher = Watcher()
+    bench.train(of, watcher)
+    assert "best.safetensors" in watcher.notes[0]
+    assert read_checkpoint(Local(bench.folder), "best.safetensors").step in (4, 6)
+
+
+def test_a_run_of_an_older_format_is_not_continued(bench, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr("pipeline.engine.checkpoint.FORMAT", 1)
+        bench.killed(recipe(), 3)
+    with pytest.raises(ResumeError, match="have format 1, and this version goes on from format 2"):
+        bench.train(recipe())
 
 
 def test_a_folder_of_damaged_checkpoints_is_refused_and_not_begun_anew(bench):
@@ -423,7 +529,7 @@ def test_validation_is_journaled_and_the_best_theta_kept(bench):
     curve = {entry.step: entry.metrics["val/mse/after_3_steps"] for entry in bench.journal("validation")}
     assert list(curve) == [2, 4, 6]
     best = min(curve, key=lambda step: curve[step])
-    assert read_checkpoint(bench.folder / "best.safetensors").step == best
+    assert read_checkpoint(Local(bench.folder), "best.safetensors").step == best
     assert [note.startswith(f"step {step}: validation mse") for step, note in zip(curve, watcher.notes, strict=True)]
 
 
@@ -460,6 +566,7 @@ def test_a_validation_that_a_crash_prevented_is_made_up_for(bench, other, stop, 
         monkeypatch.setattr(executor, "score", crash)
         with pytest.raises(KeyboardInterrupt):
             loop.train(executor, plan_of(of, build_parts(of)), Watcher())
+        died(executor)
     else:
         bench.killed(of, 1)
     bench.train(of)

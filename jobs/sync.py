@@ -1,0 +1,32 @@
+"""``python -m jobs.sync DIR``: send what MLflow has not seen of a run's journal, and end the run there."""
+
+from __future__ import annotations
+
+import argparse
+
+from jobs import run
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(prog="python -m jobs.sync", description="Send a run's journal to MLflow.")
+    described.add_argument("folder", metavar="DIR", help="the run's folder, or its URI")
+    described.add_argument(
+        "overrides", nargs="*", metavar="tracking.uri=…", help="where MLflow is now, if not where the run left it"
+    )
+    return described
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+
+    from pipeline.report import key_values
+    from pipeline.sync import sync_run
+
+    synced = sync_run(arguments.folder, arguments.overrides)
+    rows = {"MLflow run": f"{synced.run}, {synced.status}", "entries": str(synced.entries)}
+    rows |= ({"to see it": synced.command} if synced.command else {}) | {"open": synced.link}
+    print(key_values(rows))
+
+
+if __name__ == "__main__":
+    run(main)

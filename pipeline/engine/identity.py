@@ -1,0 +1,54 @@
+"""What makes two runs one: the values that decide theta, those that a resume may change, and the numerics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.core.failures import ResumeError
+
+
+@dataclass(frozen=True)
+class Identity:
+    """By dotted keys of the recipe: ``fixed`` must be as they were on a resume, ``free`` need not."""
+
+    fixed: Mapping[str, Any]
+    free: Mapping[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        return {"fixed": dict(self.fixed), "free": dict(self.free)}
+
+    def check(self, found: Mapping[str, Any], where: str) -> None:
+        """Compare with the facts of a checkpoint.
+
+        Raises:
+            ResumeError: a fixed value differs; with a table of all that differ, old -> new, allowed or refused.
+        """
+        before, now = {**found["free"], **found["fixed"]}, {**self.free, **self.fixed}
+        fixed = {*found["fixed"], *self.fixed}
+        rows = [
+            f"{key}: {_shown(before, key)} -> {_shown(now, key)} ({'refused' if key in fixed else 'allowed'})"
+            for key in sorted({*before, *now}, key=lambda key: (key not in fixed, key))
+            if before.get(key) != now.get(key)
+        ]
+        if not any(row.endswith("(refused)") for row in rows):
+            return
+        table = f" {rows[0]}. " if len(rows) == 1 else "".join(f"\n  {row}" for row in rows) + "\n"
+        raise ResumeError(
+            f"--resume: the run in {where} was begun with other values:{table}"
+            "Resume with the refused values as they were, or train anew in another folder: --output"
+        )
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "none"
+
+
+def changed_numerics(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The numerics that differ, for people; empty where none do."""
+    return ", ".join(
+        f"{key} {before.get(key)} -> {now.get(key)}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    )

@@ -1,0 +1,44 @@
+"""How much room a run will need on its disk, and whether there is as much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pipeline.core.failures import ConfigError
+from pipeline.engine.outer import Outer
+from pipeline.storage.local import size_text
+from pipeline.storage.protocol import Storage
+
+FACTS_BYTES = 100_000
+"""A checkpoint's facts: the recipe's values, and the journal's entries that it carries."""
+ENTRY_BYTES = 1_000
+"""A line of the journal."""
+
+
+def checkpoint_bytes(parameters: int, itemsize: int, outer: Iterable[Outer]) -> int:
+    """A checkpoint's size: theta, and its optimizer's vectors as if every group had the most demanding one."""
+    vectors = 1 + max((_vectors(one) for one in outer), default=0)
+    return parameters * itemsize * vectors + FACTS_BYTES
+
+
+def check_room(storage: Storage, checkpoint: int, files: int, entries: int) -> None:
+    """``files`` checkpoints of ``checkpoint`` bytes and ``entries`` lines of the journal must fit beside what is there.
+
+    Raises:
+        ConfigError: they do not; names the folder, what is needed, what is free and the fix.
+    """
+    free = storage.free()
+    need = max(0, files * checkpoint - storage.used("checkpoints")) + entries * ENTRY_BYTES
+    if free is not None and need > free:
+        raise ConfigError(
+            f"--output {storage.where}: the run needs {size_text(need)} there ({files} checkpoints of "
+            f"{size_text(checkpoint)} and the journal), and {size_text(free)} are free; make room, name another "
+            "folder, or lower checkpoint.keep"
+        )
+
+
+def _vectors(outer: Outer) -> int:
+    """How many vectors of theta's size torch's optimizer keeps."""
+    if outer.optimizer in ("adam", "adamw"):
+        return 2
+    return int(outer.optimizer == "rmsprop") + int(outer.momentum > 0)

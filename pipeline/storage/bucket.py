@@ -1,0 +1,211 @@
+"""A run in an object store, through pyarrow: unique keys, and a commit object written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyarrow import ArrowException
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+from pipeline.core.failures import ConfigError, FencedError, StorageError
+from pipeline.storage.local import myself
+
+_EPOCH = re.compile(r"(\d{8})-([0-9a-f]{32})")
+_DATA = "data/"
+SEGMENT_LINES = 1000
+"""So many lines of a log are written anew at each of its syncs, at most."""
+
+
+class Bucket:
+    """Everything under a URI such as ``s3://bucket/run``.
+
+    A store knows no fsync, no rename and no exclusive creation. Each file is therefore data under a key that nobody
+    else writes, and then one small object under its name, its commit, which says where the data is: stores put a small
+    object whole or not at all. A second process is *detected, not excluded*: there is no lock, and each write looks for
+    a newer epoch first. One that was taken for dead and stalls between that look and its commit can still replace a
+    file once; a checkpoint of the same step has the same theta.
+    """
+
+    cheap_parameters = 0
+
+    def __init__(self, uri: str, filesystem: FileSystem | None = None) -> None:
+        """``filesystem`` stands in for the one the URI names; the URI's path is used either way."""
+        self.where = uri.rstrip("/")
+        if "@" in uri.partition("://")[2].partition("/")[0]:
+            raise ConfigError(
+                "--output: the URI holds a key or a password, which would be printed and logged; leave it out, and set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what else the store's own tools read"
+            )
+        try:
+            found, path = FileSystem.from_uri(self.where)
+        except (ArrowException, OSError, ValueError) as error:
+            raise ConfigError(
+                f"--output {uri}: no place that can be written ({_line(error)}); write a folder, or a URI such as "
+                "s3://bucket/run"
+            ) from error
+        self.files, self.root = filesystem or found, path.rstrip("/")
+        self.epoch: tuple[int, str] | None = None
+        self._folders: set[str] = set()
+
+    def probe(self) -> None:
+        try:
+            self._put(name := f"probe-{uuid.uuid4().hex}", b"probe")
+            self._delete(name)
+        except StorageError as error:
+            raise ConfigError(f"--output {self.where}: cannot be written; {error}") from error
+
+    def free(self) -> int | None:
+        return None
+
+    def used(self, folder: str) -> int:
+        return 0
+
+    def lock(self) -> None:
+        """There is none: the epochs alone decide."""
+
+    def claim(self) -> None:
+        number = max((number for number, _ in self._epochs()), default=0) + 1
+        self.epoch = (number, uuid.uuid4().hex)
+        self._put(f"epochs/{number:08d}-{self.epoch[1]}", myself())
+        self.check()
+
+    def check(self) -> None:
+        if self.epoch is None:
+            return
+        # Of two that began the same epoch at once, both see the same one first.
+        newest = max(self._epochs(), key=lambda epoch: (epoch[0], [-ord(letter) for letter in epoch[1]]), default=None)
+        if newest is None:
+            raise StorageError(
+                f"{self.where}: the run has vanished while it ran; go on with --resume where a copy is left"
+            )
+        if newest != self.epoch:
+            holder = (self._get(f"epochs/{newest[0]:08d}-{newest[1]}") or b"another process").decode()
+            raise FencedError(
+                f"{self.where}: this run was taken over by {holder}; this process was taken for dead, and ends without "
+                "writing"
+            )
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+    def write(self, name: str, data: bytes) -> None:
+        self.check()
+        before = self._commit(name)
+        key = f"{_DATA}{name}.{uuid.uuid4().hex}"
+        self._put(key, data)
+        digest = hashlib.sha256(data).hexdigest()
+        self._put(name, json.dumps({"data": key, "bytes": len(data), "sha256": digest}).encode())
+        if before is not None:
+            self._delete(before["data"])
+
+    def read(self, name: str) -> bytes | None:
+        commit = self._commit(name)
+        if commit is None:
+            return None
+        data = self._get(commit["data"])
+        if data is None or hashlib.sha256(data).hexdigest() != commit["sha256"]:
+            raise StorageError(f"{self.where}/{name}: its data {commit['data']} is missing or damaged")
+        return data
+
+    def names(self, folder: str) -> list[str]:
+        with self._named(folder):
+            selector = FileSelector("/".join(filter(None, (self.root, folder))), allow_not_found=True)
+            return sorted(info.base_name for info in self.files.get_file_info(selector) if info.type == FileType.File)
+
+    def remove(self, name: str) -> None:
+        self.check()
+        commit = self._commit(name)
+        if commit is not None:
+            self._delete(name)
+            self._delete(commit["data"])
+
+    def log(self, name: str) -> BucketLog:
+        return BucketLog(self, name)
+
+    def _commit(self, name: str) -> dict[str, Any] | None:
+        text = self._get(name)
+        if text is None:
+            return None
+        try:
+            commit: dict[str, Any] = json.loads(text)
+            return {key: commit[key] for key in ("data", "bytes", "sha256")}
+        except (ValueError, TypeError, KeyError) as error:
+            raise StorageError(f"{self.where}/{name}: is no commit object of a run") from error
+
+    def _epochs(self) -> list[tuple[int, str]]:
+        found = (_EPOCH.fullmatch(name) for name in self.names("epochs"))
+        return [(int(match[1]), match[2]) for match in found if match]
+
+    def _put(self, name: str, data: bytes) -> None:
+        path = f"{self.root}/{name}"
+        with self._named(name):
+            folder = path.rpartition("/")[0]
+            if folder not in self._folders:
+                self.files.create_dir(folder, recursive=True)
+                self._folders.add(folder)
+            with self.files.open_output_stream(path) as stream:
+                stream.write(data)
+
+    def _get(self, name: str) -> bytes | None:
+        path = f"{self.root}/{name}"
+        with self._named(name):
+            if self.files.get_file_info(path).type != FileType.File:
+                return None
+            with self.files.open_input_stream(path) as stream:
+                return bytes(stream.read())
+
+    def _delete(self, name: str) -> None:
+        with self._named(name):
+            self.files.delete_file(f"{self.root}/{name}")
+
+    @contextmanager
+    def _named(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (ArrowException, OSError) as error:
+            raise StorageError(
+                f"{self.where}/{name}: {_line(error)}; see to the store and its credentials, then go on with --resume: "
+                "what was there before is whole"
+            ) from error
+
+
+class BucketLog:
+    """Segments: a store cannot append, so the lines of this epoch's newest segment are written anew at each sync."""
+
+    def __init__(self, storage: Bucket, name: str) -> None:
+        self.storage, self.name = storage, name
+        self._lines: list[str] = []
+        self._segment = 0
+
+    def read(self) -> str:
+        segments = (self.storage.read(f"{self.name}/{segment}") for segment in self.storage.names(self.name))
+        return "".join(data.decode() for data in segments if data is not None)
+
+    def append(self, text: str) -> None:
+        self._lines.append(text)
+
+    def sync(self) -> None:
+        if self.storage.epoch is None:
+            raise StorageError(f"{self.storage.where}: claim it before writing to it")
+        while self._lines:
+            now = self._lines[:SEGMENT_LINES]
+            number, key = self.storage.epoch
+            segment = f"{self.name}/{number:08d}-{key}-{self._segment:06d}.jsonl"
+            self.storage.write(segment, "".join(now).encode())
+            if len(now) < SEGMENT_LINES:
+                return
+            del self._lines[:SEGMENT_LINES]
+            self._segment += 1
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

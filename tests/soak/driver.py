@@ -1,0 +1,34 @@
+"""``python -m tests.soak.driver RECIPE.json FOLDER ADDRESS``: one session of the soaked run, with impatient limits."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from jobs import run
+from pipeline.config import Recipe
+from pipeline.engine.limits import Limits
+from pipeline.report import Progress
+from pipeline.run import Where, train_run
+
+LIMITS = Limits(
+    wait_s=120.0,
+    first_lease_s=20.0,
+    lease_s=2.0,
+    rest_s=(2.0, 5.0),
+    fetch_s=5.0,
+    answer_s=10.0,
+    start_s=60.0,
+    rebuilds=50,
+)
+
+
+def main() -> None:
+    recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+    folder = Path(sys.argv[2])
+    resume = (folder / "recipe.yaml").exists()
+    train_run(recipe, Where("ray", sys.argv[3], folder, resume, limits=LIMITS), Progress(sys.stdout))
+
+
+if __name__ == "__main__":
+    run(main)

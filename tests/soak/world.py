@@ -1,0 +1,176 @@
+"""What a soaked run lives in, as processes of our own: a cluster of three nodes, an MLflow server and the driver."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+from ray.cluster_utils import Cluster
+
+
+class World:
+    """Everything that can be broken, and the faults that break it. Only processes started here are touched."""
+
+    def __init__(self, folder: Path, recipe: Path, seed: int) -> None:
+        self.folder, self.recipe = folder, recipe
+        self.random = random.Random(seed)
+        self.log = (folder / "driver.log").open("ab")
+        self.port = free_port()
+        self.server: subprocess.Popen[bytes] | None = None
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        self.spare = self.cluster.add_node(num_cpus=1)
+        self.driver: subprocess.Popen[bytes] | None = None
+
+    def start_server(self) -> None:
+        self.server = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self.port),
+                "--workers",
+                "1",
+            ]
+            + ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
+            + ["--artifacts-destination", str(self.folder / "artifacts")],
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,
+        )
+        wait_for(lambda: _healthy(self.port), 120.0)
+
+    def start_driver(self) -> None:
+        self.driver = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.soak.driver",
+                str(self.recipe),
+                str(self.folder / "run"),
+                self.cluster.address,
+            ],
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,
+        )
+
+    def actors(self, kind: str) -> list[psutil.Process]:
+        """Live actor processes of a class, on all nodes."""
+        return [one for one in _offspring(psutil.Process()) if kind in _name(one)]
+
+    def processes(self) -> list[psutil.Process]:
+        """Those whose memory and file descriptors must not grow: Ray's own and the server's."""
+        kinds = ("raylet", "gcs_server")
+        server = [psutil.Process(self.server.pid)] if self.server else []
+        return [*server, *(one for one in _offspring(psutil.Process()) if _name(one) in kinds)]
+
+    # Faults.
+
+    def kill_worker(self) -> str:
+        return self._signal("TaskWorker", signal.SIGKILL)
+
+    def hang_worker(self) -> str:
+        return self._signal("TaskWorker", signal.SIGSTOP)
+
+    def kill_parameter_actor(self) -> str:
+        return self._signal("ParameterActor", signal.SIGKILL)
+
+    def stop_driver(self) -> str:
+        """Politely or not; whoever looks after the run starts it again."""
+        kind = self.random.choice([signal.SIGTERM, signal.SIGKILL])
+        if self.driver is None or self.driver.poll() is not None:
+            return "no driver to stop"
+        self.driver.send_signal(kind)
+        self.driver.wait(60)
+        return f"driver: {kind.name}, exit {self.driver.returncode}"
+
+    def take_mlflow_away(self) -> str:
+        """Or bring it back."""
+        if self.server is None:
+            self.start_server()
+            return "MLflow is back"
+        os.killpg(self.server.pid, signal.SIGKILL)
+        self.server.wait()
+        self.server = None
+        return "MLflow is gone"
+
+    def swap_node(self) -> str:
+        self.cluster.remove_node(self.spare, allow_graceful=False)
+        self.spare = self.cluster.add_node(num_cpus=1)
+        return "a node was lost, another came"
+
+    def faults(self) -> list[Callable[[], str]]:
+        return [
+            self.kill_worker,
+            self.hang_worker,
+            self.kill_parameter_actor,
+            self.stop_driver,
+            self.take_mlflow_away,
+            self.swap_node,
+        ]
+
+    def close(self) -> None:
+        if self.driver is not None and self.driver.poll() is None:
+            self.driver.kill()
+            self.driver.wait()
+        self.cluster.shutdown()
+        if self.server is not None:
+            os.killpg(self.server.pid, signal.SIGKILL)
+            self.server.wait()
+        self.log.close()
+
+    def _signal(self, kind: str, number: signal.Signals) -> str:
+        found = self.actors(kind)
+        if not found:
+            return f"no {kind} to harm"
+        victim = self.random.choice(sorted(found, key=lambda one: one.pid))
+        victim.send_signal(number)
+        return f"{kind}: {number.name}"
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    """Raises ``TimeoutError`` where ``condition`` does not come true in ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not in {seconds:.0f} s")
+        time.sleep(0.2)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _offspring(process: psutil.Process) -> Iterator[psutil.Process]:
+    yield from process.children(recursive=True)
+
+
+def _name(process: psutil.Process) -> str:
+    """Ray writes an actor's class into its command line; the kernel keeps 15 letters of a name."""
+    try:
+        return " ".join(process.cmdline()[:1]) if process.name().startswith("ray::") else process.name()
+    except psutil.Error:
+        return ""
