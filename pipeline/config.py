@@ -16,7 +16,7 @@ from operator import or_
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
@@ -61,6 +61,12 @@ def _power_of_two(value: int) -> int:
     return value
 
 
+def _steps_or_auto(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("expected a number of outer steps, 1 or more, or auto")
+
+
 class Tasks(Section):
     """Shapes of training and of evaluation tasks."""
 
@@ -93,7 +99,7 @@ class Checkpoint(Section):
     disk), else once a minute.
     """
 
-    every: Annotated[int, Ge(1)] | Literal["auto"] = "auto"
+    every: Annotated[int | Literal["auto"], BeforeValidator(_steps_or_auto)] = "auto"
     keep: Annotated[int, Ge(1)] = 2
 
 

@@ -68,8 +68,13 @@ def trains(recipe: str, folder: str, together: Barrier) -> None:
     local.Local.lock = lambda self: self.folder.mkdir(parents=True, exist_ok=True)  # type: ignore[method-assign]
     of = Recipe.model_validate_json(recipe)
     executor = SerialExecutor(build.BuildWorker(recipe)(), BuildQuietKeeper(recipe, folder)())
+    first = together.wait(LONG_S) == 0
+    if not first:  # opening takes a while, and whoever opens meanwhile would fence the other before it has begun
+        together.wait(LONG_S)
     opened = executor.open()
     executor.open = lambda: opened  # type: ignore[method-assign]
+    if first:
+        together.wait(LONG_S)
     together.wait(LONG_S)
     try:
         loop.train(executor, build.plan_of(of, build.build_parts(of)), Onlooker())

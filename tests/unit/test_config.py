@@ -39,6 +39,9 @@ KNOWN = "known are name, seed, steps"
         (["evaluation.task=1"], "evaluation.task: unknown key, did you mean tasks?"),
         (["tracking.url=x"], "tracking.url: unknown key, did you mean uri?"),
         (["foo.bar=1"], f"foo: unknown key; {KNOWN}"),
+        (["checkpoint.every=0"], "checkpoint.every: expected a number of outer steps, 1 or more, or auto, found 0"),
+        (["checkpoint.every=true"], "checkpoint.every: expected a number of outer steps, .* found True"),
+        (["checkpoint.every=often"], "checkpoint.every: expected a number of outer steps, .* found 'often'"),
         # unknown names
         (["algorithm.name=mmal"], "algorithm.name: 'mmal' is none of maml, reptile, protonet, did you mean maml?"),
         (["net.name=conv"], "net.name: 'conv' is none of mlp, conv4, did you mean conv4?"),
