@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -67,9 +68,12 @@ def build_parts(recipe: Recipe) -> Parts:
     model = Model(net, recipe.normalisation, spec.input_shape)
     build: Callable[..., Algorithm[Any, Any]] = kind
     algorithm = build(plain(recipe.algorithm, kind.Config), model, LOSSES[spec.kind])
-    first = algorithm.init(init_rng(recipe.seed))
-    layout = Layout.of(first, plain(recipe.numerics, Numerics).torch_dtype)
-    return Parts(algorithm, source, layout, layout.pack(first))
+    try:
+        first = algorithm.init(init_rng(recipe.seed))
+        layout = Layout.of(first, plain(recipe.numerics, Numerics).torch_dtype)
+        return Parts(algorithm, source, layout, layout.pack(first))
+    except MemoryError as error:
+        raise ConfigError(f"net: its parameters do not fit into this machine's memory ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class BuildKeeper:
         publisher = Publisher(
             tracker,
             journal,
-            Run(recipe.name, flatten(recipe.model_dump(mode="json")), tags),
+            Run(recipe.name, flatten(recipe.public()), tags),
             folder,
             recipe.tracking.log_every,
         )
@@ -122,7 +126,7 @@ class BuildKeeper:
             {**recipe.identity(), "data": source.fingerprint},
             journal,
             publisher,
-            recipes.dump(recipe.model_dump(mode="json")),
+            recipes.dump(recipe.public()),
             accept_numerics=self.accept_numerics,
         )
 
@@ -167,7 +171,8 @@ def dry_run(recipe: Recipe) -> Parts:
     """Learn one training task and score one evaluation task, so that what cannot work fails before anything starts.
 
     Raises:
-        ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have.
+        ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have, an algorithm
+            whose loss, outputs or gradient are not what they should be.
         DataError: a split that cannot fill the tasks' shape.
         TaskError: the algorithm raised.
     """
@@ -193,9 +198,8 @@ def dry_run(recipe: Recipe) -> Parts:
 
 def build_executor(recipe: Recipe, kind: str, folder: Path, address: str, *, accept_numerics: bool) -> Executor:
     """The executor of a run: ``serial`` in this process, ``ray`` on the cluster at ``address``."""
-    text = recipe.model_dump_json()
-    worker = BuildWorker(text)
-    keeper = BuildKeeper(text, str(folder), git_commit(), accept_numerics)
+    worker = BuildWorker(json.dumps(recipe.public()))  # workers track nothing: they need no password
+    keeper = BuildKeeper(recipe.model_dump_json(), str(folder), git_commit(), accept_numerics)
     if kind == "serial":
         return SerialExecutor(worker(), keeper())
     from pipeline.runtime.cluster import Workers
@@ -206,7 +210,7 @@ def build_executor(recipe: Recipe, kind: str, folder: Path, address: str, *, acc
 
 def build_crew(recipe: Recipe, kind: str, address: str) -> Crew:
     """Workers alone, to evaluate a theta that is on disk."""
-    worker = BuildWorker(recipe.model_dump_json())
+    worker = BuildWorker(json.dumps(recipe.public()))
     if kind == "serial":
         return Crew(InProcess(worker()), Monotonic(), workers=1, patience=0.0)
     from pipeline.runtime.cluster import Workers
