@@ -29,6 +29,7 @@ from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer import Outer
 from pipeline.engine.protocols import Chunk, Executor
 from pipeline.engine.publisher import Publisher, Run
+from pipeline.engine.rehearsal import rehearse
 from pipeline.engine.serial import InProcess, Monotonic, SerialExecutor
 from pipeline.engine.store import Store
 from pipeline.engine.worker import Worker
@@ -187,6 +188,7 @@ def dry_run(recipe: Recipe) -> Parts:
             f"task.eval.ways: {shapes.eval.ways}, but {recipe.algorithm.name} has a head of task.train.ways = "
             f"{shapes.train.ways} outputs; make them equal, or use a metric method"
         )
+    rehearse(parts.algorithm, parts.source, parts.layout.unpack(parts.theta), recipe.seed)
     # The driver may have no GPU where the workers have one.
     numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
     worker = Worker(parts.algorithm, parts.source, parts.layout, numerics, recipe.chunk_size)
