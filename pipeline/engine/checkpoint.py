@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -81,10 +82,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ResumeError(f"checkpoint {path}: cannot be read ({error})") from error
     if texts.get("sha256") != _digest(tensors, texts.get("facts", "")):
         raise ResumeError(f"checkpoint {path}: its checksum does not fit its content; it is damaged")
-    facts = json.loads(texts["facts"])
-    if facts["format"] != FORMAT:
-        raise ResumeError(f"checkpoint {path}: format {facts['format']}, this version reads format {FORMAT}")
-    return Checkpoint(facts["step"], tensors, facts)
+    try:
+        facts = json.loads(texts["facts"])
+        written, step = facts["format"], int(facts["step"])
+    except (LookupError, TypeError, ValueError, RecursionError):
+        raise ResumeError(f"checkpoint {path}: holds no facts of a run; no version of this program wrote it") from None
+    if written != FORMAT:
+        raise ResumeError(f"checkpoint {path}: format {written}, this version reads format {FORMAT}")
+    return Checkpoint(step, tensors, facts)
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
@@ -92,5 +97,7 @@ def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(
+            tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+        )  # numpy does not know all of torch's types
     return digest.hexdigest()

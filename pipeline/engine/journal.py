@@ -50,7 +50,10 @@ class Journal:
     def _load(self) -> None:
         if not self.path.exists():
             return
-        text = self.path.read_text(encoding="utf-8")
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ResumeError(f"journal {self.path}: is no text ({error}); move the file away to go on") from None
         whole = text[: text.rfind("\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
             try:
