@@ -48,7 +48,7 @@ def main() -> None:
     where = Where(arguments.executor, arguments.address, arguments.output, arguments.resume, arguments.accept_numerics)
     with closing(Progress()) as progress:
         ended = train_run(loaded, where, progress)
-    print(f"\n{result_table(ended.summary['evaluation'])}\n\n{key_values(where_to_look(ended))}")
+    print(f"\n{result_table(ended.summary['evaluation'])}\n\n{key_values(where_to_look(ended, loaded))}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer import Outer
 from pipeline.engine.protocols import Chunk, Executor
 from pipeline.engine.publisher import Publisher, Run
+from pipeline.engine.rehearsal import rehearse
 from pipeline.engine.room import check_room, checkpoint_bytes
 from pipeline.engine.serial import InProcess, Monotonic, SerialExecutor
 from pipeline.engine.store import Store
@@ -69,9 +71,12 @@ def build_parts(recipe: Recipe) -> Parts:
     model = Model(net, recipe.normalisation, spec.input_shape)
     build: Callable[..., Algorithm[Any, Any]] = kind
     algorithm = build(plain(recipe.algorithm, kind.Config), model, LOSSES[spec.kind])
-    first = algorithm.init(init_rng(recipe.seed))
-    layout = Layout.of(first, plain(recipe.numerics, Numerics).torch_dtype)
-    return Parts(algorithm, source, layout, layout.pack(first))
+    try:
+        first = algorithm.init(init_rng(recipe.seed))
+        layout = Layout.of(first, plain(recipe.numerics, Numerics).torch_dtype)
+        return Parts(algorithm, source, layout, layout.pack(first))
+    except MemoryError as error:
+        raise ConfigError(f"net: its parameters do not fit into this machine's memory ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ class BuildKeeper:
             recipe.identity(source.fingerprint),
             journal,
             Publisher(tracker, journal, tracked_run(recipe, tags), storage, recipe.tracking.log_every),
-            recipes.dump(recipe.model_dump(mode="json")),
+            recipes.dump(recipe.public()),
             accept_numerics=self.accept_numerics,
         )
 
@@ -132,7 +137,7 @@ def durability(recipe: Recipe, parameters: int, storage: Storage) -> Durability:
 
 def tracked_run(recipe: Recipe, tags: dict[str, str]) -> Run:
     """What the tracker is told of a run."""
-    return Run(recipe.name, flatten(recipe.model_dump(mode="json")), tags)
+    return Run(recipe.name, flatten(recipe.public()), tags)
 
 
 def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> dict[str, Outer]:
@@ -175,7 +180,8 @@ def dry_run(recipe: Recipe) -> Parts:
     """Learn one training task and score one evaluation task, so that what cannot work fails before anything starts.
 
     Raises:
-        ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have.
+        ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have, an algorithm
+            whose loss, outputs or gradient are not what they should be.
         DataError: a split that cannot fill the tasks' shape.
         TaskError: the algorithm raised.
     """
@@ -190,6 +196,7 @@ def dry_run(recipe: Recipe) -> Parts:
             f"task.eval.ways: {shapes.eval.ways}, but {recipe.algorithm.name} has a head of task.train.ways = "
             f"{shapes.train.ways} outputs; make them equal, or use a metric method"
         )
+    rehearse(parts.algorithm, parts.source, parts.layout.unpack(parts.theta), recipe.seed)
     # The driver may have no GPU where the workers have one.
     numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
     worker = Worker(parts.algorithm, parts.source, parts.layout, numerics, recipe.chunk_size)
@@ -213,9 +220,8 @@ def build_executor(
     recipe: Recipe, kind: str, folder: str, address: str, limits: Limits, *, accept_numerics: bool
 ) -> Executor:
     """The executor of a run: ``serial`` in this process, ``ray`` on the cluster at ``address``."""
-    text = recipe.model_dump_json()
-    worker = BuildWorker(text)
-    keeper = BuildKeeper(text, folder, git_commit(), accept_numerics)
+    worker = BuildWorker(json.dumps(recipe.public()))  # workers track nothing: they need no password
+    keeper = BuildKeeper(recipe.model_dump_json(), folder, git_commit(), accept_numerics)
     if kind == "serial":
         return SerialExecutor(worker(), keeper())
     from pipeline.runtime.executor import RayExecutor
@@ -225,7 +231,7 @@ def build_executor(
 
 def build_crew(recipe: Recipe, kind: str, address: str, limits: Limits) -> Crew:
     """Workers alone, to evaluate a theta that is on disk."""
-    worker = BuildWorker(recipe.model_dump_json())
+    worker = BuildWorker(json.dumps(recipe.public()))
     if kind == "serial":
         return Crew(InProcess(worker()), Monotonic(), Dealer(limits), workers=1)
     from pipeline.runtime.transport import RayTransport

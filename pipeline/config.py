@@ -9,18 +9,20 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import secrets
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.failures import ConfigError
+from pipeline.core.redact import redact
 from pipeline.core.seeding import Split
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import MayChange
@@ -67,6 +69,16 @@ def _steps_or_auto(value: Any) -> Any:
     raise ValueError("expected a number of outer steps, 1 or more, or auto")
 
 
+def _folder_name(value: str) -> str:
+    if value in ("", ".", "..") or {"/", "\\"} & set(value) or not value.isprintable() or len(value.encode()) > 200:
+        raise ValueError("expected the name of a folder: no slash, nothing unprintable, 1 to 200 bytes")
+    return value
+
+
+MAX_TASKS = 1 << 20
+"""Of one step or one evaluation: more is a slip, and their tickets would fill the driver's memory."""
+
+
 class Tasks(Section):
     """Shapes of training and of evaluation tasks."""
 
@@ -78,10 +90,10 @@ class Evaluation(Section):
     """The final table's tasks, and validation on the way (``validate_every: 0`` for none)."""
 
     split: Split = "test"
-    tasks: Annotated[int, Ge(1)] = 600
-    seed: Annotated[int, Ge(0)] = 20260
+    tasks: Annotated[int, Ge(1), Le(MAX_TASKS)] = 600
+    seed: Annotated[int, Ge(0), Lt(2**64)] = 20260
     validate_every: Annotated[int, Ge(0)] = 0
-    validation_tasks: Annotated[int, Ge(1)] = 200
+    validation_tasks: Annotated[int, Ge(1), Le(MAX_TASKS)] = 200
 
 
 class WorkerCount(Section):
@@ -104,7 +116,11 @@ class Checkpoint(Section):
 
 
 class Tracking(Section):
-    """Where MLflow is. A relative sqlite path is made absolute before anything starts."""
+    """Where MLflow is. A relative sqlite path is made absolute before anything starts.
+
+    A password is best given in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. One in the URI works, and is
+    neither printed nor saved.
+    """
 
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "metafleet"
@@ -112,14 +128,16 @@ class Tracking(Section):
 
 
 class Recipe(Section):
-    """Everything a run is made of. A run that is resumed with another value must be told it is another run, except
-    where the value never decides theta: those are marked ``MayChange``, here or in the file of their own config.
+    """Everything a run is made of. ``name`` is a folder under ``runs``; ``seed: null`` draws a seed.
+
+    A run that is resumed with another value must be told it is another run, except where the value never decides theta:
+    those are marked ``MayChange``, here or in the file of their own config.
     """
 
-    name: Annotated[str, MayChange()]
+    name: Annotated[str, AfterValidator(_folder_name), MayChange()]
     seed: Annotated[int, Ge(0), Lt(2**64)] = 0
     steps: Annotated[int, Gt(0)]
-    tasks_per_step: Annotated[int, Gt(0)]
+    tasks_per_step: Annotated[int, Gt(0), Le(MAX_TASKS)]
     chunk_size: Annotated[int, Gt(0), AfterValidator(_power_of_two)]
     algorithm: _choice(ALGORITHMS)  # type: ignore[valid-type]
     net: _choice(NETS)  # type: ignore[valid-type]
@@ -135,6 +153,11 @@ class Recipe(Section):
 
     def shapes(self) -> TaskShapes:
         return TaskShapes(plain(self.task.train, TaskShape), plain(self.task.eval, TaskShape))
+
+    def public(self) -> dict[str, Any]:
+        """Keys and values as they are printed, saved with the run and logged: without the tracking URI's secrets."""
+        whole = self.model_dump(mode="json")
+        return whole | {"tracking": whole["tracking"] | {"uri": redact(self.tracking.uri)}}
 
     def identity(self, data: str) -> Identity:
         """What a resume is compared by. ``data`` is the source's fingerprint."""
@@ -178,6 +201,9 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def validate(data: Mapping[str, Any], where: str) -> Recipe:
     """As ``load``, from keys and values."""
+    if "seed" in data and data["seed"] is None:
+        # Short enough to be typed again; from here on it is a seed like any other, saved with the run.
+        data = {**data, "seed": secrets.randbelow(1 << 32)}
     try:
         # Strict JSON rules: lists for tuples, but no text for numbers and no true for 1.
         return Recipe.model_validate_json(json.dumps(data, default=str))
@@ -211,11 +237,11 @@ def _explain(details: Any, data: Mapping[str, Any]) -> str:
         known = _known_names(path[-1])
         given = at.get("name") if isinstance(at, Mapping) else at
         close = difflib.get_close_matches(str(given), known, 1)
-        return f"{dotted}.name: {given!r} is none of {', '.join(known)}" + (
+        return f"{dotted}.name: {recipes.shown(given)} is none of {', '.join(known)}" + (
             f", did you mean {close[0]}?" if close else ""
         )
     message = details["msg"].removeprefix("Value error, ")
-    return f"{dotted}: {message[0].lower()}{message[1:]}, found {details['input']!r}"
+    return f"{dotted}: {message[0].lower()}{message[1:]}, found {recipes.shown(details['input'])}"
 
 
 _REGISTRIES: dict[str, Mapping[str, type[Any]]] = {"algorithm": ALGORITHMS, "net": NETS, "source": SOURCES}

@@ -25,7 +25,7 @@ from pipeline.build import (
     plan_of,
 )
 from pipeline.config import Recipe, validate
-from pipeline.core.failures import ConfigError, ResumeError
+from pipeline.core.failures import ConfigError, InternalError, ResumeError
 from pipeline.core.flat import sha256
 from pipeline.core.seeding import Ticket
 from pipeline.core.types import MetaParams, Score
@@ -102,14 +102,15 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
 
 def describe(recipe: Recipe) -> str:
     """The resolved recipe, as it is saved with the run."""
-    return recipes.dump(recipe.model_dump(mode="json")).rstrip()
+    return recipes.dump(recipe.public()).rstrip()
 
 
-def where_to_look(ended: Ended) -> dict[str, str]:
-    """Where everything of a finished run lies, and how to see it."""
-    recipe, storage = validate_folder(ended.folder), storage_at(ended.folder)
+def where_to_look(ended: Ended, recipe: Recipe) -> dict[str, str]:
+    """Where everything of a finished run of a recipe lies, and how to see it."""
+    storage = storage_at(ended.folder)
     tracked = storage.read("tracked_run")
-    command, link = how_to_open(recipe.tracking.uri, None if tracked is None else tracked.decode())
+    # The recipe as it was given: the saved one has no password to ask MLflow with.
+    command, link = how_to_open(absolute(recipe).tracking.uri, None if tracked is None else tracked.decode())
     rows = {
         "run": storage.where,
         "summary": f"{storage.where}/summary.json",
@@ -162,13 +163,27 @@ def newest(folder: str | Path) -> Checkpoint:
 
 
 def pack(parts: Parts, checkpoint: Checkpoint) -> np.ndarray:
-    """A checkpoint's theta as one vector, in the layout of these parts."""
+    """A checkpoint's theta as one vector, in the layout of these parts.
+
+    Raises:
+        ResumeError: it holds the theta of another recipe.
+    """
     theta: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
-        kind, group, leaf = name.split("/", 2)
+        kind, _, rest = name.partition("/")
+        group, _, leaf = rest.partition("/")
         if kind == "theta":
             theta.setdefault(group, {})[leaf] = tensor
-    return parts.layout.pack(theta).numpy()
+    try:
+        missing = [group for group in parts.layout.groups if group not in theta]
+        if missing:
+            raise InternalError(f"theta has no group {missing[0]}")
+        return parts.layout.pack(theta).numpy()
+    except InternalError as error:
+        raise ResumeError(
+            f"the checkpoint of step {checkpoint.step} does not hold this recipe's theta: {error}; "
+            "leave out what changes the network or the algorithm"
+        ) from None
 
 
 def _final_rows(
@@ -242,8 +257,13 @@ def _folder(recipe: Recipe, where: Where) -> Path | str:
         folder = runs[-1]
     else:
         folder = Path("runs", recipe.name, datetime.now().strftime("%Y%m%d-%H%M%S")).absolute()
-    if isinstance(folder, Path) and folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--output: {folder} is a file; name a folder")
+    if isinstance(folder, Path):
+        try:
+            place = next(place for place in (folder, *folder.parents) if place.exists())
+        except OSError as error:
+            raise ConfigError(f"--output: {folder}: {error.strerror}; name another folder") from None
+        if not place.is_dir():
+            raise ConfigError(f"--output: {place} is a file; name a folder")
     has_run = "recipe.yaml" in storage_at(folder).names("")
     if where.resume and not has_run:
         raise ResumeError(f"--resume: {folder} holds no run; leave --resume out to start one there")

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pipeline.core.redact import redact
+
 
 class PipelineError(Exception):
-    """A failure the user can act on; printed without a traceback."""
+    """A failure the user can act on; printed without a traceback and without the secrets of any URI in it."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class ConfigError(PipelineError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.types import D, Kind, Task
@@ -15,13 +15,17 @@ Rotations = Literal["none", "classes", "random"]
 drawn per class and task, so turns of one class never compete (MAML). They give different numbers: say which."""
 
 
+MAX_COUNT = 1 << 16
+"""Of ways, shots or queries: more is a slip of the hand, and would end in no memory."""
+
+
 @dataclass(frozen=True)
 class TaskShape:
     """How big a task is. ``shots`` and ``queries`` count per way; a regression task has one way."""
 
-    ways: Annotated[int, Ge(1)] = 1
-    shots: Annotated[int, Ge(1)] = 1
-    queries: Annotated[int, Ge(1)] = 1
+    ways: Annotated[int, Ge(1), Le(MAX_COUNT)] = 1
+    shots: Annotated[int, Ge(1), Le(MAX_COUNT)] = 1
+    queries: Annotated[int, Ge(1), Le(MAX_COUNT)] = 1
     rotations: Rotations = "none"
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -85,12 +86,14 @@ def read_checkpoint(storage: Storage, name: str) -> Checkpoint:
         raise ResumeError(f"{where}: cannot be read ({error})") from error
     if texts.get("sha256") != _digest(tensors, texts.get("facts", "")):
         raise ResumeError(f"{where}: its checksum does not fit its content; it is damaged")
-    facts = json.loads(texts["facts"])
-    if facts["format"] > FORMAT:
-        raise ResumeError(
-            f"{where}: format {facts['format']}, this version reads up to format {FORMAT}; use a newer one"
-        )
-    return Checkpoint(facts["step"], tensors, facts)
+    try:
+        facts = json.loads(texts["facts"])
+        written, step = int(facts["format"]), int(facts["step"])
+    except (LookupError, TypeError, ValueError, RecursionError):
+        raise ResumeError(f"{where}: holds no facts of a run; no version of this program wrote it") from None
+    if written > FORMAT:
+        raise ResumeError(f"{where}: format {written}, this version reads up to format {FORMAT}; use a newer one")
+    return Checkpoint(step, tensors, facts)
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
@@ -98,5 +101,7 @@ def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(
+            tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+        )  # numpy does not know all of torch's types
     return digest.hexdigest()

@@ -61,7 +61,11 @@ class FixedStatistics:
 
 
 class ExampleStatistics:
-    """Normalises each example over ``groups`` groups of channels: 1 is layer norm."""
+    """Normalises each example over ``groups`` groups of channels: 1 is layer norm.
+
+    Raises:
+        ConfigError: the channels cannot be divided so, or each group would hold one value.
+    """
 
     moments: Params = {}
 
@@ -74,6 +78,11 @@ class ExampleStatistics:
                 f"normalisation: group makes {self.groups} groups of {name}, which has {h.shape[1]} channels"
             )
         grouped = h.reshape(h.shape[0], self.groups, -1)
+        if grouped.shape[2] == 1:
+            raise ConfigError(
+                f"normalisation: {self.groups} {'groups' if self.groups > 1 else 'group'} of one value each in {name}, "
+                "which normalises them to a constant; make the layer wider, or use another mode"
+            )
         centred = grouped - grouped.mean(2, keepdim=True)
         h = (centred * torch.rsqrt(centred.square().mean(2, keepdim=True) + EPSILON)).reshape(h.shape)
         return _scale_and_shift(h, scale, shift)

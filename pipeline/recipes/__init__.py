@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from importlib import resources
@@ -14,6 +15,9 @@ import yaml
 from pipeline.core.failures import ConfigError
 
 DEFAULT = "sinusoid_maml"
+SUFFIXES = (".yaml", ".yml")
+MAX_CHARACTERS, MAX_NODES, MAX_SHOWN = 1 << 20, 10_000, 200
+"""Of a recipe's text, of its keys and values once every alias is written out, and of a value in a message."""
 
 
 def names() -> list[str]:
@@ -43,6 +47,12 @@ def parse(text: str, where: str, overrides: Sequence[str] = ()) -> dict[str, Any
     return saved
 
 
+def shown(value: object) -> str:
+    """A value as an error shows it: on one line, and not all of it if it is long."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
 def dump(recipe: Mapping[str, Any]) -> str:
     """The recipe as YAML text that ``read`` reads back as it was."""
     return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
@@ -53,22 +63,32 @@ def _with_base(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
         raise ConfigError(f"recipe {recipe}: its base leads back to itself ({' -> '.join((*seen, recipe))})")
     own = _parse(_text(recipe), f"recipe {recipe}")
     if not isinstance(own, dict):
-        raise ConfigError(f"recipe {recipe}: expected keys and values, found {own!r}")
+        raise ConfigError(f"recipe {recipe}: expected keys and values, found {shown(own)}")
     base = own.pop("base", None)
     own.setdefault("name", Path(recipe).stem)
-    return own if base is None else _merge(_with_base(str(base), (*seen, recipe)), own)
+    return own if base is None else _merge(_with_base(_beside(recipe, base), (*seen, recipe)), own)
+
+
+def _beside(recipe: str, base: object) -> str:
+    """A packaged name as it is; a path as it reads from the folder of the recipe that names it."""
+    if not isinstance(base, str):
+        raise ConfigError(f"recipe {recipe}: base: expected a packaged name or a path, found {shown(base)}")
+    if base in names() or Path(base).suffix not in SUFFIXES:
+        return base
+    return os.path.normpath(Path(recipe).parent / base)
 
 
 def _text(recipe: str) -> str:
     if recipe in names():
         return (resources.files(__name__) / f"{recipe}.yaml").read_text(encoding="utf-8")
     path = Path(recipe)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in SUFFIXES:
         close = difflib.get_close_matches(recipe, names(), 1)
         hint = f"did you mean {close[0]}?" if close else f"packaged are {', '.join(names())}"
         raise ConfigError(f"recipe {recipe!r}: no packaged recipe of that name, and no path of a .yaml file; {hint}")
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(MAX_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {recipe}: cannot be read ({error})") from error
 
@@ -106,10 +126,16 @@ class _Loader(yaml.SafeLoader):
     """YAML without its surprises: 1e-3 is a number, yes and no are words, a key may stand once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands there twice", node.start_mark)
+        lines: dict[Hashable, int] = {}
+        for key_node, _ in node.value:
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                continue  # what YAML's own constructor says of it is clear enough
+            if key in lines:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {shown(key)} stands there twice, in line {lines[key]} and in line {line}"
+                )
+            lines[key] = line
         return super().construct_mapping(node, deep)
 
 
@@ -127,6 +153,9 @@ _Loader.add_implicit_resolver(
 )
 
 
+_NO_TEXT = re.compile("[\\0\ud800-\udfff]")
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes what the loader above would not take for text, and what other YAML readers would not."""
 
@@ -141,7 +170,35 @@ _Dumper.yaml_implicit_resolvers = {
 
 
 def _parse(text: str, where: str) -> Any:
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"{where}: longer than {MAX_CHARACTERS:,} characters, which no recipe is")
     try:
-        return yaml.load(text, _Loader)  # noqa: TID251  (a subclass of SafeLoader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _written_out(node, {})
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply for a recipe") from None
+    except (ValueError, AttributeError) as error:  # a number or a date that is none, as YAML's own constructors say it
+        raise ConfigError(f"{where}: no valid YAML: a value that cannot be read ({error})") from error
+
+
+def _written_out(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many nodes there are once each alias is replaced by what it stands for: nine lines can mean a billion."""
+    if isinstance(node, yaml.ScalarNode):
+        if _NO_TEXT.search(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a text with a NUL or half a character in it")
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = MAX_NODES  # what an alias inside itself amounts to
+        children = (part for item in node.value for part in (item if isinstance(item, tuple) else (item,)))
+        sizes[id(node)] = 1 + sum(_written_out(child, sizes) for child in children)
+    if sizes[id(node)] > MAX_NODES:
+        raise yaml.composer.ComposerError(
+            None, None, f"more than {MAX_NODES:,} keys and values once its aliases are written out"
+        )
+    return sizes[id(node)]

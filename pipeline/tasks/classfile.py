@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.core.seeding import Split
 from pipeline.storage.local import write_whole
 
 FORMAT = 1
-_KEY = b"metafleet"
+_KEY, _MAGIC = b"metafleet", b"ARROW1\0\0"
 
 Pixels = npt.NDArray[np.uint8]
 SplitSet = Mapping[Split, Sequence[int]]
@@ -107,24 +108,62 @@ class _Unfit(Exception):
 def _only_batch(path: Path) -> pa.RecordBatch:
     try:
         mapped = pa.memory_map(str(path)).read_buffer()
-        reader = pa.ipc.open_file(mapped)
-        _check_schema(reader.schema)
-        if reader.num_record_batches != 1:
-            raise _Unfit(f"has {reader.num_record_batches} record batches, expected 1")
-        batch = reader.get_batch(0)
-        batch.validate(full=True)
+        footer = pa.ipc.open_file(mapped)
+        _check_schema(footer.schema)
+        if footer.num_record_batches != 1:
+            raise _Unfit(f"has {footer.num_record_batches} record batches, expected 1")
+        batch = _mapped_batch(mapped)
+        batch.validate(full=True)  # of what is left here it takes a microsecond, however large the file
     except FileNotFoundError:
         raise _Unfit("does not exist") from None
     except PermissionError:
         raise _Unfit("may not be read by you") from None
-    except (pa.ArrowException, OSError, ValueError):
+    except (pa.ArrowException, OSError, ValueError, StopIteration, struct.error):
         raise _Unfit("is truncated or not an Arrow file") from None
-    pages = range(mapped.address, mapped.address + mapped.size)
-    if any(buffer and buffer.address not in pages for column in batch.columns for buffer in column.buffers()):
-        raise _Unfit("is compressed, so it cannot be mapped")
     if any(column.null_count for column in batch.columns):
         raise _Unfit("has null rows")
     return batch
+
+
+def _mapped_batch(mapped: pa.Buffer) -> pa.RecordBatch:
+    """The first batch, as windows on the file: no size that a file declares can take more memory than the file has.
+
+    Message by message, as the file's own reader would decompress whatever it is given before anyone can object.
+    """
+    messages = pa.ipc.MessageReader.open_stream(mapped.slice(len(_MAGIC)))
+    schema = pa.ipc.read_schema(messages.read_next_message())
+    _check_schema(schema)
+    message = messages.read_next_message()
+    if message.type != "record batch" or _is_compressed(message.metadata):
+        raise _Unfit("is compressed, so it cannot be mapped")
+    batch = pa.ipc.read_record_batch(message, schema)
+    first, last = mapped.address, mapped.address + mapped.size
+    buffers = [buffer for column in batch.columns for buffer in column.buffers() if buffer]
+    if any(buffer.address < first or buffer.address + buffer.size > last for buffer in buffers):
+        raise _Unfit("is compressed, so it cannot be mapped")
+    return batch
+
+
+def _is_compressed(metadata: pa.Buffer) -> bool:
+    """Whether a record batch's metadata names a codec, in today's place or in that of 2020.
+
+    pyarrow does not tell, so this looks into the flatbuffer (Message.fbs of Arrow's format): a table begins with the
+    distance to its vtable, and a vtable holds its own size and, from byte 4, the distance of each field or 0.
+    """
+    data = metadata.to_pybytes()
+
+    def field(table: int, number: int) -> int:
+        vtable = table - struct.unpack_from("<i", data, table)[0]
+        entry = 4 + 2 * number
+        if entry >= struct.unpack_from("<H", data, vtable)[0]:
+            return 0
+        distance: int = struct.unpack_from("<H", data, vtable + entry)[0]
+        return table + distance if distance else 0
+
+    message = struct.unpack_from("<I", data, 0)[0]
+    header, custom_metadata = field(message, 2), field(message, 4)
+    record_batch = header + struct.unpack_from("<I", data, header)[0]
+    return bool(custom_metadata or field(record_batch, 3))
 
 
 def _check_schema(schema: pa.Schema) -> None:

@@ -19,8 +19,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.core.failures import ConfigError, InternalError, PipelineError
+from pipeline.core.redact import redact
 from pipeline.engine.protocols import Entry, Status
-from pipeline.tracking.uri import absolute, check_database, database, is_web, redact, run_url, runs_url, ui_command
+from pipeline.tracking.uri import (
+    absolute,
+    check_address,
+    check_database,
+    database,
+    is_web,
+    run_url,
+    runs_url,
+    ui_command,
+)
 
 # Read by mlflow when it is imported or called; whoever has set one of them keeps it. The journal tries again anyway, so
 # a call should fail soon: with mlflow's own 7 retries and 120 s one call can last 20 minutes.
@@ -176,6 +186,7 @@ def probe(uri: str) -> None:
     if not is_web(uri):
         check_database(uri)
         return
+    check_address(uri)
     shown = f"tracking.uri {redact(uri)!r}"
     try:
         # Not /health: that answers even where every call to the API is refused.

@@ -9,19 +9,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.core.failures import ConfigError
+from pipeline.core.redact import STARS, redact
 
 SQLITE = "sqlite:///"
 WEB = ("http://", "https://")
 UI = "http://127.0.0.1:5000"
-
-# A SQLite URI holds no credentials, but its path may well hold an @.
-_USER = re.compile(r"(?<!sqlite)://\S*@")
-_SECRET = re.compile(r"\b(password|passwd|token|secret)=[^&\s]*", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """``text`` with ``user:password@`` and ``password=…`` of every URI in it replaced by stars."""
-    return _SECRET.sub(r"\1=***", _USER.sub("://***@", text))
 
 
 def is_web(uri: str) -> bool:
@@ -53,6 +45,27 @@ def absolute(uri: str) -> str:
         return uri.rstrip("/")
     query = uri.partition("?")[1:]
     return SQLITE + str(database(uri)).replace("%", "%25") + "".join(query)
+
+
+def check_address(uri: str) -> None:
+    """See that an http(s) URI names a host, and is not the one of a saved recipe: that has lost its password.
+
+    Raises:
+        ConfigError: it is not one, or has stars where the password was.
+    """
+    try:
+        parts = urlsplit(uri)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise ConfigError(f"tracking.uri {redact(uri)!r}: expected http(s)://HOST:PORT, for example {UI}")
+    if STARS in uri:
+        bare = uri.replace(f"{STARS}@", "")
+        raise ConfigError(
+            f"tracking.uri {uri!r}: a run is saved without its password; set MLFLOW_TRACKING_USERNAME and"
+            f" MLFLOW_TRACKING_PASSWORD and pass tracking.uri={bare}, or pass the whole URI as tracking.uri=…"
+        )
 
 
 def check_database(uri: str) -> None:

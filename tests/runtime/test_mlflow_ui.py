@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pipeline.config import load
 from pipeline.core.failures import ConfigError
 from pipeline.engine.protocols import Entry
+from pipeline.run import Where, describe, train_run, where_to_look
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
+from tests.quiet_runs import Onlooker
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -92,6 +95,21 @@ def test_nothing_printed_holds_the_password(server, run, capfd):
     assert link == how_to_open(server, run)[1]
     printed = capfd.readouterr()
     assert "hunter2" not in printed.out + printed.err
+
+
+def test_a_whole_run_leaves_its_password_nowhere(server, folder, tmp_path, capfd, caplog):
+    """S7: the server's database, artifacts and log, the run's folder with its checkpoints, and what was printed."""
+    small = ["steps=2", "tasks_per_step=4", "chunk_size=2", "evaluation.tasks=4"]
+    recipe = load("sinusoid_maml", [*small, f"tracking.uri={server.replace('http://', 'http://me:hunter2@')}"])
+    ended = train_run(recipe, Where("serial", output=tmp_path / "run"), Onlooker())
+    assert ended.unsent is None
+    assert (tmp_path / "run" / "tracked_run").read_text() in where_to_look(ended, recipe)["open"]
+    written = [path.read_bytes() for place in (tmp_path, folder) for path in place.rglob("*") if path.is_file()]
+    assert any(b"tracking.uri" in text and b"SQLite" in text for text in written)
+    assert any(b"theta/model" in text for text in written)
+    assert not [text for text in written if b"hunter2" in text]
+    printed = capfd.readouterr()
+    assert "hunter2" not in printed.out + printed.err + caplog.text + describe(recipe)
 
 
 def test_a_name_the_server_does_not_allow_is_told_how_to_be_allowed(server):

@@ -177,7 +177,7 @@ def test_a_base_that_leads_back_is_named(here):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("steps: 3\nsteps: 4\n", "key 'steps' stands there twice.*line 1"),
+        ("steps: 3\nsteps: 4\n", "key 'steps' stands there twice, in line 1 and in line 2"),
         ("algorithm: {name: maml, inner_lr: 1, inner_lr: 2}\n", "key 'inner_lr' stands there twice"),
         ("- a\n- b\n", "expected keys and values, found"),
         ("", "expected keys and values, found None"),

@@ -72,7 +72,8 @@ def image_recipe(arrow: Path, algorithm: dict[str, Any], mode: str) -> Recipe:
         "tasks_per_step": 4,
         "chunk_size": 2,
         "algorithm": algorithm,
-        "net": {"name": "conv4", "channels": 8},
+        # Sixteen channels, as eight groups of one value each are refused.
+        "net": {"name": "conv4", "channels": 16 if mode == "group" else 8},
         "source": {"name": "images", "path": str(arrow)},
         "normalisation": mode,
         "task": {"train": shape, "eval": shape},

@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pipeline.core.failures import ConfigError, PipelineError
+from pipeline.core.redact import redact
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
-from pipeline.tracking.uri import redact, run_url
+from pipeline.tracking.uri import run_url
 
 SECRET = "hunter2"
 

@@ -28,7 +28,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 MAX_PIXELS, MAX_BYTES, MAX_SIDE = 32_000_000, 1 << 28, 1024
 
 # Whatever Pillow's decoders raise on hostile bytes.
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, OverflowError, MemoryError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
@@ -67,6 +67,7 @@ class _Decoded(NamedTuple):
     counts: dict[str, int]
     unreadable: list[str]
     modes: Counter[str]
+    flat: list[str]
     source: str
 
 
@@ -83,7 +84,7 @@ def ingest(folder: Path, to: Path, options: Options) -> Ingested:
     _check(options)
     tree = _look(folder)
     if not any(tree.classes.values()):
-        saw = ", ".join(f"{count} {kind}" for kind, count in sorted(tree.other.items())) or "nothing"
+        saw = ", ".join(f"{count} {_shown(kind)}" for kind, count in sorted(tree.other.items())) or "nothing"
         raise DataError(
             f"{folder}: no images found (looked for CLASS/IMAGE ending in {', '.join(SUFFIXES)}; saw {saw})"
         )
@@ -99,6 +100,8 @@ def ingest(folder: Path, to: Path, options: Options) -> Ingested:
         some = _some(len(decoded.unreadable), "unreadable image", decoded.unreadable)
         fix = "nothing is left" if options.skip_unreadable else "mend them, or leave them out with --skip-unreadable"
         raise DataError(f"{folder}: {some}; {fix}")
+    if len(decoded.flat) == len(decoded.images):
+        raise DataError(f"{folder}: every image is one flat colour, so there is nothing to learn; look at the files")
     splits = _chosen(folder, names, tree.splits, options)
     file = classfile.write(to, decoded.images, [decoded.counts[name] for name in names], names, splits, decoded.source)
     return Ingested(file, _notes(tree, decoded, options))
@@ -168,7 +171,8 @@ def _decode_all(folder: Path, classes: dict[str, list[Path]], options: Options) 
         raise DataError(
             f"{folder}: {shape[0]} images need {math.prod(shape) / 1e9:.1f} GB of memory; choose a smaller --size"
         ) from None
-    counts, modes, unreadable, source = dict.fromkeys(classes, 0), Counter[str](), [], hashlib.sha256()
+    counts, modes, source = dict.fromkeys(classes, 0), Counter[str](), hashlib.sha256()
+    unreadable, flat = list[str](), list[str]()
     row = 0
     for name, files in classes.items():
         for path in files:
@@ -176,14 +180,16 @@ def _decode_all(folder: Path, classes: dict[str, list[Path]], options: Options) 
             try:
                 data = _read(path)
                 images[row], mode = _decode(data, options)
-            except _UNREADABLE as error:
-                unreadable.append(f"{shown} ({_reason(error)})")
+            except UNREADABLE as error:
+                unreadable.append(f"{_shown(shown)} ({_reason(error)})")
                 continue
+            if (images[row] == images[row, 0, 0]).all():
+                flat.append(_shown(shown))
             source.update(hashlib.sha256(os.fsencode(shown) + b"\0" + data).digest())
             modes[mode] += 1
             counts[name] += 1
             row += 1
-    return _Decoded(images[:row], counts, unreadable, modes, source.hexdigest())
+    return _Decoded(images[:row], counts, unreadable, modes, flat, source.hexdigest())
 
 
 def _read(path: Path) -> bytes:
@@ -251,15 +257,22 @@ def _random(names: list[str], options: Options) -> SplitSet:
 
 def _some(count: int, what: str, examples: Sequence[str]) -> str:
     plural = f"{what}{'es' if what.endswith('s') else 's'}" if count > 1 else what
-    return f"{count} {plural} ({'; '.join(examples[:3])}{'; …' if count > 3 else ''})"
+    return f"{count} {plural} ({'; '.join(map(_shown, examples[:3]))}{'; …' if count > 3 else ''})"
+
+
+def _shown(name: object) -> str:
+    """A name from a file system as people may see it: on one line, and no command to their terminal."""
+    text = str(name)
+    return text if text.isprintable() else ascii(text)
 
 
 def _notes(tree: _Tree, decoded: _Decoded, options: Options) -> list[str]:
     target = "RGB" if options.mode == "rgb" else "L"
     return [
         *(f"left out, unreadable: {image}" for image in decoded.unreadable),
-        *(f"left out, no images: class {name}" for name, count in decoded.counts.items() if not count),
-        *(f"ignored: {count} {kind}" for kind, count in sorted(tree.other.items())),
+        *(f"left out, no images: class {_shown(name)}" for name, count in decoded.counts.items() if not count),
+        *(f"ignored: {count} {_shown(kind)}" for kind, count in sorted(tree.other.items())),
+        *(f"one flat colour: {image}" for image in decoded.flat),
         *(
             f"converted: {count} images from mode {mode} to {target}"
             for mode, count in sorted(decoded.modes.items())

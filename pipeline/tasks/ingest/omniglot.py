@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import urllib.request
 import zipfile
 import zlib
@@ -21,6 +22,7 @@ from PIL import Image
 from pipeline.core.failures import DataError
 from pipeline.tasks import classfile
 from pipeline.tasks.classfile import ClassFile, Pixels, SplitSet
+from pipeline.tasks.ingest.folder import UNREADABLE
 
 UPSTREAM = "https://github.com/brendenlake/omniglot/raw/master/python"
 ARCHIVES = {
@@ -39,7 +41,10 @@ VALIDATION_ALPHABETS = (
 
 _RANDOM_SEED, _RANDOM_TRAIN, _RANDOM_VAL = 1623, 1100, 100
 _DRAWN_SIZE = (105, 105)
-_MAX_ENTRIES, _MAX_IMAGE_BYTES, _MAX_ARCHIVE_BYTES = 25_000, 4_096, 1 << 26
+_MAX_ENTRIES, _MAX_IMAGE_BYTES, _MAX_ARCHIVE_BYTES = 25_000, 4_096, 1 << 24
+_PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""The other ways to pack can ask for gigabytes of memory in a few bytes; these give at most 1032 bytes for one."""
+
 _TIMEOUT_S = 60.0
 
 Characters = dict[str, list[bytes]]
@@ -118,13 +123,16 @@ def _characters(name: str, archive: bytes) -> Characters:
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
             entries = [entry for entry in opened.infolist() if entry.filename.endswith(".png")]
-            largest = max((entry.file_size for entry in entries), default=0)
-            if len(entries) > _MAX_ENTRIES or largest > _MAX_IMAGE_BYTES:
+            sizes = [entry.file_size for entry in entries]
+            largest, total = max(sizes, default=0), sum(sizes)
+            if len(opened.infolist()) > _MAX_ENTRIES or largest > _MAX_IMAGE_BYTES or total > _MAX_ARCHIVE_BYTES:
                 raise DataError(f"{name}: has {len(entries)} images of up to {largest} bytes, which is not Omniglot")
+            if any(entry.compress_type not in _PLAIN for entry in entries):
+                raise DataError(f"{name}: is packed in an unusual way, which is not Omniglot's; fetch it again")
             for entry in sorted(entries, key=lambda entry: entry.filename):
                 character = "/".join(entry.filename.split("/")[-3:-1])
                 characters.setdefault(character, []).append(opened.read(entry))
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError) as error:
         raise DataError(f"{name}: is not a readable zip ({error}); fetch it again") from None
     return characters
 
@@ -136,7 +144,7 @@ def _drawing(name: str, png: bytes) -> Pixels:
             size = image.size
             if size == _DRAWN_SIZE:
                 return 255 - np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-    except (OSError, ValueError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{name}: a drawing cannot be read ({error}); fetch the zips again") from None
     raise DataError(f"{name}: a drawing has {size} pixels, Omniglot's have {_DRAWN_SIZE}; fetch the zips again")
 

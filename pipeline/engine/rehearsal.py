@@ -1,0 +1,119 @@
+"""The rehearsal: an algorithm on its first training tasks, looked at closely, so that a mistake in it is one line.
+
+A loss that is no number, a leaf that is never learned or an output of the wrong width would otherwise come out as an
+error deep inside torch, or not at all: broadcasting makes a number of most shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pipeline.core.algorithm import Algorithm, Differentiable
+from pipeline.core.failures import ConfigError, PipelineError, TaskError
+from pipeline.core.seeding import Ticket
+from pipeline.core.source import TaskSource
+from pipeline.core.types import Batch, Context, MetaParams, Score, Task
+
+TASKS = 3
+"""A leaf without a gradient on so many tasks has none: on one of them it may be chance."""
+
+
+def rehearse(algorithm: Algorithm[Any, Any], source: TaskSource[Any], theta: MetaParams, seed: int) -> None:
+    """Predict, score and learn one training task; learn two more where a gradient is missing.
+
+    Raises:
+        ConfigError: names the algorithm, what it gives and what was expected.
+        TaskError: it raised.
+    """
+    name = type(algorithm).__name__
+    width = source.spec().outputs if algorithm.head else None
+    unlearned: set[str] | None = None
+    for number in range(TASKS):
+        task, context = _first(algorithm, source, theta, Ticket(seed, "train", "train", 1, number))
+        with _naming(name):
+            if number == 0:
+                _check_outputs(algorithm, theta, task, context, width)
+            gradient, score = algorithm.learn(theta, task, context)
+        _check_score(name, score)
+        _check_gradient(name, gradient, theta, algorithm.state_groups)
+        still = {f"{group}/{leaf}" for group in gradient for leaf, value in gradient[group].items() if not value.any()}
+        unlearned = still if unlearned is None else unlearned & still
+        if not unlearned:
+            return
+    raise ConfigError(
+        f"algorithm {name}: no gradient reaches {', '.join(sorted(unlearned or ()))} (zero on {TASKS} training tasks); "
+        "use it in the loss or leave it out of init, and see that no normalisation is left with one value"
+    )
+
+
+def _first(
+    algorithm: Algorithm[Any, Any], source: TaskSource[Any], theta: MetaParams, ticket: Ticket
+) -> tuple[Task[Any], Context]:
+    dtype = next(leaf.dtype for leaves in theta.values() for leaf in leaves.values())
+    task = source.sample(ticket)
+    with _naming(type(algorithm).__name__):
+        noise = algorithm.draw(ticket.rng("noise"), task, "train")
+    task, noise = pytree.tree_map_only(
+        Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, (task, noise)
+    )
+    return task, Context(ticket.step, "train", task.ways, noise)
+
+
+def _check_outputs(
+    algorithm: Algorithm[Any, Any], theta: MetaParams, task: Task[Any], context: Context, width: int | None
+) -> None:
+    name = type(algorithm).__name__
+    with torch.no_grad():
+        adapted = algorithm.adapt(theta, task.support, context)
+        if isinstance(task.query, Batch):
+            expected = (len(task.query.x), task.ways if width is None else width)
+            found = tuple(algorithm.predict(adapted, task.query.x).shape)
+            if found != expected:
+                raise ConfigError(f"algorithm {name}: predict gives the shape {found}, expected {expected}")
+        if isinstance(algorithm, Differentiable):
+            _check_score(name, algorithm.objective(theta, task, context))
+        _check_score(name, algorithm.score(adapted, task.query, context))
+
+
+def _check_score(name: str, score: object) -> None:
+    if not isinstance(score, Score):
+        raise ConfigError(f"algorithm {name}: a score is {type(score).__name__}, expected Score(loss, metrics)")
+    losses = score.loss if isinstance(score.loss, dict) else {"": score.loss}
+    numbers = {f"loss {group}".strip(): loss for group, loss in losses.items()}
+    numbers |= {f"metric {metric}": value for metric, value in score.metrics.items()}
+    for what, value in numbers.items():
+        if value.shape:
+            raise ConfigError(
+                f"algorithm {name}: its {what} has the shape {tuple(value.shape)}, expected one number; "
+                "take the mean over the examples"
+            )
+
+
+def _check_gradient(name: str, gradient: MetaParams, theta: MetaParams, state_groups: frozenset[str]) -> None:
+    for group, leaves in gradient.items():
+        if group not in theta or group in state_groups:
+            raise ConfigError(f"algorithm {name}: learn gives a gradient for {group}, which no optimizer steps")
+        shapes = {leaf: tuple(value.shape) for leaf, value in leaves.items()}
+        for leaf, value in theta[group].items():
+            if shapes.get(leaf) != tuple(value.shape):
+                raise ConfigError(
+                    f"algorithm {name}: learn gives {group}/{leaf} the shape {shapes.get(leaf)}, "
+                    f"theta has {tuple(value.shape)}"
+                )
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except PipelineError:
+        raise
+    except Exception as error:
+        cause = " ".join(str(error).split())
+        raise TaskError(f"algorithm {name}: raised on its first task, {type(error).__name__}: {cause}") from error
