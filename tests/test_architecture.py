@@ -56,10 +56,15 @@ ALLOWED: dict[str, Rule] = {
         (CORE, NETS, ALGORITHMS, TASKS, RECIPES, "pipeline.engine.numerics", "pipeline.engine.outer"),
         ("annotated_types", "pydantic", "pydantic_core", "yaml"),
     ),
-    "pipeline/report.py": Rule((CORE, ENGINE), ("numpy", "rich")),
+    "pipeline/report.py": Rule((CORE, ENGINE, "pipeline.doctor"), ("numpy", "rich")),
     "pipeline/run.py": Rule(
-        (CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES, "pipeline.build", "pipeline.config"), (*ARRAYS, "yaml")
+        (
+            *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES),
+            *("pipeline.build", "pipeline.config", "pipeline.runtime.job"),
+        ),
+        (*ARRAYS, "yaml"),
     ),
+    "pipeline/doctor.py": Rule((CORE, TRACKING, "pipeline.config"), lazily=(RUNTIME, "torch")),
     "pipeline/build.py": Rule(
         (CORE, NETS, ALGORITHMS, TASKS, STORAGE, ENGINE, SERVING, RECIPES, "pipeline.config", "pipeline.report"),
         ARRAYS,

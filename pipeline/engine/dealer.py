@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pipeline.core.failures import ClusterError, PipelineError, PoisonError
 from pipeline.engine.protocols import Chunk, Clock, Report, ScoreReport, Work
+from pipeline.engine.stop import Stop
 
 Id = int
 MAX_KILLS = 3
@@ -76,12 +77,14 @@ Action = Deal | Accept | Replace | Abort
 class Transport(Protocol):
     """Carries orders to workers and brings back what happened."""
 
+    stop: Stop
+
     def send(self, worker: Id, round: int, work: Work, theta: Any, chunk: Chunk) -> None: ...
 
     def replace(self, worker: Id) -> None: ...
 
     def poll(self) -> Sequence[Event]:
-        """What happened since the last call; waits a while when nothing did."""
+        """What happened since the last call; waits a while when nothing did. Raises ``Stopped`` if asked to."""
         ...
 
     def close(self) -> None: ...
@@ -207,6 +210,11 @@ class Crew:
     def __init__(self, transport: Transport, clock: Clock, *, workers: int, patience: float) -> None:
         self.transport, self.clock, self.workers = transport, clock, workers
         self.dealer = Dealer(patience)
+
+    @property
+    def stop(self) -> Stop:
+        """What a signal sets, and every wait looks at."""
+        return self.transport.stop
 
     def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
         """Each chunk's contribution (a handle) and report, as they come."""

@@ -131,6 +131,9 @@ class Keeper:
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
         """Write the summary, send what is left to the tracker and end its run; returns what could not be sent."""
+        if status == "KILLED" and self._unsaved:  # asked to end, between two steps: the last one shall count
+            self.checkpoints.write(self._checkpoint())
+            self._unsaved = []
         artifacts = [self.folder / "recipe.yaml"]
         if summary:
             data = json.dumps(dict(summary), indent=2, default=float).encode() + b"\n"

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from pipeline.core.seeding import Ticket
+from pipeline.engine.stop import Stop
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Work = Literal["learn", "score"]
@@ -82,6 +83,9 @@ class Executor(Scorer, Protocol):
 
     workers: int
 
+    @property
+    def stop(self) -> Stop: ...
+
     def open(self) -> Opened: ...
 
     def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
@@ -107,7 +111,7 @@ class Executor(Scorer, Protocol):
         ...
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        """End the run; returns what could not be sent to the tracker."""
+        """End the run; returns what could not be sent to the tracker. A killed run takes a second at the most."""
         ...
 
 

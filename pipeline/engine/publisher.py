@@ -19,6 +19,7 @@ from pipeline.storage.local import write_whole
 PERIOD_S = 1.0
 BACKOFF_S = (1.0, 60.0)
 CLOSE_S = 60.0
+KILLED_S = 0.5
 
 
 class Run(NamedTuple):
@@ -47,14 +48,19 @@ class Publisher:
         self._thread.start()
 
     def close(self, status: Status, artifacts: Sequence[Path], tags: Mapping[str, str]) -> str | None:
-        """Send the rest, within ``CLOSE_S``; returns what is wrong if something could not be sent."""
+        """Send the rest, within ``CLOSE_S``; returns what is wrong if something could not be sent.
+
+        A killed run has ``KILLED_S``, and uploads nothing.
+        """
         if self._thread.ident is None:  # the run was refused before it began
             return None
-        self._end = lambda: self._send_end(status, artifacts, tags)
+        killed = status == "KILLED"
+        limit = KILLED_S if killed else CLOSE_S
+        self._end = lambda: self._send_end(status, () if killed else artifacts, tags)
         self._stop.set()
-        self._thread.join(CLOSE_S)
+        self._thread.join(limit)
         if self._thread.is_alive():
-            return f"the tracker did not answer for {CLOSE_S:.0f} s"
+            return f"the tracker did not answer for {limit:g} s"
         return self.last_error
 
     def _loop(self) -> None:
@@ -74,6 +80,8 @@ class Publisher:
         return True
 
     def _send_end(self, status: Status, artifacts: Sequence[Path], tags: Mapping[str, str]) -> None:
+        if status == "KILLED" and self._started:  # there may be no time for more than this
+            self.tracker.end(status)
         self._send(final=True)
         self.tracker.tag(tags)
         for path in artifacts:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError
 from pipeline.engine.dealer import Crew
@@ -18,7 +18,10 @@ from pipeline.engine.serial import Monotonic
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import ParameterActor
 from pipeline.runtime.cluster import Workers, here
-from pipeline.runtime.transport import RayTransport, constructor_cause
+from pipeline.runtime.transport import POLL_S, RayTransport, constructor_cause
+
+END_S: Mapping[Status, float] = {"KILLED": 1.0, "FAILED": 70.0}
+"""How long the parameter actor has to end a run that did not finish."""
 
 
 class RayExecutor(Crew):
@@ -43,6 +46,7 @@ class RayExecutor(Crew):
         for event in events:
             self.dealer.on(event)
         step, theta = self.parameters.open.remote(numerics)
+        self._await(step)
         return Opened(_get(step), theta)
 
     def apply(
@@ -51,6 +55,7 @@ class RayExecutor(Crew):
         start = time.perf_counter()
         # References in a dict are not resolved on the way: the actor fetches them itself, with a time limit.
         outcome, theta = self.parameters.apply.remote(step, dict(handles), facts, skipped)
+        self._await(outcome)
         result = _get(outcome)
         if isinstance(result, Missing):
             return result
@@ -69,10 +74,20 @@ class RayExecutor(Crew):
         return np.array(_get(theta))
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        problem = _get(self.parameters.close.remote(status, summary))
+        closed = self.parameters.close.remote(status, summary)
+        if status == "FINISHED":
+            self._await(closed)
+            problem = _get(closed)
+        else:
+            problem = _last_words(closed, END_S[status])
         ray.kill(self.parameters)
         self.ray.close()
         return None if problem is None else str(problem)
+
+    def _await(self, reference: Any) -> None:
+        """Wait for an answer, however long it takes, unless a signal comes: raises ``Stopped``."""
+        while not ray.wait([reference], timeout=POLL_S)[0]:
+            self.stop.check()
 
 
 def _get(reference: Any) -> Any:
@@ -88,3 +103,13 @@ def _get(reference: Any) -> Any:
         if cause:
             raise ClusterError(f"the parameter actor could not start: {cause}") from error
         raise
+
+
+def _last_words(reference: Any, limit: float) -> Any:
+    """The object, or why there is none: a run that ends early ends, whatever became of its parameter actor."""
+    try:
+        return ray.get(reference, timeout=limit)
+    except GetTimeoutError:
+        return f"the parameter actor did not answer for {limit:g} s"
+    except RayError as error:
+        return f"the parameter actor failed: {' '.join(str(error).split())[:300]}"

@@ -12,11 +12,13 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.dealer import Done, Event, Joined, Lost
 from pipeline.engine.protocols import Chunk, Work
+from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import TaskWorker
-from pipeline.runtime.cluster import Workers, connect
+from pipeline.runtime.cluster import Workers, connect, leave
 
-POLL_S = 1.0
+POLL_S = 0.2
+"""A signal is seen between two waits, not during one."""
 
 
 class Order(NamedTuple):
@@ -32,6 +34,7 @@ class RayTransport:
     """Task workers by number, on the cluster at ``address``. A lost one is replaced by a new actor under its number."""
 
     def __init__(self, build: Callable[[], Worker], workers: Workers, address: str) -> None:
+        self.stop = Stop()
         self.ours = connect(address, workers)
         self.build, self.options = build, {"num_cpus": 1, "num_gpus": workers.gpus}
         self.numerics: dict[str, str] | None = None
@@ -56,6 +59,7 @@ class RayTransport:
 
     def poll(self) -> Sequence[Event]:
         """Raises ``TaskError`` (or the error's own kind) when a task raised: the same task would raise elsewhere."""
+        self.stop.check()
         ready, _ = ray.wait([*self.orders, *self.joining], num_returns=1, timeout=POLL_S)
         return [self._arrived(reference) for reference in ready]
 
@@ -80,11 +84,16 @@ class RayTransport:
         return self.numerics, events
 
     def close(self) -> None:
-        """Stop the workers, and the cluster too if it was started here."""
+        """Stop the workers, and the cluster too if it was started here.
+
+        That takes Ray more than a second: a process that was asked to end leaves it to end with the process.
+        """
         for actor in self.actors.values():
             ray.kill(actor)
-        if self.ours:
+        if self.ours and self.stop.signal is None:
             ray.shutdown()
+        elif self.ours:
+            leave()
 
     def _arrived(self, reference: Any) -> Event:
         if reference in self.joining:

@@ -388,3 +388,43 @@ def test_a_deleted_run_is_followed_by_one_that_has_all(build: Build, idle: None)
         assert publisher.close("FINISHED", [], {}) is None
         journal.close()
     assert new.curve("step") == [(5, 3.0), (10, 8.0), (15, 13.0)]
+
+
+def test_a_killed_run_is_ended_first_and_uploads_nothing(build: Build, tmp_path: Path, idle: None):
+    order: list[str] = []
+
+    class Ordered(Recorder):
+        def send(self, entries):
+            order.append("send")
+            super().send(entries)
+
+        def end(self, status):
+            order.append(status)
+            super().end(status)
+
+    tracker = Ordered()
+    publisher, journal = build(tracker)
+    publisher._send(final=False)  # started, as it is a second after the run has begun
+    publisher.start({})
+    journal.append(train(1))
+    (weights := tmp_path / "step-00000001.safetensors").write_text("…")
+    assert publisher.close("KILLED", [weights], {}) is None
+    assert order[0] == "KILLED"
+    assert "send" in order
+    assert (tracker.status, tracker.artifacts) == ("KILLED", [])
+
+
+def test_a_killed_run_does_not_wait_for_a_tracker_that_hangs(build: Build, idle: None, monkeypatch):
+    release = threading.Event()
+
+    class Hanging(Recorder):
+        def start(self, *_):
+            release.wait(30)
+            return "late"
+
+    monkeypatch.setattr(publishing, "KILLED_S", 0.05)
+    publisher, _ = build(Hanging())
+    publisher.start({})
+    assert publisher.close("KILLED", [], {}) == "the tracker did not answer for 0.05 s"
+    release.set()
+    publisher._thread.join(10)
