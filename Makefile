@@ -2,7 +2,7 @@
 #
 #   make train                                          the default recipe, sinusoid_maml
 #   make train ARGS="omniglot_protonet_5w1s seed=3"     any recipe, any change to it
-#   make test    make lint    make clean
+#   make test    make drills    make lint    make clean
 #
 # pip obeys its own PIP_* variables, for example to take a CPU-only torch from another index.
 
@@ -10,13 +10,16 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test lint clean
+.PHONY: train test drills lint clean
 
 train: .venv/.installed
 	$(BIN)/python -m jobs.train $(ARGS)
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -q
+
+drills: .venv/.installed
+	$(BIN)/python -m pytest -q -m drill
 
 lint: .venv/.installed
 	$(BIN)/ruff check --output-format=concise pipeline jobs tests

@@ -80,9 +80,10 @@ def _signals() -> Iterator[None]:
 
 def _refusal(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
-    if isinstance(error, AuthenticationError):
+    # To a wrong token Ray itself says, after 20 s, that it could not connect; _probe has seen that somebody listens.
+    if isinstance(error, AuthenticationError) or text.startswith("Failed to connect"):
         return (
-            "the cluster asks for a token, and this process has none or another; set RAY_AUTH_MODE=token and give it "
+            "the cluster does not let this process in: it has no token or another; set RAY_AUTH_MODE=token and give it "
             "the cluster's in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
         )
     if "mismatch" in text.lower():

@@ -43,6 +43,7 @@ class SmallCluster:
             self._start("head", [*head, f"--ray-client-server-port={ports[2]}"], ports[3:7], 20000)
             self._wait_for_dashboard()
             self._start("node", [f"--address={self.address}"], ports[7:11], 21000)
+            self._wait_for_node()
         except BaseException:
             self.stop()
             raise
@@ -77,6 +78,13 @@ class SmallCluster:
                 time.sleep(0.1)
             else:
                 return
+
+    def _wait_for_node(self) -> None:
+        deadline = time.monotonic() + START_S
+        while "Ray runtime started" not in self.log("node"):
+            assert self.processes[1].poll() is None, self.log("node")
+            assert time.monotonic() < deadline, self.log("node")
+            time.sleep(0.1)
 
     def command(self, *arguments: str) -> list[str]:
         """``ray job …`` against this cluster."""

@@ -18,6 +18,7 @@ SERIAL, RAY = ("--executor", "serial"), ("--executor", "ray", "--workers", "1")
 TERM, INT = signal.SIGTERM, signal.SIGINT
 
 on_ray = [pytest.mark.ray, pytest.mark.slow]
+drill = [*on_ray, pytest.mark.drill]
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def training(migrated_mlflow, tmp_path):
         pytest.param(SERIAL, TERM, False, id="serial-SIGTERM"),
         pytest.param(SERIAL, INT, False, id="serial-SIGINT"),
         pytest.param(RAY, TERM, False, id="ray-SIGTERM", marks=on_ray),
-        pytest.param(RAY, INT, True, id="ray-Ctrl-C-in-a-terminal", marks=on_ray),
+        pytest.param(RAY, INT, True, id="ray-Ctrl-C-in-a-terminal", marks=drill),
     ],
 )
 def test_a_signal_in_the_middle_of_training(training, where, number, group):
@@ -56,7 +57,7 @@ def test_a_signal_in_the_middle_of_training(training, where, number, group):
     assert not left.orphans
 
 
-@pytest.mark.parametrize("where", [SERIAL, pytest.param(RAY, marks=on_ray)], ids=["serial", "ray"])
+@pytest.mark.parametrize("where", [SERIAL, pytest.param(RAY, marks=drill)], ids=["serial", "ray"])
 def test_a_signal_during_evaluation(training, where):
     run = training(*FEW, *where)
     run.wait_for("step 2/2")
@@ -93,7 +94,7 @@ def silent_server():
         connection.close()
 
 
-@pytest.mark.parametrize("where", [SERIAL, pytest.param(RAY, marks=on_ray)], ids=["serial", "ray"])
+@pytest.mark.parametrize("where", [SERIAL, pytest.param(RAY, marks=drill)], ids=["serial", "ray"])
 def test_an_mlflow_that_never_answers_holds_nobody_up(training, where, silent_server):
     run = training(*MANY, f"tracking.uri={silent_server}", *where, database=None)
     run.wait_for("step ")
