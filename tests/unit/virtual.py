@@ -17,6 +17,7 @@ from pipeline.engine.dealer import Crew, Done, Event, Joined, Lost
 from pipeline.engine.keeper import Keeper
 from pipeline.engine.protocols import Applied, Chunk, Entry, Missing, Status, Work
 from pipeline.engine.serial import SerialExecutor
+from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 
 PATIENCE_S = 60.0
@@ -76,6 +77,7 @@ class VirtualTransport:
     """
 
     def __init__(self, workers: int, seed: int, compute: Compute, chaos: Chaos = CALM) -> None:
+        self.stop = Stop()
         self.clock, self.compute, self.chaos = VirtualClock(), compute, chaos
         self.random = random.Random(seed)
         self.orders: list[Order] = []
