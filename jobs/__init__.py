@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
-from pipeline.core.failures import PipelineError
+from pipeline.core.failures import PipelineError, Stopped
+
+EXIT_CODES = (
+    "exit codes: 0 done, 2 recipe, arguments, data or resume, 3 cluster, 4 not finite, 5 a task raised, 6 a task that "
+    "kills workers, 70 a fault of ours, 130 Ctrl-C, 143 SIGTERM (the last finished step is kept: go on with --resume)"
+)
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Call ``main`` and end the process: 0, the exit code of its ``PipelineError``, or 130 for Ctrl-C."""
+    """Call ``main`` and end the process: 0, the exit code of its ``PipelineError``, 130 for Ctrl-C, 143 for SIGTERM."""
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         main()
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", *_notes(error), sep="\n", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Stopped as stopped:
+        print(f"stopped by {signal.Signals(stopped.signal).name}", *_notes(stopped), sep="\n", file=sys.stderr)
+        # All is put away. What would still run at exit waits seconds for servers and for the processes of a local Ray,
+        # which end with this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stopped.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(0)
+
+
+def _notes(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from contextlib import closing
 
-from jobs import run
+from jobs import EXIT_CODES, run
 
 
 def parser() -> argparse.ArgumentParser:
-    described = argparse.ArgumentParser(prog="python -m jobs.train", description="Meta-train a recipe.")
+    described = argparse.ArgumentParser(
+        prog="python -m jobs.train", description="Meta-train a recipe.", epilog=EXIT_CODES
+    )
     described.add_argument(
         "recipe", nargs="?", default="sinusoid_maml", help="a packaged recipe or a path to a .yaml file"
     )

@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from pipeline.doctor import Finding
+
 LINE_S = 5.0
 
 
@@ -118,6 +120,16 @@ def result_table(evaluation: Mapping[str, Any]) -> str:
         row = [_inner_steps(point, points), *(values.get(metric, "") for metric in metrics)]
         table.add_row(*([_THETA.get(theta, theta)] if len(thetas) > 1 else []), *row)
     return f"{_title(evaluation)}\n{_plain(table)}"
+
+
+def findings_table(findings: Sequence[Finding]) -> str:
+    """What the doctor found: one line for each check, and what to do where it failed."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in ("", "check", "found", "fix"):
+        table.add_column(column)
+    for one in findings:
+        table.add_row("ok" if one.good else "FAIL", one.check, one.found, "" if one.good else one.fix)
+    return _plain(table)
 
 
 def key_values(rows: Mapping[str, object]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,10 +36,13 @@ from pipeline.engine.evaluate import evaluate
 from pipeline.engine.keeper import BEST
 from pipeline.engine.limits import Limits
 from pipeline.engine.loop import Trained, Watcher
-from pipeline.engine.protocols import Scorer
+from pipeline.engine.protocols import Executor, Scorer, Status
+from pipeline.runtime.job import in_ray_job
 from pipeline.serving.learner import Learner, refuse_transductive
 from pipeline.storage import storage_at
+from pipeline.storage.protocol import Storage
 from pipeline.tracking import uri as tracking_uri
+from pipeline.tracking.ending import Ending
 from pipeline.tracking.mlflow_tracker import how_to_open, probe
 
 
@@ -66,7 +70,10 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
 
     Raises:
         PipelineError: the recipe, the data, the cluster or the folder does not allow it; see its message.
+        Stopped: a signal asked this process to end; the run is on disk up to its last finished step.
     """
+    if in_ray_job():
+        refuse_relative(where.output, recipe.tracking.uri)
     recipe = absolute(recipe)
     folder = _folder(recipe, where)
     probe(recipe.tracking.uri)
@@ -81,23 +88,42 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
     executor = build_executor(
         recipe, where.executor, str(folder), where.address, where.limits, accept_numerics=where.accept_numerics
     )
-    try:
-        trained = loop.train(executor, plan_of(recipe, parts), watcher)
-        vector = np.array(executor.fetch(trained.theta))
-        rows = _final_rows(executor, vector, recipe, parts, folder)
-        executor.record(
-            "evaluation",
-            trained.step,
-            {f"eval/{r['theta']}/{r['metric']}/after_{r['point']}_steps": r["mean"] for r in rows},
+    with executor.stop.listening():
+        try:
+            trained = loop.train(executor, plan_of(recipe, parts), watcher)
+            vector = np.array(executor.fetch(trained.theta))
+            rows = _final_rows(executor, vector, recipe, parts, folder)
+            executor.record(
+                "evaluation",
+                trained.step,
+                {f"eval/{r['theta']}/{r['metric']}/after_{r['point']}_steps": r["mean"] for r in rows},
+            )
+            summary = _summary(recipe, where, parts, trained, vector, rows, time.perf_counter() - started)
+            return Ended(folder, summary, executor.close("FINISHED", summary))
+        except BaseException as error:
+            killed = isinstance(error, KeyboardInterrupt)
+            for note in _end_early(executor, "KILLED" if killed else "FAILED", recipe, storage_at(folder)):
+                error.add_note(note)
+            raise
+
+
+def _end_early(executor: Executor, status: Status, recipe: Recipe, storage: Storage) -> Iterator[str]:
+    """Leave the run on disk and in MLflow as it stands: the keeper does, or else this process. Says what was kept."""
+    tracked = storage.read("tracked_run")
+    ending = None
+    if tracked is not None:
+        ending = Ending(recipe.tracking.uri, recipe.tracking.experiment, tracked.decode().strip())
+    problem = executor.close(status, {})
+    if problem is not None and ending is not None:
+        problem = ending.end(status)
+        if problem is not None:
+            yield f"MLflow still shows the run as RUNNING: {problem}"
+    if status == "KILLED":
+        steps = Checkpoints(storage, 1).steps()
+        yield (
+            f"step {steps[-1] if steps else 0} is kept; to go on, add --resume --output {storage.where} "
+            "to the same command"
         )
-    except KeyboardInterrupt:
-        executor.close("KILLED", {})
-        raise
-    except BaseException:
-        executor.close("FAILED", {})
-        raise
-    summary = _summary(recipe, where, parts, trained, vector, rows, time.perf_counter() - started)
-    return Ended(folder, summary, executor.close("FINISHED", summary))
 
 
 def describe(recipe: Recipe) -> str:
@@ -133,10 +159,8 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], where: Where) -> 
     parts = dry_run(recipe)
     vector = pack(parts, checkpoint)
     crew = build_crew(recipe, where.executor, where.address, where.limits)
-    try:
+    with closing(crew.transport), crew.stop.listening():
         rows = _final_rows(crew, vector, recipe, parts, folder)
-    finally:
-        crew.transport.close()
     return {
         "recipe": recipe.name,
         "step": checkpoint.step,
@@ -244,6 +268,18 @@ def absolute(recipe: Recipe) -> Recipe:
     if hasattr(recipe.source, "path"):
         update["source"] = recipe.source.model_copy(update={"path": str(Path(recipe.source.path).absolute())})
     return recipe.model_copy(update=update)
+
+
+def refuse_relative(output: str | Path | None, uri: str) -> None:
+    """Raises ``ConfigError`` with each path that would lie in a Ray job's own folder, and the fix."""
+    problems = []
+    if output is None or not (Path(output).is_absolute() or "://" in str(output)):
+        given = "is missing" if output is None else f"{str(output)!r} is relative"
+        problems.append(f"--output {given}: name a folder that stays, such as /shared/runs/first")
+    if tracking_uri.is_relative(uri):
+        problems.append(f"tracking.uri {uri!r} is relative: write http://HEAD:5000 or sqlite:////FOLDER/mlflow.db")
+    if problems:
+        raise ConfigError(f"Ray throws the working folder of a job away. {'; '.join(problems)}")
 
 
 def _folder(recipe: Recipe, where: Where) -> Path | str:

@@ -68,13 +68,18 @@ ALLOWED: dict[str, Rule] = {
         ),
         ("annotated_types", "pydantic", "pydantic_core", "yaml"),
     ),
-    "pipeline/report.py": Rule((CORE, ENGINE), ("numpy", "rich")),
+    "pipeline/report.py": Rule((CORE, ENGINE, "pipeline.doctor"), ("numpy", "rich")),
     "pipeline/run.py": Rule(
-        (CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES, "pipeline.build", "pipeline.config"), (*ARRAYS, "yaml")
+        (
+            *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES),
+            *("pipeline.build", "pipeline.config", "pipeline.runtime.job"),
+        ),
+        (*ARRAYS, "yaml"),
     ),
     "pipeline/sync.py": Rule(
         (CORE, ENGINE, STORAGE, TRACKING, "pipeline.build", "pipeline.config", "pipeline.run"),
     ),
+    "pipeline/doctor.py": Rule((CORE, TRACKING, "pipeline.config"), lazily=(RUNTIME, "torch")),
     "pipeline/build.py": Rule(
         (CORE, NETS, ALGORITHMS, TASKS, STORAGE, ENGINE, SERVING, RECIPES, "pipeline.config", "pipeline.report"),
         ARRAYS,

@@ -80,6 +80,14 @@ class FencedError(PipelineError):
     exit_code = 8
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to end. No ``Exception``: nothing on its way may take it for a fault."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal, self.exit_code = signal, 128 + signal
+
+
 class InternalError(PipelineError):
     """A broken promise of ours, not a user's mistake."""
 

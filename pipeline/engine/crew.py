@@ -12,10 +12,13 @@ from typing import Any, Protocol
 from pipeline.engine.dealer import Dealer
 from pipeline.engine.events import Abort, Accept, Deal, Event, Id, Note, Replace
 from pipeline.engine.protocols import Chunk, Clock, Report, ScoreReport, Work
+from pipeline.engine.stop import Stop
 
 
 class Transport(Protocol):
     """Carries orders to workers and brings back what happened."""
+
+    stop: Stop
 
     def send(self, worker: Id, order: int, work: Work, theta: Any, chunk: Chunk) -> None: ...
 
@@ -24,7 +27,7 @@ class Transport(Protocol):
         ...
 
     def poll(self, seconds: float) -> Sequence[Event]:
-        """What happened since the last call; waits ``seconds`` at most when nothing did."""
+        """What happened since the last call; waits ``seconds`` at most. Raises ``Stopped`` if asked to."""
         ...
 
     def close(self) -> None: ...
@@ -36,6 +39,11 @@ class Crew:
     def __init__(self, transport: Transport, clock: Clock, dealer: Dealer, *, workers: int) -> None:
         self.transport, self.clock, self.dealer, self.workers = transport, clock, dealer, workers
         self.note: Callable[[str], None] = lambda text: None
+
+    @property
+    def stop(self) -> Stop:
+        """What a signal sets, and every wait looks at."""
+        return self.transport.stop
 
     def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
         """Each chunk's contribution (a handle) and report, as they come."""

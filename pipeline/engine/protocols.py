@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from pipeline.core.seeding import Ticket
+from pipeline.engine.stop import Stop
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Work = Literal["learn", "score"]
@@ -97,6 +98,9 @@ class Executor(Scorer, Protocol):
     workers: int
     note: Callable[[str], None]
 
+    @property
+    def stop(self) -> Stop: ...
+
     def open(self) -> Opened:
         """Where the run stands. From here on any call may raise ``Rewound``."""
         ...
@@ -124,7 +128,7 @@ class Executor(Scorer, Protocol):
         ...
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        """End the run; returns what could not be sent to the tracker."""
+        """End the run; returns what could not be sent to the tracker. A killed run takes a second at the most."""
         ...
 
 

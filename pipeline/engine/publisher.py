@@ -22,6 +22,7 @@ PERIOD_S = 1.0
 BACKOFF_S = (1.0, 60.0)
 CLOSE_S = 60.0
 STATUSES = get_args(Status)
+KILLED_S = 0.5
 
 
 class Run(NamedTuple):
@@ -49,18 +50,25 @@ class Publisher:
         self._thread.start()
 
     def close(self, status: Status, artifacts: Sequence[str], tags: Mapping[str, str]) -> str | None:
-        """Send the rest, within ``CLOSE_S``; returns what is wrong if something could not be sent."""
-        self._end = lambda: self.send_end(status, artifacts, tags)
-        return self.abandon()
+        """Send the rest, within ``CLOSE_S``; returns what is wrong if something could not be sent.
+
+        A killed run has ``KILLED_S``, and uploads nothing.
+        """
+        killed = status == "KILLED"
+        self._end = lambda: self.send_end(status, () if killed else artifacts, tags)
+        return self._finish(KILLED_S if killed else CLOSE_S)
 
     def abandon(self) -> str | None:
         """Stop, within ``CLOSE_S``, and leave the tracked run as it is."""
+        return self._finish(CLOSE_S)
+
+    def _finish(self, limit: float) -> str | None:
         if self._thread.ident is None:  # the run was refused before it began
             return None
         self._stop.set()
-        self._thread.join(CLOSE_S)
+        self._thread.join(limit)
         if self._thread.is_alive():
-            return f"the tracker did not answer for {CLOSE_S:.0f} s"
+            return f"the tracker did not answer for {limit:g} s"
         return self.last_error
 
     def send(self) -> None:
@@ -81,6 +89,8 @@ class Publisher:
 
     def send_end(self, status: Status, artifacts: Sequence[str], tags: Mapping[str, str]) -> None:
         """What is left, and the end of the tracked run."""
+        if status == "KILLED" and self._started:  # there may be no time for more than this
+            self.tracker.end(status)
         self.send()
         self.tracker.tag(tags)
         with TemporaryDirectory() as folder:

@@ -13,6 +13,7 @@ from pipeline.engine.events import Done, Event, Joined, Lost
 from pipeline.engine.keeper import Keeper
 from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Applied, Chunk, Missing, Opened, Status, Work
+from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 
 
@@ -28,6 +29,7 @@ class InProcess:
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
+        self.stop = Stop()
         self._orders: deque[Callable[[], Event]] = deque([lambda: Joined(0)])
 
     def send(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> None:
@@ -37,7 +39,7 @@ class InProcess:
         self._orders.append(lambda: Joined(worker))
 
     def poll(self, seconds: float) -> Sequence[Event]:
-        return [self._orders.popleft()()] if self._orders else []
+        return [self.stop.cut(self._orders.popleft())] if self._orders else []
 
     def close(self) -> None:
         self._orders.clear()
@@ -77,4 +79,6 @@ class SerialExecutor(Crew):
         return theta
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
+        if status == "FINISHED":  # all is on disk: what is left may be cut
+            return self.stop.cut(lambda: self.keeper.close(status, summary))
         return self.keeper.close(status, summary)

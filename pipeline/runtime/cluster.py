@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,8 +18,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import ray
+from ray.exceptions import AuthenticationError
 
-from pipeline.core.failures import ClusterError
+from pipeline.core.failures import ClusterError, Stopped
 
 PROBE_S = 3.0
 
@@ -36,17 +40,69 @@ def connect(address: str, workers: Workers) -> bool:
     Raises:
         ClusterError: nobody listens at the address, or the cluster can never hold what is asked.
     """
-    if ray.is_initialized():
-        started = False
-    elif address == "local":
-        _start_local(workers)
-        started = True
-    else:
-        _probe(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        started = False
+    started = not ray.is_initialized() and address == "local"
+    with _signals():
+        if started:
+            _start_local(workers)
+        elif not ray.is_initialized():
+            join(address)
     check_room(ray.cluster_resources(), workers)
     return started
+
+
+def join(address: str) -> str:
+    """Join the cluster at ``address``; returns HOST:PORT of its dashboard, "" where it has none.
+
+    Raises:
+        ClusterError: nobody listens there, or those who do are of another version or ask for another token.
+    """
+    _probe(address)
+    try:
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (RuntimeError, ConnectionError, AuthenticationError) as error:
+        raise ClusterError(f"--address {address!r}: {_refusal(error)}") from error
+    return str(context.dashboard_url or "")
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Ray puts in a handler of SIGTERM that leaves by ``SystemExit``: say which signal it was, and put ours back."""
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as asked:
+        raise Stopped(signal.SIGTERM) from asked
+    except KeyboardInterrupt as asked:
+        raise Stopped(signal.SIGINT) from asked
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours or signal.SIG_DFL)
+
+
+def _refusal(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    # To a wrong token Ray itself says, after 20 s, that it could not connect; _probe has seen that somebody listens.
+    if isinstance(error, AuthenticationError) or text.startswith("Failed to connect"):
+        return (
+            "the cluster does not let this process in: it has no token or another; set RAY_AUTH_MODE=token and give it "
+            "the cluster's in RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token"
+        )
+    if "mismatch" in text.lower():
+        return f"{text}; install the cluster's versions here, or submit the run as a job: ray job submit"
+    return f"{text}; start a Ray head with ray start --head, or leave --address out"
+
+
+def leave() -> None:
+    """Have the cluster that was started here end with this process, as far as it would not by itself.
+
+    ``ray.shutdown`` waits a second for a process that does not listen. The kernel kills that one and its like when this
+    process ends, but not what the raylet started: that is the raylet's to end.
+    """
+    from ray._private import worker
+
+    node = worker._global_node
+    if node is not None:
+        node._kill_process_type("raylet", check_alive=False, allow_graceful=True)
 
 
 def _start_local(workers: Workers) -> None:

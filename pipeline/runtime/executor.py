@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError
 from pipeline.engine.crew import Crew
@@ -19,7 +19,10 @@ from pipeline.engine.serial import Monotonic
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import ParameterActor
 from pipeline.runtime.cluster import Workers, here
-from pipeline.runtime.transport import RayTransport, constructor_cause
+from pipeline.runtime.transport import POLL_S, RayTransport, constructor_cause
+
+END_S: Mapping[Status, float] = {"KILLED": 1.0, "FAILED": 70.0}
+"""How long the parameter actor has to end a run that did not finish."""
 
 
 class RayExecutor(Crew):
@@ -92,7 +95,10 @@ class RayExecutor(Crew):
         return np.array(self._get(theta))
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        problem = self._call("close", status, summary)
+        if status == "FINISHED":
+            problem = self._call("close", status, summary)
+        else:
+            problem = _last_words(self.parameters.close.remote(status, summary), END_S[status])
         ray.kill(self.parameters)
         self.ray.close()
         return None if problem is None else str(problem)
@@ -135,9 +141,14 @@ class RayExecutor(Crew):
             raise Rewound(self.opened)
 
     def _get(self, reference: Any, seconds: float | None = None) -> Any:
-        """The object; an error that is the user's comes out as itself."""
+        """The object; an error that is the user's comes out as itself, and a signal as ``Stopped``."""
+        deadline = time.monotonic() + (seconds or self.limits.answer_s)
+        while not ray.wait([reference], timeout=POLL_S)[0]:
+            self.stop.check()
+            if time.monotonic() > deadline:
+                raise GetTimeoutError("the parameter actor does not answer")
         try:
-            return ray.get(reference, timeout=seconds or self.limits.answer_s)
+            return ray.get(reference)
         except RayTaskError as error:
             if isinstance(error.cause, PipelineError):
                 raise error.cause from error
@@ -147,3 +158,13 @@ class RayExecutor(Crew):
             if cause:
                 raise ClusterError(f"the parameter actor could not start: {cause}") from error
             raise
+
+
+def _last_words(reference: Any, limit: float) -> Any:
+    """The object, or why there is none: a run that ends early ends, whatever became of its parameter actor."""
+    try:
+        return ray.get(reference, timeout=limit)
+    except GetTimeoutError:
+        return f"the parameter actor did not answer for {limit:g} s"
+    except RayError as error:
+        return f"the parameter actor failed: {' '.join(str(error).split())[:300]}"

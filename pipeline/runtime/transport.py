@@ -13,11 +13,14 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.events import Done, Event, Joined, Leaving, Lost
 from pipeline.engine.protocols import Chunk, Work
+from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import Hello, TaskWorker
-from pipeline.runtime.cluster import Workers, connect, draining_nodes
+from pipeline.runtime.cluster import Workers, connect, draining_nodes, leave
 
 DRAIN_CHECK_S = 2.0
+POLL_S = 0.2
+"""A signal is seen between two waits, not during one."""
 
 
 class Sent(NamedTuple):
@@ -32,6 +35,7 @@ class RayTransport:
     """Task workers by number, on the cluster at ``address``. A worker that is replaced leaves its number behind."""
 
     def __init__(self, build: Callable[[], Worker], workers: Workers, address: str) -> None:
+        self.stop = Stop()
         self.ours = connect(address, workers)
         self.build, self.workers = build, workers
         self.numerics: dict[str, str] | None = None
@@ -57,11 +61,12 @@ class RayTransport:
 
     def poll(self, seconds: float) -> Sequence[Event]:
         """Raises ``TaskError`` (or the error's own kind) when a task raised: the same task would raise elsewhere."""
+        self.stop.check()
         references = [*self.sent, *self.joining]
         if not references:  # workers are here, and the dealer lets their machines rest
-            time.sleep(seconds)
+            time.sleep(min(seconds, POLL_S))
             return self._leaving()
-        ready, _ = ray.wait(references, num_returns=1, timeout=seconds)
+        ready, _ = ray.wait(references, num_returns=1, timeout=min(seconds, POLL_S))
         if ready:  # whatever else is there is no later than the first
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
         arrived = [self._arrived(reference) for reference in ready]
@@ -91,11 +96,16 @@ class RayTransport:
         return self.numerics, joined
 
     def close(self) -> None:
-        """Stop the workers, and the cluster too if it was started here."""
+        """Stop the workers, and the cluster too if it was started here.
+
+        That takes Ray more than a second: a process that was asked to end leaves it to end with the process.
+        """
         for worker in list(self.actors):
             self._stop(worker)
-        if self.ours:
+        if self.ours and self.stop.signal is None:
             ray.shutdown()
+        elif self.ours:
+            leave()
 
     def _options(self) -> dict[str, float]:
         return {"num_cpus": 1, "num_gpus": self.workers.gpus}

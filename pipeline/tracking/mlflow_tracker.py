@@ -66,14 +66,16 @@ class MLflowTracker:
     ``resume.KEY``, which holds the latest value. A deleted run is not brought back: a new one is made, with the tag
     ``resumed_from``.
 
+    With ``run``, one that was started elsewhere is written, tagged or ended.
+
     Raises:
         ConfigError: the URI is of a kind that MLflow cannot keep runs in, or the experiment was deleted.
         PipelineError: MLflow did not take a call; the message is free of credentials.
     """
 
-    def __init__(self, uri: str, experiment: str) -> None:
+    def __init__(self, uri: str, experiment: str, run: str = "") -> None:
         self.uri, self.experiment = absolute(uri), experiment
-        self._run = ""
+        self._run = run
         self._half_started = ""
 
     def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
@@ -91,6 +93,11 @@ class MLflowTracker:
             self.tag({**tags, **changed})
             self._half_started = ""
         return self._run
+
+    def connect(self) -> None:
+        """Open the database, or get ready for the server: every other call does so too, the first time."""
+        with _without_secrets(self.uri):
+            self._client  # noqa: B018  (made when it is first asked for)
 
     def send(self, entries: Sequence[Entry]) -> None:
         """Metrics, 1000 a call. Values that are not finite become nan: MLflow would store an infinity as 1.8e308."""

@@ -47,6 +47,11 @@ def absolute(uri: str) -> str:
     return SQLITE + str(database(uri)).replace("%", "%25") + "".join(query)
 
 
+def is_relative(uri: str) -> bool:
+    """Whether the URI means another database in another working folder."""
+    return not is_web(uri) and absolute(uri).partition("?")[0] != uri.partition("?")[0]
+
+
 def check_address(uri: str) -> None:
     """See that an http(s) URI names a host, and is not the one of a saved recipe: that has lost its password.
 

@@ -390,7 +390,7 @@ ROWS = [
         r"already holds a run; pass",
     ),
     train("B24", "nothing to resume", r"--resume: no run of sinusoid_maml", "--resume"),
-    resume("B24", "another seed", r"belongs to another run: seed: 5 -> 6", lambda folder: None, "seed=6"),
+    resume("B24", "another seed", r"begun with other values: seed: 5 -> 6", lambda folder: None, "seed=6"),
     resume(
         "B24",
         "damaged checkpoints",

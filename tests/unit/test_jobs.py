@@ -13,8 +13,9 @@ from typing import NamedTuple
 import pytest
 
 import jobs
+from pipeline.runtime.job import MARK
 
-JOBS = ("train", "evaluate", "ingest", "sync")
+JOBS = ("train", "evaluate", "ingest", "sync", "doctor")
 BACKENDS = {"torch", "ray", "mlflow", "pyarrow"}
 
 
@@ -227,3 +228,21 @@ def test_evaluate_scores_a_run_on_other_tasks(trained, here):
     assert "test split, 10 tasks: 5-shot" in other.out
     assert "before adaptation" in other.out
     says_one_line(here("evaluate", cwd / "run", "evaluation.taskss=10"), 2, "did you mean tasks?")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["--output is missing: name a folder", "tracking.uri 'sqlite:///mlflow.db' is relative: write http://"]),
+        (["--output", "runs/first", "tracking.uri=http://head:5000"], ["--output 'runs/first' is relative: name"]),
+        (["--resume", "tracking.uri=http://head:5000"], ["--output is missing"]),
+        (["--output", "/shared/runs/first"], ["tracking.uri 'sqlite:///mlflow.db' is relative"]),
+    ],
+    ids=["neither", "output", "resume", "tracking"],
+)
+def test_a_ray_job_needs_paths_that_outlive_it(here, tmp_path, monkeypatch, arguments, parts):
+    monkeypatch.setenv(MARK, "{}")
+    ended = here("train", *arguments, "--executor", "serial")
+    says_one_line(ended, 2, "Ray throws the working folder of a job away", *parts)
+    assert ended.err.count(" is ") == len(parts)
+    assert list((tmp_path / "cwd").iterdir()) == []

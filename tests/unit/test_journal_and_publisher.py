@@ -453,3 +453,43 @@ def test_time_does_not_go_back(reopen, monkeypatch):
     assert journal.entry("train", 2, {}).timestamp == 5_000
     monkeypatch.setattr("time.time_ns", lambda: 7_000 * 1_000_000)
     assert journal.entry("train", 2, {}).timestamp == 7_000
+
+
+def test_a_killed_run_is_ended_first_and_uploads_nothing(build: Build, idle: None):
+    order: list[str] = []
+
+    class Ordered(Recorder):
+        def send(self, entries):
+            order.append("send")
+            super().send(entries)
+
+        def end(self, status):
+            order.append(status)
+            super().end(status)
+
+    tracker = Ordered()
+    publisher, journal = build(tracker)
+    publisher.send()  # started, as it is a second after the run has begun
+    publisher.start({})
+    journal.append(train(1))
+    publisher.storage.write("checkpoints/step-00000001.safetensors", b"...")
+    assert publisher.close("KILLED", ["checkpoints/step-00000001.safetensors"], {}) is None
+    assert order[0] == "KILLED"
+    assert "send" in order
+    assert (tracker.status, tracker.artifacts) == ("KILLED", [])
+
+
+def test_a_killed_run_does_not_wait_for_a_tracker_that_hangs(build: Build, idle: None, monkeypatch):
+    release = threading.Event()
+
+    class Hanging(Recorder):
+        def start(self, *_):
+            release.wait(30)
+            return "late"
+
+    monkeypatch.setattr(publishing, "KILLED_S", 0.05)
+    publisher, _ = build(Hanging())
+    publisher.start({})
+    assert publisher.close("KILLED", [], {}) == "the tracker did not answer for 0.05 s"
+    release.set()
+    publisher._thread.join(10)

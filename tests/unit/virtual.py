@@ -20,6 +20,7 @@ from pipeline.engine.keeper import Keeper
 from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Applied, Chunk, Entry, Missing, Status, Work
 from pipeline.engine.serial import SerialExecutor
+from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 
 LIMITS = Limits(wait_s=60.0, first_lease_s=200.0, lease_s=10.0)
@@ -89,6 +90,7 @@ class VirtualTransport:
     """
 
     def __init__(self, workers: int, seed: int, compute: Compute, chaos: Chaos = CALM, machines: int = 3) -> None:
+        self.stop = Stop()
         self.clock, self.compute, self.chaos, self.machines = VirtualClock(), compute, chaos, machines
         self.random = random.Random(seed)
         self.orders: list[Order] = []

@@ -1,0 +1,45 @@
+"""``python -m jobs.doctor``: whether this machine or a cluster has what a recipe asks for, and how to mend what not."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from jobs import run
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(
+        prog="python -m jobs.doctor",
+        description="Check versions, cluster, token, MLflow, disk and threads; one line each, with its fix.",
+        epilog="exit codes: 0 all good, 3 something fails",
+    )
+    described.add_argument("--recipe", default="sinusoid_maml", help="a packaged recipe or a .yaml file")
+    described.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example workers.count=8 tracking.uri=http://HOST:5000"
+    )
+    described.add_argument(
+        "--address", default="local", help="HOST:PORT of a Ray head, auto, or local (default) for this machine"
+    )
+    described.add_argument("--output", type=Path, metavar="DIR", default=Path("runs"), help="where runs are to be kept")
+    return described
+
+
+def main() -> None:
+    arguments = parser().parse_intermixed_args()
+
+    from pipeline.config import load
+    from pipeline.core.failures import ClusterError
+    from pipeline.doctor import examine
+    from pipeline.report import findings_table
+
+    findings = list(examine(load(arguments.recipe, arguments.overrides), arguments.address, arguments.output))
+    print(findings_table(findings), flush=True)
+    failed = sum(not one.good for one in findings)
+    if failed:
+        sys.exit(ClusterError.exit_code)
+
+
+if __name__ == "__main__":
+    run(main)

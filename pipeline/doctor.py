@@ -1,0 +1,150 @@
+"""Whether this machine, a cluster and a tracking server have what a recipe asks for; each check says how to mend it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.config import Recipe
+from pipeline.core.failures import ClusterError, ConfigError, PipelineError
+from pipeline.tracking.mlflow_tracker import probe
+from pipeline.tracking.uri import redact
+
+FLOORS = {"python": "3.11", "torch": "2.10", "ray": "2.55", "mlflow": "3.17", "pyarrow": "17"}
+FREE_GB = 1.0
+
+
+class Finding(NamedTuple):
+    """One check: what was found, and where it is not good what to do."""
+
+    check: str
+    good: bool
+    found: str
+    fix: str = ""
+
+
+def examine(recipe: Recipe, address: str, output: Path) -> Iterator[Finding]:
+    """All checks, one after another; what cannot be reached fails within seconds."""
+    for package, floor in FLOORS.items():
+        yield check_version(package, installed(package), floor)
+    yield from check_cluster(recipe, address)
+    yield check_tracking(recipe.tracking.uri)
+    yield check_disk(output)
+
+
+def installed(package: str) -> str | None:
+    """The version that is installed here."""
+    if package == "python":
+        return platform.python_version()
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_version(package: str, version: str | None, floor: str) -> Finding:
+    fix = "use a newer Python" if package == "python" else f"pip install '{package}>={floor}'"
+    good = version is not None and _numbers(version) >= _numbers(floor)
+    return Finding(package, good, f"{version or 'not installed'}, at least {floor}", fix)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    release = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in release[0].split(".")) if release else ()
+
+
+def check_cluster(recipe: Recipe, address: str) -> Iterator[Finding]:
+    """The cluster at ``address``, or this machine, where a run would start its own."""
+    import torch
+
+    from pipeline.runtime import survey
+
+    if address == "local":
+        cpus, gpus, own = os.cpu_count() or 1, float(torch.cuda.device_count()), 0
+    else:
+        try:
+            seen = survey.survey(address)
+        except ClusterError as error:
+            yield _failed("cluster", error)
+            return
+        # Ray lets in no driver of another version.
+        yield Finding("cluster", True, f"{seen.nodes} nodes with {seen.versions}, as here")
+        yield check_guard(seen.dashboard, survey.open_to_all)
+        cpus, gpus, own = int(seen.cpus), seen.gpus, 1
+    yield check_room(recipe, cpus, gpus, own)
+    yield check_threads(recipe, cpus)
+    yield check_token_file(survey.token_file())
+
+
+def check_room(recipe: Recipe, cpus: int, gpus: float, own: int) -> Finding:
+    """A CPU for each worker; ``own`` more where the parameter actor gets one to itself, as on a cluster."""
+    count, share = recipe.workers.count, recipe.workers.gpus
+    room = cpus - own if share == 0 else min(cpus - own, int(gpus / share))
+    found = f"{cpus} CPUs, {gpus:g} GPUs; the recipe asks for {count + own} CPUs, {count * share:g} GPUs"
+    if room >= 1:
+        fix = f"--workers {room}, which gives the same result, or more nodes"
+    elif cpus > own:
+        fix = "nodes with GPUs, or workers.gpus=0 numerics.device=cpu"
+    else:
+        fix = f"more nodes: a run needs {1 + own} CPUs"
+    return Finding("CPUs and GPUs", room >= count, found, fix)
+
+
+def check_threads(recipe: Recipe, cpus: int) -> Finding:
+    """More threads than CPUs are slow; fewer give other bits, so this is the recipe's to say."""
+    count, threads = recipe.workers.count, recipe.numerics.threads
+    found = f"{count} workers × {threads} of torch on {cpus} CPUs"
+    fix = "numerics.threads=1 (not for a resume: another number gives other bits), or fewer workers"
+    return Finding("threads", threads == 1 or count * threads <= cpus, found, fix)
+
+
+def check_guard(dashboard: str, open_to_all: Callable[[str], bool | None]) -> Finding:
+    """Whoever may submit jobs may run anything: nobody should be able to without the token."""
+    if not dashboard:
+        return Finding("token", True, "the cluster has no dashboard, so it takes no jobs")
+    answer = open_to_all(dashboard)
+    found = {True: "takes jobs from anybody", False: "refuses who has no token", None: "does not answer"}[answer]
+    fix = (
+        "start every node with RAY_AUTH_MODE=token, after ray get-auth-token --generate on one of them"
+        if answer
+        else f"open port {dashboard.rpartition(':')[2]} to this machine"
+    )
+    return Finding("token", answer is False, f"http://{dashboard}/api/jobs/ {found}", fix)
+
+
+def check_token_file(path: Path) -> Finding:
+    if not path.exists():
+        return Finding("token file", True, f"none at {path}")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    return Finding("token file", not mode & 0o077, f"{path} has mode {mode:o}", f"chmod 600 {path}")
+
+
+def check_tracking(uri: str) -> Finding:
+    try:
+        probe(uri)
+    except ConfigError as error:
+        return _failed("MLflow", error)
+    return Finding("MLflow", True, redact(uri))
+
+
+def check_disk(output: Path, free_gb: float = FREE_GB) -> Finding:
+    """Room and the right to write where the run's folder will be made."""
+    place = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        return Finding("disk", False, f"{place} cannot be written", "chmod it, or name another --output")
+    fix = f"make room in {place}, or name another --output"
+    return Finding("disk", free >= free_gb, f"{free:.1f} GB free at {place}, at least {free_gb:g}", fix)
+
+
+def _failed(check: str, error: PipelineError) -> Finding:
+    """Our errors end with the fix, behind the last semicolon."""
+    found, _, fix = str(error).rpartition("; ")
+    return Finding(check, False, found or fix, fix)

@@ -1,0 +1,38 @@
+"""The driver ends a run in MLflow itself where the process that keeps it cannot: a crash, or a signal and no time."""
+
+from __future__ import annotations
+
+import threading
+
+from pipeline.core.failures import PipelineError
+from pipeline.engine.protocols import Status
+from pipeline.tracking.mlflow_tracker import MLflowTracker
+
+END_S = 0.6
+
+
+class Ending:
+    """Makes ready to end ``run`` while somebody else still tries to: MLflow's first call takes most of a second."""
+
+    def __init__(self, uri: str, experiment: str, run: str) -> None:
+        self._tracker = MLflowTracker(uri, experiment, run)
+        self._status: Status = "FAILED"
+        self._asked = threading.Event()
+        self._problem: str | None = None
+        self._thread = threading.Thread(target=self._run, name="ending", daemon=True)
+        self._thread.start()
+
+    def end(self, status: Status, limit: float = END_S) -> str | None:
+        """End the run within ``limit`` seconds; returns why it still looks as if it were running."""
+        self._status = status
+        self._asked.set()
+        self._thread.join(limit)
+        return f"MLflow did not answer for {limit:g} s" if self._thread.is_alive() else self._problem
+
+    def _run(self) -> None:
+        try:
+            self._tracker.connect()
+            self._asked.wait()
+            self._tracker.end(self._status)
+        except PipelineError as error:
+            self._problem = str(error)
