@@ -49,13 +49,13 @@ def load(folder: str | Path, *, normalisation: str | None = None) -> Learner:
     ``normalisation`` answers under another mode than the run's. Raises ``ConfigError`` for a transductive run unless
     that mode is named: its answer for a row depends on the other rows.
     """
-    from pipeline.run import load_learner
+    from pipeline.saved import load_learner
 
     return load_learner(folder, normalisation)
 
 
 def replay(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Score]:
     """Learn one training task of a run again, at its newest theta, in this process: to look into a task that failed."""
-    from pipeline.run import replay_task
+    from pipeline.saved import replay_task
 
     return replay_task(folder, step, number)

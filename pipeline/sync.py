@@ -14,7 +14,8 @@ from pipeline.engine.checkpoint import Checkpoints, name_of
 from pipeline.engine.journal import Journal
 from pipeline.engine.protocols import Status
 from pipeline.engine.publisher import STATUSES, Publisher
-from pipeline.run import absolute, validate_folder
+from pipeline.run import absolute
+from pipeline.saved import validate_folder
 from pipeline.storage import storage_at
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
 

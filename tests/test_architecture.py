@@ -72,12 +72,13 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/run.py": Rule(
         (
             *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES),
-            *("pipeline.build", "pipeline.config", "pipeline.runtime.job"),
+            *("pipeline.build", "pipeline.config", "pipeline.saved", "pipeline.runtime.job"),
         ),
         (*ARRAYS, "yaml"),
     ),
+    "pipeline/saved.py": Rule((CORE, ENGINE, STORAGE, SERVING, RECIPES, "pipeline.build", "pipeline.config"), ARRAYS),
     "pipeline/sync.py": Rule(
-        (CORE, ENGINE, STORAGE, TRACKING, "pipeline.build", "pipeline.config", "pipeline.run"),
+        (CORE, ENGINE, STORAGE, TRACKING, "pipeline.build", "pipeline.config", "pipeline.run", "pipeline.saved"),
     ),
     "pipeline/doctor.py": Rule((CORE, TRACKING, "pipeline.config"), lazily=(RUNTIME, "torch")),
     "pipeline/build.py": Rule(

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from pipeline import recipes
 from pipeline.core.failures import ConfigError, DataError, ResumeError
 from pipeline.engine.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.storage.local import Local
 from pipeline.tasks import classfile
 from pipeline.tasks.ingest import folder, omniglot
 from pipeline.tasks.ingest.folder import Options
@@ -118,13 +119,13 @@ def forged(path: Path, facts: str, tensor: torch.Tensor) -> None:
 def test_a_forged_checkpoint_is_refused(tmp_path, facts):
     forged(tmp_path / "x.safetensors", facts, torch.zeros(2))
     with pytest.raises(ResumeError, match="holds no facts of a run"):
-        read_checkpoint(tmp_path / "x.safetensors")
+        read_checkpoint(Local(tmp_path), "x.safetensors")
 
 
 def test_tensors_of_any_type_are_read_or_refused(tmp_path, place):
     odd = Checkpoint(1, {"theta/model/x": torch.zeros(3, dtype=torch.bfloat16), "y": torch.zeros(())}, {})
-    write_checkpoint(tmp_path / "odd.safetensors", odd)
-    assert read_checkpoint(tmp_path / "odd.safetensors").step == 1
+    write_checkpoint(Local(tmp_path), "odd.safetensors", odd)
+    assert read_checkpoint(Local(tmp_path), "odd.safetensors").step == 1
     broken = place.run()
     for path in (broken / "checkpoints").iterdir():
         shutil.copy(tmp_path / "odd.safetensors", path)

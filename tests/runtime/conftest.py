@@ -15,9 +15,15 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server_folder(tmp_path_factory):
+    """Where the server keeps its database, its artifacts and its log."""
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="session")
+def server(server_folder):
     """The address of a server of one process, on this machine only."""
-    folder = tmp_path_factory.mktemp("server")
+    folder = server_folder
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import psutil
 
 from pipeline.engine.checkpoint import Checkpoints
+from pipeline.storage.local import Local
 
 START_S = 120.0
 END_S = 2.0
@@ -78,7 +79,7 @@ class Training:
         _, alive = psutil.wait_procs(children, timeout=ORPHANS_S)
         entries = [json.loads(line) for line in (self.run / "journal.jsonl").read_text().splitlines()]
         steps = [entry["step"] for entry in entries if entry["kind"] == "train"]
-        checkpoint, complaints = Checkpoints(self.run / "checkpoints", 1).newest()
+        checkpoint, complaints = Checkpoints(Local(self.run), 1).newest()
         assert not complaints
         return Left(
             code,

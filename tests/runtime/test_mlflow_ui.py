@@ -97,14 +97,14 @@ def test_nothing_printed_holds_the_password(server, run, capfd):
     assert "hunter2" not in printed.out + printed.err
 
 
-def test_a_whole_run_leaves_its_password_nowhere(server, folder, tmp_path, capfd, caplog):
+def test_a_whole_run_leaves_its_password_nowhere(server, server_folder, tmp_path, capfd, caplog):
     """S7: the server's database, artifacts and log, the run's folder with its checkpoints, and what was printed."""
     small = ["steps=2", "tasks_per_step=4", "chunk_size=2", "evaluation.tasks=4"]
     recipe = load("sinusoid_maml", [*small, f"tracking.uri={server.replace('http://', 'http://me:hunter2@')}"])
     ended = train_run(recipe, Where("serial", output=tmp_path / "run"), Onlooker())
     assert ended.unsent is None
     assert (tmp_path / "run" / "tracked_run").read_text() in where_to_look(ended, recipe)["open"]
-    written = [path.read_bytes() for place in (tmp_path, folder) for path in place.rglob("*") if path.is_file()]
+    written = [path.read_bytes() for place in (tmp_path, server_folder) for path in place.rglob("*") if path.is_file()]
     assert any(b"tracking.uri" in text and b"SQLite" in text for text in written)
     assert any(b"theta/model" in text for text in written)
     assert not [text for text in written if b"hunter2" in text]

@@ -20,7 +20,8 @@ from pyarrow.fs import FileSystem, S3FileSystem
 from pipeline.core.failures import ConfigError, FencedError, StorageError
 from pipeline.engine.checkpoint import Checkpoints
 from pipeline.engine.journal import Journal
-from pipeline.run import Where, evaluate_run, load_learner, train_run
+from pipeline.run import Where, evaluate_run, train_run
+from pipeline.saved import load_learner
 from pipeline.storage import storage_at
 from pipeline.storage.bucket import Bucket
 from pipeline.storage.local import Local

@@ -472,6 +472,7 @@ def test_a_killed_run_is_ended_first_and_uploads_nothing(build: Build, idle: Non
     publisher.send()  # started, as it is a second after the run has begun
     publisher.start({})
     journal.append(train(1))
+    journal.append(journal.entry("KILLED", 1, {}))
     publisher.storage.write("checkpoints/step-00000001.safetensors", b"...")
     assert publisher.close("KILLED", ["checkpoints/step-00000001.safetensors"], {}) is None
     assert order[0] == "KILLED"

@@ -1,0 +1,78 @@
+"""A run that lies in a folder: its recipe, its newest theta, and what can be done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import recipes
+from pipeline.build import BuildWorker, Parts, build_parts
+from pipeline.config import Recipe, validate
+from pipeline.core.failures import ConfigError, InternalError, ResumeError
+from pipeline.core.seeding import Ticket
+from pipeline.core.types import MetaParams, Score
+from pipeline.engine.checkpoint import Checkpoint, Checkpoints
+from pipeline.serving.learner import Learner, refuse_transductive
+from pipeline.storage import storage_at
+
+
+def validate_folder(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a run's folder holds."""
+    text = storage_at(folder).read("recipe.yaml")
+    if text is None:
+        raise ConfigError(f"{folder}: no run (no recipe.yaml); expected the --output of a training run")
+    where = f"{folder}/recipe.yaml"
+    return validate(recipes.parse(text.decode(), where, overrides), where)
+
+
+def newest(folder: str | Path) -> Checkpoint:
+    """The newest valid checkpoint of a run."""
+    checkpoint, complaints = Checkpoints(storage_at(folder), 1).newest()
+    if checkpoint is None:
+        raise ResumeError(f"{folder}: no valid checkpoint{': ' if complaints else ''}{'; '.join(complaints)}")
+    return checkpoint
+
+
+def pack(parts: Parts, checkpoint: Checkpoint) -> np.ndarray:
+    """A checkpoint's theta as one vector, in the layout of these parts.
+
+    Raises:
+        ResumeError: it holds the theta of another recipe.
+    """
+    theta: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        kind, _, rest = name.partition("/")
+        group, _, leaf = rest.partition("/")
+        if kind == "theta":
+            theta.setdefault(group, {})[leaf] = tensor
+    try:
+        missing = [group for group in parts.layout.groups if group not in theta]
+        if missing:
+            raise InternalError(f"theta has no group {missing[0]}")
+        return parts.layout.pack(theta).numpy()
+    except InternalError as error:
+        raise ResumeError(
+            f"the checkpoint of step {checkpoint.step} does not hold this recipe's theta: {error}; "
+            "leave out what changes the network or the algorithm"
+        ) from None
+
+
+def load_learner(folder: str | Path, normalisation: str | None) -> Learner:
+    """The learner at a run's newest checkpoint, under its own normalisation or another."""
+    recipe = validate_folder(folder, [] if normalisation is None else [f"normalisation={normalisation}"])
+    if normalisation is None:
+        refuse_transductive(recipe.normalisation)
+    parts = build_parts(recipe)
+    theta = parts.layout.unpack(torch.from_numpy(pack(parts, newest(folder))))
+    return Learner(parts.algorithm, theta, parts.source.spec())
+
+
+def replay_task(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Score]:
+    """One training task of a run, learned at its newest theta."""
+    recipe = validate_folder(folder)
+    worker = BuildWorker(recipe.model_dump_json())()
+    theta = pack(build_parts(recipe), newest(folder))
+    return worker.learn_alone(theta, Ticket(recipe.seed, "train", "train", step, number))
