@@ -25,6 +25,8 @@ from pipeline.engine.store import Store
 from pipeline.storage.protocol import Storage
 
 BEST = "best.safetensors"
+RESUMABLE = {"identity": dict, "texts": dict, "entries": list, "skipped": list}
+"""What a checkpoint's facts must hold for a run to go on from it: its checksum says nothing of who wrote it."""
 SYNC_EVERY = 32
 """A checkpoint carries at most this many entries of the journal."""
 
@@ -208,6 +210,12 @@ class Keeper:
                 f"--resume: the checkpoints in {where} have format {checkpoint.facts['format']}, and this version goes "
                 f"on from format {FORMAT}; finish the run with the version that began it, or train anew in another "
                 "--output"
+            )
+        wrong = [key for key, kind in RESUMABLE.items() if not isinstance(checkpoint.facts.get(key), kind)]
+        if wrong:
+            raise ResumeError(
+                f"--resume: the checkpoint of step {checkpoint.step} in {where} has no {wrong[0]} to go on from; no "
+                "version of this program wrote it"
             )
         found = checkpoint.facts["identity"]
         self.identity.check(found, where)

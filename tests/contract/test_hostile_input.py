@@ -122,6 +122,15 @@ def test_a_forged_checkpoint_is_refused(tmp_path, facts):
         read_checkpoint(Local(tmp_path), "x.safetensors")
 
 
+@pytest.mark.parametrize("facts", ['{"format": 2, "step": 4}', '{"format": 2, "step": 4, "identity": 7}'])
+def test_a_forged_checkpoint_is_not_gone_on_from(facts, place):
+    broken = place.run()
+    for path in (broken / "checkpoints").iterdir():
+        forged(path, facts, torch.zeros(2))
+    ended = run("train", broken / "recipe.yaml", *SERIAL, "--resume", "--output", broken)
+    assert "has no identity to go on from" in refused(ended)
+
+
 def test_tensors_of_any_type_are_read_or_refused(tmp_path, place):
     odd = Checkpoint(1, {"theta/model/x": torch.zeros(3, dtype=torch.bfloat16), "y": torch.zeros(())}, {})
     write_checkpoint(Local(tmp_path), "odd.safetensors", odd)

@@ -98,7 +98,7 @@ def _train(
 def _sizes(world: World) -> tuple[float, float]:
     """Memory in MB and open files of the processes that live through the whole run."""
     memory = files = 0.0
-    for process in world.processes():
+    for process in world.survivors():
         try:
             memory += process.memory_info().rss / 2**20
             files += process.num_fds()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -27,6 +27,7 @@ class World:
         self.port = free_port()
         self.server: subprocess.Popen[bytes] | None = None
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        self.head = {one.pid for one in psutil.Process().children(recursive=True)}
         self.spare = self.cluster.add_node(num_cpus=1)
         self.driver: subprocess.Popen[bytes] | None = None
 
@@ -69,13 +70,11 @@ class World:
 
     def actors(self, kind: str) -> list[psutil.Process]:
         """Live actor processes of a class, on all nodes."""
-        return [one for one in _offspring(psutil.Process()) if kind in _name(one)]
+        return [one for one in psutil.Process().children(recursive=True) if kind in _name(one)]
 
-    def processes(self) -> list[psutil.Process]:
-        """Those whose memory and file descriptors must not grow: Ray's own and the server's."""
-        kinds = ("raylet", "gcs_server")
-        server = [psutil.Process(self.server.pid)] if self.server else []
-        return [*server, *(one for one in _offspring(psutil.Process()) if _name(one) in kinds)]
+    def survivors(self) -> list[psutil.Process]:
+        """Ray's processes on the head node, which no fault ends: their memory and open files must not grow."""
+        return [one for one in psutil.Process().children(recursive=True) if one.pid in self.head]
 
     # Faults.
 
@@ -162,10 +161,6 @@ def _healthy(port: int) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def _offspring(process: psutil.Process) -> Iterator[psutil.Process]:
-    yield from process.children(recursive=True)
 
 
 def _name(process: psutil.Process) -> str:
