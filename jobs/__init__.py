@@ -12,8 +12,9 @@ from typing import NoReturn
 from pipeline.core.failures import PipelineError, Stopped
 
 EXIT_CODES = (
-    "exit codes: 0 done, 2 recipe, arguments, data or resume, 3 cluster, 4 not finite, 5 a task raised, 6 a task that "
-    "kills workers, 70 a fault of ours, 130 Ctrl-C, 143 SIGTERM (the last finished step is kept: go on with --resume)"
+    "exit codes: 0 done, 1 MLflow did not take a call, 2 recipe, arguments, data or resume, 3 cluster, 4 not finite, "
+    "5 a task raised, 6 a task that kills workers, 7 the run's folder cannot be written, 8 another process took over, "
+    "9 two workers disagree, 70 a fault of ours, 130 Ctrl-C, 143 SIGTERM (the last finished step is kept: --resume)"
 )
 
 

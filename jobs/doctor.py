@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from jobs import run
 
@@ -22,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument(
         "--address", default="local", help="HOST:PORT of a Ray head, auto, or local (default) for this machine"
     )
-    described.add_argument("--output", type=Path, metavar="DIR", default=Path("runs"), help="where runs are to be kept")
+    described.add_argument("--output", metavar="DIR", default="runs", help="a folder or URI where runs are to be kept")
     return described
 
 

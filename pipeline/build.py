@@ -223,7 +223,7 @@ def build_executor(
     worker = BuildWorker(json.dumps(recipe.public()))  # workers track nothing: they need no password
     keeper = BuildKeeper(recipe.model_dump_json(), folder, git_commit(), accept_numerics)
     if kind == "serial":
-        return SerialExecutor(worker(), keeper())
+        return SerialExecutor(worker(), keeper(), recipe.workers.on_poison)
     from pipeline.runtime.executor import RayExecutor
 
     return RayExecutor(worker, keeper, _wanted(recipe), address, Dealer(limits, recipe.workers.on_poison))

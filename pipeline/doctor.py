@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import NamedTuple
 
 from pipeline.config import Recipe
 from pipeline.core.failures import ClusterError, ConfigError, PipelineError
+from pipeline.core.redact import redact
+from pipeline.storage import storage_at
 from pipeline.tracking.mlflow_tracker import probe
-from pipeline.tracking.uri import redact
 
 FLOORS = {"python": "3.11", "torch": "2.10", "ray": "2.55", "mlflow": "3.17", "pyarrow": "17"}
 FREE_GB = 1.0
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
     fix: str = ""
 
 
-def examine(recipe: Recipe, address: str, output: Path) -> Iterator[Finding]:
+def examine(recipe: Recipe, address: str, output: str) -> Iterator[Finding]:
     """All checks, one after another; what cannot be reached fails within seconds."""
     for package, floor in FLOORS.items():
         yield check_version(package, installed(package), floor)
@@ -67,7 +67,7 @@ def check_cluster(recipe: Recipe, address: str) -> Iterator[Finding]:
     from pipeline.runtime import survey
 
     if address == "local":
-        cpus, gpus, own = os.cpu_count() or 1, float(torch.cuda.device_count()), 0
+        cpus, gpus = os.cpu_count() or 1, float(torch.cuda.device_count())
     else:
         try:
             seen = survey.survey(address)
@@ -77,23 +77,23 @@ def check_cluster(recipe: Recipe, address: str) -> Iterator[Finding]:
         # Ray lets in no driver of another version.
         yield Finding("cluster", True, f"{seen.nodes} nodes with {seen.versions}, as here")
         yield check_guard(seen.dashboard, survey.open_to_all)
-        cpus, gpus, own = int(seen.cpus), seen.gpus, 1
-    yield check_room(recipe, cpus, gpus, own)
+        cpus, gpus = int(seen.cpus), seen.gpus
+    yield check_room(recipe, cpus, gpus)
     yield check_threads(recipe, cpus)
     yield check_token_file(survey.token_file())
 
 
-def check_room(recipe: Recipe, cpus: int, gpus: float, own: int) -> Finding:
-    """A CPU for each worker; ``own`` more where the parameter actor gets one to itself, as on a cluster."""
+def check_room(recipe: Recipe, cpus: int, gpus: float) -> Finding:
+    """A CPU for each worker; the parameter actor asks for none."""
     count, share = recipe.workers.count, recipe.workers.gpus
-    room = cpus - own if share == 0 else min(cpus - own, int(gpus / share))
-    found = f"{cpus} CPUs, {gpus:g} GPUs; the recipe asks for {count + own} CPUs, {count * share:g} GPUs"
+    room = cpus if share == 0 else min(cpus, int(gpus / share))
+    found = f"{cpus} CPUs, {gpus:g} GPUs; the recipe asks for {count} CPUs, {count * share:g} GPUs"
     if room >= 1:
         fix = f"--workers {room}, which gives the same result, or more nodes"
-    elif cpus > own:
+    elif cpus >= 1:
         fix = "nodes with GPUs, or workers.gpus=0 numerics.device=cpu"
     else:
-        fix = f"more nodes: a run needs {1 + own} CPUs"
+        fix = "more nodes: a run needs a CPU"
     return Finding("CPUs and GPUs", room >= count, found, fix)
 
 
@@ -134,14 +134,20 @@ def check_tracking(uri: str) -> Finding:
     return Finding("MLflow", True, redact(uri))
 
 
-def check_disk(output: Path, free_gb: float = FREE_GB) -> Finding:
+def check_disk(output: str, free_gb: float = FREE_GB) -> Finding:
     """Room and the right to write where the run's folder will be made."""
-    place = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free / 1e9
-    if not (place.is_dir() and os.access(place, os.W_OK)):
-        return Finding("disk", False, f"{place} cannot be written", "chmod it, or name another --output")
-    fix = f"make room in {place}, or name another --output"
-    return Finding("disk", free >= free_gb, f"{free:.1f} GB free at {place}, at least {free_gb:g}", fix)
+    storage = storage_at(output)
+    try:
+        storage.probe()
+    except ConfigError as error:
+        return _failed("disk", error)
+    free = storage.free()
+    if free is None:
+        return Finding("disk", True, f"{storage.where} can be written")
+    fix = f"make room in {storage.where}, or name another --output"
+    return Finding(
+        "disk", free >= free_gb * 1e9, f"{free / 1e9:.1f} GB free at {storage.where}, at least {free_gb:g}", fix
+    )
 
 
 def _failed(check: str, error: PipelineError) -> Finding:

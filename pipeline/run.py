@@ -96,6 +96,9 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
             )
             summary = _summary(recipe, where, parts, trained, vector, rows, time.perf_counter() - started)
             return Ended(folder, summary, executor.close("FINISHED", summary))
+        except (ConfigError, ResumeError):  # refused: the run in that folder stays as it was, in MLflow too
+            executor.close("FAILED", {})
+            raise
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
             for note in _end_early(executor, "KILLED" if killed else "FAILED", recipe, storage_at(folder)):

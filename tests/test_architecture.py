@@ -80,7 +80,7 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/sync.py": Rule(
         (CORE, ENGINE, STORAGE, TRACKING, "pipeline.build", "pipeline.config", "pipeline.run", "pipeline.saved"),
     ),
-    "pipeline/doctor.py": Rule((CORE, TRACKING, "pipeline.config"), lazily=(RUNTIME, "torch")),
+    "pipeline/doctor.py": Rule((CORE, STORAGE, TRACKING, "pipeline.config"), lazily=(RUNTIME, "torch")),
     "pipeline/build.py": Rule(
         (CORE, NETS, ALGORITHMS, TASKS, STORAGE, ENGINE, SERVING, RECIPES, "pipeline.config", "pipeline.report"),
         ARRAYS,

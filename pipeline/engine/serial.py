@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.engine.crew import Crew
-from pipeline.engine.dealer import Dealer
+from pipeline.engine.dealer import Dealer, OnPoison
 from pipeline.engine.events import Done, Event, Joined, Lost
 from pipeline.engine.keeper import Keeper
 from pipeline.engine.limits import Limits
@@ -55,8 +55,8 @@ class InProcess:
 class SerialExecutor(Crew):
     """Runs everything here, one chunk after another."""
 
-    def __init__(self, worker: Worker, keeper: Keeper) -> None:
-        super().__init__(InProcess(worker), Monotonic(), Dealer(Limits()), workers=1)
+    def __init__(self, worker: Worker, keeper: Keeper, on_poison: OnPoison = "abort") -> None:
+        super().__init__(InProcess(worker), Monotonic(), Dealer(Limits(), on_poison), workers=1)
         self.keeper = keeper
         self.numerics = worker.fingerprint
 

@@ -106,8 +106,8 @@ def leave() -> None:
 
 
 def _start_local(workers: Workers) -> None:
-    # One CPU more than workers, for the parameter actor. The token that local clusters ask for is written to a file:
-    # nobody else needs to read it.
+    # One CPU more than workers: a worker that is replaced need not wait for the lost one's. The token that local
+    # clusters ask for is written to a file: nobody else needs to read it.
     before = os.umask(0o077)
     try:
         ray.init(

@@ -23,22 +23,6 @@ from tests.runtime import tiny
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """The folder of a finished run on sinusoids."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    quiet_runs.run(tiny.recipe("maml", Path("none")), folder, workers=0)
-    return folder
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch, small_images, trained) -> Place:
-    for name in ("cwd", "fixtures"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-    return Place(tmp_path / "fixtures", small_images, trained)
-
-
 def files(*folders: Path) -> dict[Path, int]:
     """All there is, and when it was written. Who holds a lock is no part of a run."""
     found = [path for folder in folders for path in sorted(folder.rglob("*")) if path.name != "lock"]

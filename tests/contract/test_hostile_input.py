@@ -9,10 +9,8 @@ import shutil
 import struct
 import subprocess
 import sys
-import threading
 import zipfile
 import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -29,29 +27,13 @@ from pipeline.storage.local import Local
 from pipeline.tasks import classfile
 from pipeline.tasks.ingest import folder, omniglot
 from pipeline.tasks.ingest.folder import Options
-from tests import quiet_runs
-from tests.contract.bad_input import SERIAL, Ended, Place, rewrite, run
-from tests.runtime import tiny
+from tests.contract.bad_input import SERIAL, Ended, rewrite, run
+from tests.mlflow_server import Answering, answering
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    quiet_runs.run(tiny.recipe("maml", Path("none"), steps=2), folder, workers=0)
-    return folder
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch, small_images, trained) -> Place:
-    for name in ("cwd", "fixtures"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-    return Place(tmp_path / "fixtures", small_images, trained)
 
 
 def refused(ended: Ended) -> str:
@@ -313,31 +295,17 @@ def test_a_class_named_like_a_command_to_the_terminal_is_shown_as_text(place):
     assert "\x1b]0;title\x07\nerror: no" in classfile.read(to).names, "kept as it is in the data"
 
 
-class NoTracker(BaseHTTPRequestHandler):
+class NoTracker(Answering):
     """Looks like a tracking server until something is to be kept."""
 
-    def do_GET(self):
-        body = b'{"experiments": []}'
-        self.send_response(200 if "experiments/search" in self.path else 404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_POST = do_GET
-
-    def log_message(self, *_args):
-        pass
+    def answer(self) -> tuple[int, str, bytes]:
+        return 200 if "experiments/search" in self.path else 404, "application/json", b'{"experiments": []}'
 
 
 @pytest.fixture
 def server():
-    with ThreadingHTTPServer(("127.0.0.1", 0), NoTracker) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with answering(NoTracker) as server:
         yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 def test_a_password_is_nowhere_but_in_the_call(place, server, caplog):

@@ -25,6 +25,10 @@ CALM_SHARE = 0.15
 """Share of the time for the run without faults; the same steps then take the rest, at a fraction of its speed."""
 
 
+STEPS_PER_S = 40
+"""About what two cores do of this recipe, without faults."""
+
+
 class Soaked(NamedTuple):
     """How a soak ended; ``problems`` must be empty."""
 
@@ -38,7 +42,7 @@ class Soaked(NamedTuple):
 
 def soak(minutes: float, seed: int, folder: Path, say: Callable[[str], None]) -> Soaked:
     """Train without faults, then the same with a fault every few seconds, and compare."""
-    steps = int(60 * minutes * CALM_SHARE * 40)
+    steps = int(60 * minutes * CALM_SHARE * STEPS_PER_S)
     calm, calm_s, _, _ = _train(folder / "calm", steps, seed, None, say)
     say(f"without faults: {steps} steps in {calm_s:.0f} s, theta {calm['theta_sha256'][:16]}")
     broken, broken_s, faults, slopes = _train(folder / "broken", steps, seed, SECONDS_BETWEEN, say)

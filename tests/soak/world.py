@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 from ray.cluster_utils import Cluster
+
+from tests import mlflow_server
 
 
 class World:
@@ -24,7 +22,7 @@ class World:
         self.folder, self.recipe = folder, recipe
         self.random = random.Random(seed)
         self.log = (folder / "driver.log").open("ab")
-        self.port = free_port()
+        self.port = mlflow_server.free_port()
         self.server: subprocess.Popen[bytes] | None = None
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         self.head = {one.pid for one in psutil.Process().children(recursive=True)}
@@ -32,37 +30,11 @@ class World:
         self.driver: subprocess.Popen[bytes] | None = None
 
     def start_server(self) -> None:
-        self.server = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "mlflow",
-                "server",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(self.port),
-                "--workers",
-                "1",
-            ]
-            + ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
-            + ["--artifacts-destination", str(self.folder / "artifacts")],
-            stdout=self.log,
-            stderr=self.log,
-            start_new_session=True,
-        )
-        wait_for(lambda: _healthy(self.port), 120.0)
+        self.server = mlflow_server.start(self.folder, self.port)
 
     def start_driver(self) -> None:
         self.driver = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.soak.driver",
-                str(self.recipe),
-                str(self.folder / "run"),
-                self.cluster.address,
-            ],
+            [sys.executable, "-m", "tests.soak.driver", self.recipe, self.folder / "run", self.cluster.address],
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,
@@ -101,8 +73,7 @@ class World:
         if self.server is None:
             self.start_server()
             return "MLflow is back"
-        os.killpg(self.server.pid, signal.SIGKILL)
-        self.server.wait()
+        mlflow_server.stop(self.server)
         self.server = None
         return "MLflow is gone"
 
@@ -127,8 +98,7 @@ class World:
             self.driver.wait()
         self.cluster.shutdown()
         if self.server is not None:
-            os.killpg(self.server.pid, signal.SIGKILL)
-            self.server.wait()
+            mlflow_server.stop(self.server)
         self.log.close()
 
     def _signal(self, kind: str, number: signal.Signals) -> str:
@@ -138,29 +108,6 @@ class World:
         victim = self.random.choice(sorted(found, key=lambda one: one.pid))
         victim.send_signal(number)
         return f"{kind}: {number.name}"
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    """Raises ``TimeoutError`` where ``condition`` does not come true in ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not in {seconds:.0f} s")
-        time.sleep(0.2)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _healthy(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 def _name(process: psutil.Process) -> str:

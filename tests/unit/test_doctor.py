@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import socket
 import sys
-import threading
 import tomllib
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from pipeline import doctor
 from pipeline.config import load
 from pipeline.report import findings_table
 from pipeline.runtime.survey import open_to_all
+from tests.mlflow_server import Answering, answering
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,30 +28,6 @@ def closed_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
-
-
-@pytest.fixture
-def answering():
-    """Starts a server whose every answer has this status; returns its HOST:PORT."""
-    servers = []
-
-    def start(status):
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.send_response(status)
-                self.end_headers()
-
-            def log_message(self, *_):
-                """Not on the test's screen."""
-
-        servers.append(HTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"127.0.0.1:{servers[-1].server_address[1]}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def test_the_floors_are_those_of_the_package():
@@ -90,23 +66,22 @@ def test_a_package_that_is_missing_is_named():
 
 
 @pytest.mark.parametrize(
-    ("changes", "cpus", "gpus", "own", "fix"),
+    ("changes", "cpus", "gpus", "fix"),
     [
-        (["workers.count=8"], 4, 0, 1, "--workers 3, which gives the same result, or more nodes"),
-        (["workers.count=2"], 1, 0, 1, "more nodes: a run needs 2 CPUs"),
-        (["workers.count=2", "workers.gpus=1"], 16, 1, 1, "--workers 1, which gives the same result, or more nodes"),
-        (["workers.count=2", "workers.gpus=0.5"], 16, 0, 1, "nodes with GPUs, or workers.gpus=0 numerics.device=cpu"),
-        (["workers.count=3"], 2, 0, 0, "--workers 2, which gives the same result, or more nodes"),
+        (["workers.count=8"], 4, 0, "--workers 4, which gives the same result, or more nodes"),
+        (["workers.count=2"], 0, 0, "more nodes: a run needs a CPU"),
+        (["workers.count=2", "workers.gpus=1"], 16, 1, "--workers 1, which gives the same result, or more nodes"),
+        (["workers.count=2", "workers.gpus=0.5"], 16, 0, "nodes with GPUs, or workers.gpus=0 numerics.device=cpu"),
     ],
 )
-def test_too_few_cpus_or_gpus(changes, cpus, gpus, own, fix):
-    found = doctor.check_room(load("sinusoid_maml", changes), cpus, gpus, own)
+def test_too_few_cpus_or_gpus(changes, cpus, gpus, fix):
+    found = doctor.check_room(load("sinusoid_maml", changes), cpus, gpus)
     assert (found.good, found.fix) == (False, fix)
 
 
 def test_enough_cpus_and_gpus():
     recipe = load("sinusoid_maml", ["workers.count=4", "workers.gpus=0.5"])
-    assert doctor.check_room(recipe, 5, 2, 1).good
+    assert doctor.check_room(recipe, 4, 2).good
 
 
 def test_more_threads_than_cpus():
@@ -117,9 +92,25 @@ def test_more_threads_than_cpus():
     assert "numerics.threads=1" in found.fix
 
 
-def test_a_dashboard_that_answers_without_a_token_lets_anybody_run_anything(answering, closed_port):
-    opened, guarded, gone = answering(200), answering(401), f"127.0.0.1:{closed_port}"
-    found = [doctor.check_guard(dashboard, open_to_all) for dashboard in (opened, guarded, gone, "")]
+class Open(Answering):
+    """A dashboard that takes anybody's jobs."""
+
+    def answer(self) -> tuple[int, str, bytes]:
+        return 200, "application/json", b"[]"
+
+
+class Guarded(Answering):
+    """One that asks for a token."""
+
+    def answer(self) -> tuple[int, str, bytes]:
+        return 401, "text/plain", b"who?"
+
+
+def test_a_dashboard_that_answers_without_a_token_lets_anybody_run_anything(closed_port):
+    with ExitStack() as servers:
+        ports = [servers.enter_context(answering(kind)).server_port for kind in (Open, Guarded)] + [closed_port]
+        dashboards = [*(f"127.0.0.1:{port}" for port in ports), ""]
+        found = [doctor.check_guard(dashboard, open_to_all) for dashboard in dashboards]
     assert [one.good for one in found] == [False, True, False, True]
     assert "takes jobs from anybody" in found[0].found
     assert "RAY_AUTH_MODE=token" in found[0].fix
@@ -148,12 +139,18 @@ def test_an_mlflow_that_nobody_runs(closed_port, tmp_path):
 
 
 def test_a_disk_that_is_full_or_an_output_that_is_a_file(tmp_path):
-    assert doctor.check_disk(tmp_path / "runs" / "new", 0.0).good
-    full = doctor.check_disk(tmp_path / "runs" / "new", 1e9)
+    new = str(tmp_path / "runs" / "new")
+    assert doctor.check_disk(new, 0.0).good
+    full = doctor.check_disk(new, 1e9)
     assert not full.good
-    assert full.fix == f"make room in {tmp_path}, or name another --output"
+    assert full.fix == f"make room in {new}, or name another --output"
     (tmp_path / "notes").write_text("mine")
-    assert not doctor.check_disk(tmp_path / "notes" / "new").good
+    assert not doctor.check_disk(str(tmp_path / "notes" / "new")).good
+
+
+def test_an_output_that_is_a_uri(tmp_path):
+    assert doctor.check_disk(f"file://{tmp_path}/runs").good
+    assert not doctor.check_disk("file:///proc/nowhere/runs").good
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import jobs
 from pipeline.core import failures
 from pipeline.core.failures import PipelineError
 
@@ -61,6 +63,11 @@ def test_it_has_an_exit_code_of_its_own_and_says_what_it_is_for(error: type[Pipe
 
 def test_exit_codes_keep_their_meaning() -> None:
     assert {error.__name__: error.exit_code for error in ERRORS} == EXIT_CODES
+
+
+def test_the_help_of_every_job_names_each_exit_code() -> None:
+    codes = {int(found) for found in re.findall(r"(\d+) (?=[a-zA-Z])", jobs.EXIT_CODES)}
+    assert codes == {0, 130, 143, *EXIT_CODES.values()}
 
 
 def test_the_message_is_the_error() -> None:

@@ -6,7 +6,6 @@ import os
 import socket
 import sqlite3
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -14,6 +13,7 @@ from pipeline.core.failures import ConfigError, PipelineError
 from pipeline.core.redact import redact
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
 from pipeline.tracking.uri import run_url
+from tests.mlflow_server import Answering, answering
 
 SECRET = "hunter2"
 
@@ -57,36 +57,22 @@ def test_a_closed_folder_is_refused(tmp_path):
         probe(f"sqlite:///{tmp_path}/mlflow.db")
 
 
-class Answer(BaseHTTPRequestHandler):
+class Answer(Answering):
     """A server that answers every request as its own server object says."""
 
-    def do_GET(self):
-        status, kind, body = self.server.answer
-        if status == 0:
+    def answer(self) -> tuple[int, str, bytes] | None:
+        if self.server.says[0] == 0:
             self.server.released.wait(10)
-            return
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_POST = do_GET
-
-    def log_message(self, *_args):
-        pass
+            return None
+        return self.server.says
 
 
 @pytest.fixture
 def server():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+    with answering(Answer) as server:
         server.released = threading.Event()
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield server
         server.released.set()
-        server.shutdown()
-        thread.join()
 
 
 def address(server):
@@ -105,7 +91,7 @@ def address(server):
     ],
 )
 def test_what_is_no_tracking_server_is_refused_in_time_and_without_the_password(server, answer, message):
-    server.answer = answer
+    server.says = answer
     with pytest.raises(ConfigError, match=message) as raised:
         probe(address(server))
     assert f"http://***@127.0.0.1:{server.server_port}" in str(raised.value)
@@ -113,7 +99,7 @@ def test_what_is_no_tracking_server_is_refused_in_time_and_without_the_password(
 
 
 def test_a_server_that_answers_passes(server):
-    server.answer = (200, "application/json", b'{"experiments": []}')
+    server.says = (200, "application/json", b'{"experiments": []}')
     probe(address(server) + "/")
 
 
@@ -125,7 +111,7 @@ def test_nobody_listening_is_said_at_once():
 
 
 def test_a_failed_call_does_not_repeat_the_password(server):
-    server.answer = (404, "text/html", b"<html>\n" + address(server).encode() + b"\n</html>")
+    server.says = (404, "text/html", b"<html>\n" + address(server).encode() + b"\n</html>")
     tracker = MLflowTracker(address(server), "metafleet")
     with pytest.raises(PipelineError, match=r"MLflow at http://\*\*\*@127") as raised:
         tracker.start(None, "a name", {}, {})
@@ -150,7 +136,7 @@ def test_redaction(text, shown):
 
 
 def test_a_server_needs_no_command_and_its_link_no_password(server):
-    server.answer = (401, "text/plain", b"who?")
+    server.says = (401, "text/plain", b"who?")
     command, link = how_to_open(address(server) + "/", "0" * 32)
     assert command == ""
     assert link == f"http://127.0.0.1:{server.server_port}/#/experiments?workflowType=machine_learning"

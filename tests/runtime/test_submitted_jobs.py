@@ -9,6 +9,7 @@ import time
 import pytest
 
 from pipeline.engine.checkpoint import Checkpoints
+from pipeline.storage.local import Local
 from tests.quiet_runs import run
 from tests.runtime.interrupted import status
 from tests.runtime.small_cluster import SmallCluster
@@ -47,7 +48,7 @@ def test_a_job_that_is_stopped_and_resumed_ends_like_one_process(cluster, migrat
     assert "was stopped" in stopped.stdout + stopped.stderr
     first.wait(WAIT_S)
     assert "stopped by SIGTERM" in cluster.log("first")
-    done = Checkpoints(folder / "checkpoints", 1).steps()[-1]
+    done = Checkpoints(Local(folder), 1).steps()[-1]
     assert 0 < done < STEPS
     entries = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     assert entries[-1]["step"] == done
