@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from pipeline.engine.dealer import Dealer
-from pipeline.engine.events import Abort, Accept, Deal, Event, Id, Note, Replace
+from pipeline.engine.events import Abort, Accept, Action, Deal, Event, Id, Note, Replace
 from pipeline.engine.protocols import Chunk, Clock, Report, ScoreReport, Work
 from pipeline.engine.stop import Stop
 
@@ -39,11 +39,16 @@ class Crew:
     def __init__(self, transport: Transport, clock: Clock, dealer: Dealer, *, workers: int) -> None:
         self.transport, self.clock, self.dealer, self.workers = transport, clock, dealer, workers
         self.note: Callable[[str], None] = lambda text: None
+        self.actions: list[Action] = []
 
     @property
     def stop(self) -> Stop:
         """What a signal sets, and every wait looks at."""
         return self.transport.stop
+
+    def take(self, events: Sequence[Event]) -> None:
+        """What happened between two rounds: the next one begins with what the dealer makes of it."""
+        self.actions += [action for event in events for action in self.dealer.on(event, self.clock.now())]
 
     def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
         """Each chunk's contribution (a handle) and report, as they come."""
@@ -62,7 +67,7 @@ class Crew:
             PipelineError: what the dealer aborts with, or what a task raised.
         """
         dealer, transport, clock = self.dealer, self.transport, self.clock
-        actions = dealer.submit(work, chunks, clock.now())
+        actions, self.actions = [*self.actions, *dealer.submit(work, chunks, clock.now())], []
         while True:
             for action in actions:
                 match action:

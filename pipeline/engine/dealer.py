@@ -29,6 +29,7 @@ from pipeline.engine.events import (
     Lost,
     Note,
     Order,
+    Refused,
     Replace,
 )
 from pipeline.engine.limits import Limits
@@ -101,6 +102,8 @@ class Dealer:
                 return self._lost(worker, why, now)
             case Leaving(worker):
                 return self._leave(worker)
+            case Refused(worker, why):
+                return [Note(f"worker {worker} is left out: {why}")]
 
     def tick(self, now: float) -> list[Action]:
         """Time passes: leases end, rests end, copies are made, patience ends."""

@@ -41,7 +41,14 @@ class Leaving(NamedTuple):
     worker: Id
 
 
-Event = Joined | Done | Lost | Leaving
+class Refused(NamedTuple):
+    """A worker must not take part; it keeps its machine's place, so that no other of its kind is started there."""
+
+    worker: Id
+    why: str
+
+
+Event = Joined | Done | Lost | Leaving | Refused
 
 
 class Deal(NamedTuple):

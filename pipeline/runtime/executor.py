@@ -49,8 +49,7 @@ class RayExecutor(Crew):
 
     def open(self) -> Opened:
         numerics, events = self.ray.first_numerics(self.limits.wait_s)
-        for event in events:
-            self.dealer.on(event, self.clock.now())
+        self.take(events)
         self.numerics = numerics
         try:
             self.opened = self._open()

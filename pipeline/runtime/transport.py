@@ -11,7 +11,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
-from pipeline.engine.events import Done, Event, Joined, Leaving, Lost
+from pipeline.engine.events import Done, Event, Joined, Leaving, Lost, Refused
+from pipeline.engine.identity import changed_numerics
 from pipeline.engine.protocols import Chunk, Work
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
@@ -144,14 +145,10 @@ class RayTransport:
         if self.numerics is None:
             self.numerics = hello.numerics
         elif hello.numerics != self.numerics and not self.workers.mixed:
-            differences = ", ".join(
-                f"{key} {hello.numerics.get(key)} (the run's: {value})"
-                for key, value in self.numerics.items()
-                if hello.numerics.get(key) != value
-            )
-            raise ClusterError(
-                f"worker {worker} computes with other numerics: {differences}; its results would not be the same bits. "
-                "Use machines of one kind, or numerics.mixed=true, which gives up reproducing the run"
+            return Refused(
+                worker,
+                f"it computes with other numerics, {changed_numerics(self.numerics, hello.numerics)}, and would give "
+                "other bits. Use machines of one kind, or numerics.mixed=true, which gives up reproducing the run",
             )
         self.places[worker] = hello.node
         return Joined(worker, hello.node)

@@ -115,6 +115,22 @@ class DeadlySource:
 
 
 @dataclass(frozen=True)
+class BuildUnlikeWorkers:
+    """Workers of a recipe on machines of two kinds: the first process to leave the marker is of the one, others not."""
+
+    recipe: str
+    marker: str
+
+    def __call__(self) -> Worker:
+        worker = BuildWorker(self.recipe)()
+        try:
+            Path(self.marker).touch(exist_ok=False)
+        except FileExistsError:
+            worker.fingerprint |= {"isa": "of another kind"}
+        return worker
+
+
+@dataclass(frozen=True)
 class BuildDeadlyWorker:
     """A worker of the recipe whose source is deadly at one ticket: once with a marker, else each time."""
 

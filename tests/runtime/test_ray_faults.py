@@ -19,7 +19,15 @@ from pipeline.engine.serial import Monotonic
 from pipeline.runtime.cluster import Workers
 from pipeline.runtime.transport import RayTransport
 from tests.quiet_runs import LIMITS, BuildQuietKeeper, on_ray
-from tests.runtime.planted import ALGORITHM_FAILS, SOURCE_FAILS, BuildPlanted, Careless, Hog, parts
+from tests.runtime.planted import (
+    ALGORITHM_FAILS,
+    SOURCE_FAILS,
+    BuildPlanted,
+    BuildUnlikeWorkers,
+    Careless,
+    Hog,
+    parts,
+)
 from tests.runtime.tiny import recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("torch_threads")]
@@ -86,6 +94,37 @@ def test_an_error_in_a_task_ends_the_run_and_names_the_task(crew, step, cause):
     assert f"task train/train/{step}/0" in text
     assert cause in text
     assert f"pipeline.replay(DIR, step={step}, number=0)" in text
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["of one kind", "mixed"])
+def test_a_worker_that_computes_otherwise_is_left_out_unless_the_recipe_says_mixed(mixed, ray_local, tmp_path):
+    tiny = recipe("maml", tmp_path)
+    build_workers = BuildUnlikeWorkers(tiny.model_dump_json(), str(tmp_path / "marker"))
+    transport = RayTransport(build_workers, Workers(2, 0.0, mixed=mixed), "local")
+    notes: list[str] = []
+    try:
+        numerics, joined = transport.first_numerics(30.0)
+        events = list(joined)
+        while len(events) < 2:
+            events += transport.poll(1.0)
+        crew = Crew(transport, Monotonic(), Dealer(LIMITS), workers=2)
+        crew.take(events)
+        crew.note = notes.append
+        theta = build.build_parts(tiny).theta.numpy()
+        learned = list(crew.learn(theta, chunks_of(tiny.seed, "train", "train", 1, 8, 2)))
+    finally:
+        transport.close()
+    assert numerics["isa"] != "of another kind"
+    assert sorted(type(event).__name__ for event in events) == (["Joined"] * 2 if mixed else ["Joined", "Refused"])
+    assert len(learned) == 4
+    if mixed:  # unlike machines may disagree about the last bits, and nobody calls that corruption
+        assert set(crew.dealer.accepted.values()) == {0}
+    else:
+        (worker,) = crew.dealer.workers
+        assert [event.worker for event in events if isinstance(event, Joined)] == [worker]
+        assert len(notes) == 1
+        assert "isa" in notes[0]
+        assert "of another kind" in notes[0]
 
 
 def executor(tiny, folder):
