@@ -46,12 +46,13 @@ def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
     try:
         with closing(Journal(storage)) as journal:
             journal.load()
-            if not journal.entries:
+            if not journal.count:
                 raise ResumeError(f"{folder}: its journal is empty; there is nothing to send")
-            if journal.entries[-1].kind not in STATUSES:
+            step = max(journal.newest.values())
+            if next(reversed(journal.newest)) not in STATUSES:
                 # Nobody could close the run: it was killed.
-                journal.append(journal.entry("KILLED", journal.entries[-1].step, {}))
-            status = cast(Status, next(one.kind for one in reversed(journal.entries) if one.kind in STATUSES))
+                journal.append(journal.entry("KILLED", step, {}))
+            status = cast(Status, next(kind for kind in reversed(journal.newest) if kind in STATUSES))
             checkpoint, _ = Checkpoints(storage, 1).newest()
             tags = {"normalisation": recipe.normalisation, "folder": storage.where}
             if checkpoint is not None:
@@ -63,8 +64,8 @@ def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
             artifacts = ["recipe.yaml", "summary.json"] + ([] if checkpoint is None else [name_of(checkpoint.step)])
             summary = json.loads(storage.read("summary.json") or b"{}")
             known = {key: str(summary[key]) for key in ("theta_sha256", "git_commit") if key in summary}
-            publisher.send_end(status, artifacts, known | {"step": str(journal.entries[-1].step)})
+            publisher.send_end(status, artifacts, known | {"step": str(step)})
             run = (storage.read("tracked_run") or b"").decode()
-            return Synced(run, status, len(journal.entries), *how_to_open(recipe.tracking.uri, run))
+            return Synced(run, status, journal.count, *how_to_open(recipe.tracking.uri, run))
     finally:
         storage.release()

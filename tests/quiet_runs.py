@@ -110,7 +110,7 @@ def run(
     assert executor.close("FINISHED", {}) is None
     journal = Journal(storage_at(str(folder)))
     journal.load()
-    entries = [(one.kind, one.step, one.metrics["train/loss"]) for one in journal.entries if one.kind == "train"]
+    entries = [(one.kind, one.step, one.metrics["train/loss"]) for one in journal.since(0) if one.kind == "train"]
     return Outcome(sha256(theta), theta.double().norm().item(), onlooker.done, onlooker.losses, entries)
 
 

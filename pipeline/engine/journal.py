@@ -10,44 +10,45 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 from pipeline.core.failures import ResumeError
 from pipeline.engine.protocols import Entry
 from pipeline.storage.protocol import Storage
 
 NAME = "journal.jsonl"
+KEPT = 1000
+"""Entries that stay in memory; a run of days has millions, and those before are read again where they are wanted."""
 
 
 class Journal:
-    """Append-only; ``entries`` are in the order of their first writing. The publisher's thread syncs it too."""
+    """Append-only, in the order of its first writing; the steps of a kind only grow. Two threads may use it."""
 
-    def __init__(self, storage: Storage) -> None:
-        self.where, self._log = f"{storage.where}/{NAME}", storage.log(NAME)
-        self.entries: list[Entry] = []
-        self._keys: set[tuple[str, int]] = set()
+    def __init__(self, storage: Storage, kept: int = KEPT) -> None:
+        self.where, self.kept, self._log = f"{storage.where}/{NAME}", kept, storage.log(NAME)
+        self.count = 0
+        self.newest: dict[str, int] = {}
+        """The last step of each kind; the kind that was written last stands last."""
+        self._clock = 0
+        self._tail: deque[Entry] = deque()
         self._durable = 0
         self._appending, self._syncing = threading.Lock(), threading.Lock()
 
     def load(self) -> None:
         """Take up what is there. Raises ``ResumeError`` for a line that is no entry; a torn last line is forgotten."""
-        for number, line in enumerate(self._log.read().splitlines(), 1):
-            try:
-                self._remember(Entry(**json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise ResumeError(
-                    f"journal {self.where}: line {number} is no entry ({error}); move the file away to go on"
-                ) from error
-        self._durable = len(self.entries)
+        for entry in self._read():
+            self._remember(entry)
+            self._durable = self.count
 
     def entry(self, kind: str, step: int, metrics: Mapping[str, float]) -> Entry:
         """An entry of this moment, though never of an earlier one than the last: clocks jump and differ."""
-        now = time.time_ns() // 1_000_000
-        return Entry(kind, step, max(now, self.entries[-1].timestamp) if self.entries else now, dict(metrics))
+        return Entry(kind, step, max(time.time_ns() // 1_000_000, self._clock), dict(metrics))
 
     def append(self, entry: Entry) -> bool:
         """Whether the entry is new."""
-        if (entry.kind, entry.step) in self._keys:
+        if not _is_new(entry, self.newest):
             return False
         with self._appending:
             self._log.append(json.dumps(entry._asdict()) + "\n")
@@ -59,14 +60,24 @@ class Journal:
         for entry in entries:
             self.append(entry)
 
+    def since(self, position: int, most: int | None = None) -> list[Entry]:
+        """The entries from number ``position`` on, ``most`` at most."""
+        end = None if most is None else position + most
+        with self._appending:
+            first = self.count - len(self._tail)
+            if position >= first:
+                return list(islice(self._tail, position - first, None if end is None else end - first))
+        # They are durable, or they would still be here.
+        return list(islice(self._read(), position, end))
+
     def pending(self) -> Sequence[Entry]:
         """What a crash of the machine could still take: a checkpoint carries these."""
-        return self.entries[self._durable :]
+        return self.since(self._durable)
 
     def sync(self) -> None:
         """Make all of it durable. Nobody who appends meanwhile has to wait."""
         with self._syncing:
-            reached = len(self.entries)
+            reached = self.count
             if self._durable < reached:
                 self._log.sync()
                 self._durable = reached
@@ -75,7 +86,30 @@ class Journal:
         with self._syncing, self._appending:
             self._log.close()
 
+    def _read(self) -> Iterator[Entry]:
+        newest: dict[str, int] = {}
+        for number, line in enumerate(self._log.lines(), 1):
+            try:
+                entry = Entry(**json.loads(line))
+                if not (isinstance(entry.step, int) and isinstance(entry.timestamp, int)):
+                    raise TypeError("its step or timestamp is no whole number")
+            except (ValueError, TypeError) as error:
+                raise ResumeError(
+                    f"journal {self.where}: line {number} is no entry ({error}); move the file away to go on"
+                ) from error
+            if _is_new(entry, newest):
+                newest[entry.kind] = entry.step
+                yield entry
+
     def _remember(self, entry: Entry) -> None:
-        if (entry.kind, entry.step) not in self._keys:
-            self._keys.add((entry.kind, entry.step))
-            self.entries.append(entry)
+        self.newest.pop(entry.kind, None)
+        self.newest[entry.kind] = entry.step
+        self._clock = max(self._clock, entry.timestamp)
+        self._tail.append(entry)
+        self.count += 1
+        while len(self._tail) > self.kept and self.count - len(self._tail) < self._durable:
+            self._tail.popleft()
+
+
+def _is_new(entry: Entry, newest: Mapping[str, int]) -> bool:
+    return entry.step > newest.get(entry.kind, -1)

@@ -18,6 +18,8 @@ from pipeline.engine.journal import Journal
 from pipeline.engine.protocols import Entry, Status, Tracker
 from pipeline.storage.protocol import Storage
 
+BATCH = 1000
+"""Entries that are read and sent at a time: after a long absence of the tracker there are many."""
 PERIOD_S = 1.0
 BACKOFF_S = (1.0, 60.0)
 CLOSE_S = 60.0
@@ -77,15 +79,19 @@ class Publisher:
         if not self._started:
             self._start()
         sent = int(self._note("journal.sent") or 0)
-        batch, consumed = windows(self.journal.entries[sent:], self.log_every)
-        if batch:
-            try:
-                self.tracker.send(batch)
-            except Exception:
-                self._started = False  # perhaps somebody deleted the run: look at the next attempt
-                raise
-        if consumed:
-            self.storage.write("journal.sent", str(sent + consumed).encode())
+        while True:
+            entries = self.journal.since(sent, BATCH + 2 * self.log_every)  # each step may have a validation
+            batch, consumed = windows(entries, self.log_every)
+            if batch:
+                try:
+                    self.tracker.send(batch)
+                except Exception:
+                    self._started = False  # perhaps somebody deleted the run: look at the next attempt
+                    raise
+            if not consumed:
+                return
+            sent += consumed
+            self.storage.write("journal.sent", str(sent).encode())
 
     def send_end(self, status: Status, artifacts: Sequence[str], tags: Mapping[str, str]) -> None:
         """What is left, and the end of the tracked run."""

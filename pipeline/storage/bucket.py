@@ -183,9 +183,9 @@ class BucketLog:
         self._lines: list[str] = []
         self._segment = 0
 
-    def read(self) -> str:
-        segments = (self.storage.read(f"{self.name}/{segment}") for segment in self.storage.names(self.name))
-        return "".join(data.decode() for data in segments if data is not None)
+    def lines(self) -> Iterator[str]:
+        for segment in self.storage.names(self.name):
+            yield from (self.storage.read(f"{self.name}/{segment}") or b"").decode().splitlines()
 
     def append(self, text: str) -> None:
         self._lines.append(text)

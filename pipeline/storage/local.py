@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -224,9 +224,16 @@ class LocalLog:
         self.storage, self.name, self.path = storage, name, storage.folder / name
         self._handle: int | None = None
 
-    def read(self) -> str:
-        data = self.storage.read(self.name) or b""
-        return data[: data.rfind(b"\n") + 1].decode(errors="replace")
+    def lines(self) -> Iterator[str]:
+        try:
+            with self.path.open("rb") as file:
+                for line in file:
+                    if line.endswith(b"\n"):
+                        yield line.decode(errors="replace")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be read ({error.strerror})") from error
 
     def append(self, text: str) -> None:
         self.storage.check()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 
 class Log(Protocol):
     """Lines that are only ever added."""
 
-    def read(self) -> str:
-        """All whole lines; a line that a crash tore is left out, and cut off before the next one is added."""
+    def lines(self) -> Iterator[str]:
+        """Whole lines, one by one; one that a crash tore is left out, and cut off before the next one is added."""
         ...
 
     def append(self, text: str) -> None:

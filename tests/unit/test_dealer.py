@@ -495,7 +495,7 @@ class Silent:
 def trained(executor: SerialExecutor) -> tuple[str, list[tuple[int, float]]]:
     """The hash of the last theta, and the loss curve."""
     theta = executor.fetch(loop.train(executor, PLAN, Silent()).theta)
-    losses = [(entry.step, entry.metrics["train/loss"]) for entry in executor.keeper.journal.entries]
+    losses = [(entry.step, entry.metrics["train/loss"]) for entry in executor.keeper.journal.since(0)]
     executor.close("FINISHED", {})
     return sha256(torch.from_numpy(theta)), losses
 

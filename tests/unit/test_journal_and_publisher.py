@@ -63,7 +63,7 @@ def test_the_first_write_wins(reopen, path):
     assert journal.append(train(1, loss=0.5))
     assert not journal.append(train(1, loss=0.7))
     assert journal.append(validation(1))
-    assert [entry.metrics.get("loss") for entry in journal.entries] == [0.5, None]
+    assert [entry.metrics.get("loss") for entry in journal.since(0)] == [0.5, None]
     assert len(path.read_text().splitlines()) == 2
 
 
@@ -74,16 +74,16 @@ def test_a_reopened_journal_knows_what_it_holds(reopen):
         first.append(entry)
     first.close()
     again = reopen()
-    assert again.entries == [train(1), odd, validation(2)]
+    assert again.since(0) == [train(1), odd, validation(2)]
     assert not again.append(train(2))
     again.append(train(3))
     again.close()
-    assert reopen().entries == [train(1), odd, validation(2), train(3)]
+    assert reopen().since(0) == [train(1), odd, validation(2), train(3)]
 
 
 def test_not_a_number_survives(reopen):
     reopen().append(Entry("train", 1, 1, {"loss": math.nan}))
-    assert math.isnan(reopen().entries[0].metrics["loss"])
+    assert math.isnan(reopen().since(0)[0].metrics["loss"])
 
 
 def test_entries_are_on_disk_before_append_returns(reopen, path):
@@ -103,7 +103,7 @@ def test_a_torn_last_line_is_forgotten_and_the_checkpoint_brings_it_back(reopen,
     for cut in range(start_of_last, len(whole)):
         path.write_bytes(whole[:cut])
         torn = reopen()
-        assert torn.entries == [train(1), train(2)]
+        assert torn.since(0) == [train(1), train(2)]
         torn.absorb([train(2, loss=9.0), train(3)])
         torn.close()
         assert path.read_bytes() == whole
@@ -113,11 +113,36 @@ def test_a_checkpoint_brings_back_what_the_disk_lost(reopen, path):
     journal = reopen()
     journal.append(train(1))
     journal.absorb([train(1, loss=9.0), train(2), train(3)])
-    assert journal.entries == [train(1), train(2), train(3)]
+    assert journal.since(0) == [train(1), train(2), train(3)]
     assert len(path.read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("line", ["{not json", "[1, 2]", '{"kind": "train"}', "", '"text"'])
+def test_of_a_long_run_only_the_newest_entries_stay_in_memory(path):
+    journal = Journal(Local(path.parent), kept=3)
+    written = [*map(train, range(1, 9)), validation(8), train(9)]
+    for entry in written[:6]:
+        journal.append(entry)
+    assert len(journal._tail) == 6, "none that a crash could take may be forgotten"
+    journal.sync()
+    for entry in written[6:]:
+        journal.append(entry)
+        journal.sync()
+    assert len(journal._tail) <= 4
+    for opened in (journal, Journal(Local(path.parent), kept=3)):
+        if opened is not journal:
+            opened.load()
+        assert (opened.count, opened.newest) == (10, {"validation": 8, "train": 9})
+        assert not any(map(opened.append, written))
+        for start in range(11):
+            assert opened.since(start) == written[start:]
+            assert opened.since(start, 2) == written[start : start + 2]
+        opened.close()
+
+
+LATER = '{"kind": "train", "step": 2, "timestamp": "later", "metrics": {}}'
+
+
+@pytest.mark.parametrize("line", [*("{not json", "[1, 2]", '{"kind": "train"}', "", '"text"'), LATER])
 def test_a_damaged_line_is_named_and_nothing_is_thrown_away(reopen, path, line):
     journal = reopen()
     journal.append(train(1))
@@ -370,7 +395,7 @@ def test_a_tracker_that_hangs_holds_up_nobody(build: Build, hanging: Hanging, ea
     assert problem is not None
     assert "did not answer" in problem
     assert hanging.points == {}
-    assert reopen().entries[-1] == train(199)
+    assert reopen().since(0)[-1] == train(199)
 
 
 def test_a_tracker_that_hangs_at_the_end_holds_up_nobody(build: Build, hanging: Hanging, monkeypatch, idle: None):
@@ -434,6 +459,20 @@ def test_a_run_that_is_deleted_while_it_trains_is_followed_by_one_that_has_all(b
     assert tracker.starts == [None, "run-1"]
     assert tracker.curve("step") == [(5, 3.0), (10, 8.0)]
     assert publisher.storage.read("tracked_run") == b"run-2"
+
+
+def test_what_gathered_in_a_long_absence_is_sent_part_by_part(build: Build, idle: None, monkeypatch):
+    monkeypatch.setattr("pipeline.engine.publisher.BATCH", 4)
+    publisher, journal = build(tracker := Failing(1))
+    for step in range(1, 43):
+        journal.append(train(step))
+        journal.append(validation(step))
+    with pytest.raises(ConnectionError):
+        publisher.send()
+    publisher.send()
+    assert tracker.curve("step") == [(last, last - 2.0) for last in range(5, 41, 5)]
+    assert [step for step, _ in tracker.curve("val")] == list(range(1, 43))
+    assert publisher.storage.read("journal.sent") == b"80"
 
 
 def test_what_is_sent_is_durable_before(build: Build, reopen, idle: None):

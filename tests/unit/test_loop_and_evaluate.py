@@ -132,7 +132,7 @@ class Bench:
     def journal(self, kind: str = "train") -> list[Entry]:
         journal = Journal(Local(self.folder))
         journal.load()
-        return [entry for entry in journal.entries if entry.kind == kind]
+        return [entry for entry in journal.since(0) if entry.kind == kind]
 
 
 @pytest.fixture
