@@ -225,8 +225,11 @@ def build_executor(
     if kind == "serial":
         return SerialExecutor(worker(), keeper(), recipe.workers.on_poison)
     from pipeline.runtime.executor import RayExecutor
+    from pipeline.tracking.uri import is_web
 
-    return RayExecutor(worker, keeper, _wanted(recipe), address, Dealer(limits, recipe.workers.on_poison))
+    anywhere = "://" in folder and is_web(recipe.tracking.uri)
+    dealer = Dealer(limits, recipe.workers.on_poison)
+    return RayExecutor(worker, keeper, _wanted(recipe), address, dealer, pinned=not anywhere)
 
 
 def build_crew(recipe: Recipe, kind: str, address: str, limits: Limits) -> Crew:

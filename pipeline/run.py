@@ -69,7 +69,7 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
         Stopped: a signal asked this process to end; the run is on disk up to its last finished step.
     """
     if in_ray_job():
-        refuse_relative(where.output, recipe.tracking.uri)
+        refuse_relative(where.output, recipe)
     recipe = absolute(recipe)
     folder = _folder(recipe, where)
     probe(recipe.tracking.uri)
@@ -224,18 +224,22 @@ def absolute(recipe: Recipe) -> Recipe:
     uri = tracking_uri.absolute(recipe.tracking.uri)
     update: dict[str, Any] = {"tracking": recipe.tracking.model_copy(update={"uri": uri})}
     if hasattr(recipe.source, "path"):
-        update["source"] = recipe.source.model_copy(update={"path": str(Path(recipe.source.path).absolute())})
+        update["source"] = recipe.source.model_copy(
+            update={"path": str(Path(recipe.source.path).expanduser().absolute())}
+        )
     return recipe.model_copy(update=update)
 
 
-def refuse_relative(output: str | Path | None, uri: str) -> None:
+def refuse_relative(output: str | Path | None, recipe: Recipe) -> None:
     """Raises ``ConfigError`` with each path that would lie in a Ray job's own folder, and the fix."""
     problems = []
     if output is None or not (Path(output).is_absolute() or "://" in str(output)):
         given = "is missing" if output is None else f"{str(output)!r} is relative"
         problems.append(f"--output {given}: name a folder that stays, such as /shared/runs/first")
-    if tracking_uri.is_relative(uri):
+    if tracking_uri.is_relative(uri := recipe.tracking.uri):
         problems.append(f"tracking.uri {uri!r} is relative: write http://HEAD:5000 or sqlite:////FOLDER/mlflow.db")
+    if not Path(data := getattr(recipe.source, "path", "/")).expanduser().is_absolute():
+        problems.append(f"source.path {str(data)!r} is relative: name a file that every node can read at that path")
     if problems:
         raise ConfigError(f"Ray throws the working folder of a job away. {'; '.join(problems)}")
 

@@ -124,4 +124,5 @@ def on_ray(worker: Any, keeper: Any, workers: int, limits: Limits | None = None)
     from pipeline.runtime.cluster import Workers
     from pipeline.runtime.executor import RayExecutor
 
-    return RayExecutor(worker, keeper, Workers(workers, 0.0), "local", Dealer(limits or LIMITS))
+    pinned = "://" not in keeper.folder
+    return RayExecutor(worker, keeper, Workers(workers, 0.0), "local", Dealer(limits or LIMITS), pinned=pinned)

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, get_args
 
+from pipeline.core.redact import redact
 from pipeline.engine.journal import Journal
 from pipeline.engine.protocols import Entry, Status, Tracker
 from pipeline.storage.protocol import Storage
@@ -118,7 +119,7 @@ class Publisher:
         try:
             sending()
         except Exception as error:  # noqa: BLE001  (whatever a tracker raises, training goes on; the journal keeps it)
-            self.last_error = " ".join(str(error).split()) or type(error).__name__
+            self.last_error = redact(" ".join(str(error).split())) or type(error).__name__
             return False
         self.last_error = None
         return True

@@ -28,6 +28,8 @@ END_S: Mapping[Status, float] = {"KILLED": 1.0, "FAILED": 70.0}
 class RayExecutor(Crew):
     """Runs a step's chunks on ``workers.count`` actors of the cluster at ``address`` (``local`` starts one here).
 
+    ``pinned`` keeps the parameter actor on the driver's machine, where the run's folder or its MLflow database is.
+
     A parameter actor that dies or hangs is built again from the last checkpoint. Whether the call under way was carried
     out is then asked of the checkpoint, never guessed.
     """
@@ -39,9 +41,11 @@ class RayExecutor(Crew):
         workers: Workers,
         address: str,
         dealer: Dealer,
+        *,
+        pinned: bool = True,
     ) -> None:
         self.ray = RayTransport(worker, workers, address)
-        self.build, self.limits = keeper, dealer.limits
+        self.build, self.limits, self.pinned = keeper, dealer.limits, pinned
         self.parameters = self._build()
         self.opened = Opened(0, None)
         self.rebuilt = 0
@@ -55,7 +59,7 @@ class RayExecutor(Crew):
             self.opened = self._open()
         except GetTimeoutError as error:
             raise ClusterError(
-                f"the parameter actor did not start on the driver's machine in {self.limits.start_s:.0f} s; "
+                f"the parameter actor did not start in {self.limits.start_s:.0f} s; "
                 "see ray status, or run the driver elsewhere"
             ) from error
         except RayActorError as error:
@@ -104,7 +108,7 @@ class RayExecutor(Crew):
 
     def _build(self) -> Any:
         # It asks for no CPU: pinned to the driver's machine, it could wait for one for ever behind the workers there.
-        options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 0, **here()}
+        options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 0, **(here() if self.pinned else {})}
         return ray.remote(ParameterActor).options(**options).remote(self.build, self.limits.fetch_s)
 
     def _open(self) -> Opened:

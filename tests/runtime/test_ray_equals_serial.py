@@ -61,6 +61,12 @@ def test_a_run_that_is_resumed_elsewhere_ends_the_same(first, second, standing, 
     assert (resumed.theta, half.losses + resumed.losses) == (straight.theta, straight.losses)
 
 
+def test_a_run_in_an_object_store_is_that_of_a_folder(standing, small_images, tmp_path):
+    """Its parameter actor may be on any machine."""
+    tiny = recipe("maml", small_images)
+    assert run(tiny, f"file://{tmp_path}/store", 2) == run(tiny, tmp_path / "serial", 0)
+
+
 def test_workers_that_are_killed_leave_no_trace(small_images, tmp_path):
     """Of two workers started for the run, one dies between two steps and one in the middle of a chunk."""
     tiny = recipe("maml", small_images)

@@ -74,13 +74,13 @@ def test_paths_that_a_job_would_lose_are_refused(cluster):
 
 def test_the_doctor_on_a_cluster(cluster):
     doctor = [sys.executable, "-m", "jobs.doctor", "--address", cluster.address]
-    healthy = cluster.run(*doctor, "workers.count=3")
+    healthy = cluster.run(*doctor, "workers.count=4")
     assert healthy.returncode == 0, healthy.stdout + healthy.stderr
     assert "2 nodes with Ray " in healthy.stdout
     assert f"http://{cluster.dashboard}/api/jobs/ refuses who has no token" in healthy.stdout
-    ill = cluster.run(*doctor, "workers.count=4")
+    ill = cluster.run(*doctor, "workers.count=5")
     assert ill.returncode == 3
-    assert "--workers 3, which gives the same result" in ill.stdout
+    assert "--workers 4, which gives the same result" in ill.stdout
     stranger = cluster.run(*doctor, RAY_AUTH_TOKEN="0" * 64)
     assert stranger.returncode == 3
     assert "RAY_AUTH_MODE=token" in stranger.stdout, stranger.stdout + stranger.stderr

@@ -237,8 +237,12 @@ def test_evaluate_scores_a_run_on_other_tasks(trained, here):
         (["--output", "runs/first", "tracking.uri=http://head:5000"], ["--output 'runs/first' is relative: name"]),
         (["--resume", "tracking.uri=http://head:5000"], ["--output is missing"]),
         (["--output", "/shared/runs/first"], ["tracking.uri 'sqlite:///mlflow.db' is relative"]),
+        (
+            ["omniglot_maml_5w1s", "--output", "/shared/runs/first", "tracking.uri=http://head:5000"],
+            ["source.path 'data/omniglot.arrow' is relative"],
+        ),
     ],
-    ids=["neither", "output", "resume", "tracking"],
+    ids=["neither", "output", "resume", "tracking", "data"],
 )
 def test_a_ray_job_needs_paths_that_outlive_it(here, tmp_path, monkeypatch, arguments, parts):
     monkeypatch.setenv(MARK, "{}")
