@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +69,14 @@ class Onlooker:
 
     def __init__(self, after: Any = None) -> None:
         self.after = after
-        self.losses: list[float] = []
+        self.seen: list[tuple[int, float]] = []
         self.notes: list[str] = []
 
     def start(self, steps: int, done: int) -> None:
         self.done = done
 
     def step(self, step: int, loss: float, metrics: dict[str, float], tasks_per_s: float) -> None:
-        self.losses.append(loss)
+        self.seen.append((step, loss))
         if self.after is not None:
             self.after(step)
 
@@ -84,7 +85,10 @@ class Onlooker:
 
 
 class Outcome(NamedTuple):
-    """How a run ended: theta's hash and 2-norm, the step it began after, the losses seen, and the journal's."""
+    """How a run ended: theta's hash and 2-norm, the step it began after, each step's loss, and the journal's.
+
+    Of a step that was done again, both times must have the same loss.
+    """
 
     theta: str
     norm: float
@@ -111,7 +115,17 @@ def run(
     journal = Journal(storage_at(str(folder)))
     journal.load()
     entries = [(one.kind, one.step, one.metrics["train/loss"]) for one in journal.since(0) if one.kind == "train"]
-    return Outcome(sha256(theta), theta.double().norm().item(), onlooker.done, onlooker.losses, entries)
+    losses = dict(onlooker.seen)
+    assert len(losses) == len(set(onlooker.seen)), "a step that was done again had another loss"
+    return Outcome(sha256(theta), theta.double().norm().item(), onlooker.done, list(losses.values()), entries)
+
+
+def durable(folder: Path, step: int) -> None:
+    """Wait until a step is on disk: its checkpoint is written while the next step is learned."""
+    journal, deadline = folder / "journal.jsonl", time.monotonic() + 60.0
+    while not (journal.exists() and f'"kind": "train", "step": {step},' in journal.read_text()):
+        assert time.monotonic() < deadline, f"step {step} does not reach the disk"
+        time.sleep(0.005)
 
 
 def processes(kind: str) -> list[int]:

@@ -81,8 +81,7 @@ class Dealer:
         """Begin a round; what workers still compute for an earlier one will be dropped."""
         self.orders = {number: order for number, order in self.orders.items() if order.round == self.round}
         self.accepted = {(of, chunk): digest for (of, chunk), digest in self.accepted.items() if of == self.round}
-        self.round += 1
-        self.work = work
+        self.round, self.work = self.round + 1, work
         self.waiting = deque(self._without_poison(chunk) for chunk in chunks)
         self.open = {chunk.number: chunk for chunk in self.waiting}
         self.kills, self.patience, self.trials, self.tried = {}, {}, {}, set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,8 @@ class Life(RuleBasedStateMachine):
         for _ in range(min(count, STEPS - self.step)):
             self.theta = take(self.executor, self.theta, self.step + 1)
             self.step += 1
-            if self.ours.durability.due(self.step, 0.0):
-                self.durable = self.step
+            if self.ours.durability.due(self.step - 1, 0.0):
+                self.durable = self.step - 1  # a step is durable when the next one is applied, if not before
 
     @rule()
     def publish(self) -> None:
@@ -155,7 +156,14 @@ class Life(RuleBasedStateMachine):
         self.die()
 
     @rule()
+    def wait_a_moment(self) -> None:
+        self.ours.settle()
+        self.durable = self.step if self.ours.durability.due(self.step, 0.0) else self.durable
+
+    @rule()
     def die(self) -> None:
+        with suppress(Died):
+            self.ours.settle()
         self.ours.journal.close()
         self.ours.publisher.abandon()
         self.ours.storage.release()
@@ -199,7 +207,7 @@ class Life(RuleBasedStateMachine):
         if getattr(self, "executor", None) is not None:
             steps = Counter(entry.step for entry in self.ours.journal.since(0) if entry.kind == "train")
             assert set(steps.values()) <= {1}
-            assert set(range(1, self.step + 1)) <= set(steps)
+            assert set(range(1, self.step)) <= set(steps), "only the last step may be on its way"
             assert {entry.kind for entry in self.ours.journal.since(0)} <= {"train", *STATUSES}
 
     def teardown(self) -> None:

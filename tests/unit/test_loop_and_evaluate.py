@@ -123,10 +123,11 @@ class Bench:
         return sha256(torch.from_numpy(executor.fetch(trained.theta)))
 
     def killed(self, of: Recipe, step: int, wrap: Wrap = lambda source: source) -> None:
-        """Nothing is closed, as after ``kill -9``."""
+        """Nothing is closed, as after ``kill -9`` a moment after the step."""
         executor = self.executor(of, wrap)
         with pytest.raises(KeyboardInterrupt):
             loop.train(executor, plan_of(of, build_parts(of)), Watcher(step))
+        executor.keeper.settle()
         died(executor)
 
     def journal(self, kind: str = "train") -> list[Entry]:

@@ -15,7 +15,7 @@ from pipeline.engine.keeper import Durability
 from pipeline.engine.outer import Outer
 from pipeline.engine.room import check_room, checkpoint_bytes
 from pipeline.storage.local import Local, size_text
-from tests.quiet_runs import run
+from tests.quiet_runs import durable, run
 from tests.runtime.tiny import recipe
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -49,6 +49,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_with_room_it_goes_on(mount, tm
 
     def fill(step: int) -> None:
         if step == 2:
+            durable(disk / "run", step)
             (disk / "other").write_bytes(b"x" * (shutil.disk_usage(disk).free - 8192))
 
     with pytest.raises(StorageError) as raised:
@@ -65,8 +66,13 @@ def test_a_full_disk_ends_the_run_in_one_line_and_with_room_it_goes_on(mount, tm
 
 
 def test_a_folder_that_vanishes_is_named_and_not_made_anew(tmp_path):
+    def vanish(step: int) -> None:
+        if step == 1:
+            durable(tmp_path / "run", step)
+            shutil.rmtree(tmp_path / "run")
+
     with pytest.raises(StorageError, match="the run's folder has vanished while it ran"):
-        run(TINY, tmp_path / "run", 0, after=lambda step: shutil.rmtree(tmp_path / "run"))
+        run(TINY, tmp_path / "run", 0, after=vanish)
     assert not (tmp_path / "run").exists()
 
 
