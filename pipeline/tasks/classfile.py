@@ -1,7 +1,7 @@
 """The class-indexed image file: Arrow IPC, one record batch with its rows sorted by class, read through a memory map.
 
 Columns are ``image`` (fixed-shape tensor of uint8, [H, W] or [H, W, 3]) and ``label`` (int32, index of the class).
-Class names, class offsets, split sets and hashes are JSON in the schema's metadata under the key ``metafleet``.
+Class names, class offsets, split sets and checksums are JSON in the schema's metadata under the key ``metafleet``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from pipeline.core.failures import DataError
 from pipeline.core.seeding import Split
 from pipeline.storage.local import write_whole
 
-FORMAT = 1
+FORMAT = 2
+_CONTENT = 1  # goes into the hash of the content, which is the same in both formats
 _KEY, _MAGIC = b"metafleet", b"ARROW1\0\0"
 
 Pixels = npt.NDArray[np.uint8]
@@ -34,8 +36,9 @@ SplitSet = Mapping[Split, Sequence[int]]
 class ClassFile:
     """An open file: ``images`` [N, H, W] or [N, H, W, 3] are its mapped, read-only pages.
 
-    ``offsets`` [classes + 1] are the rows where each class begins; ``source`` is the hash of what was ingested and
-    ``content`` the hash of pixels, names, offsets and splits, equal whenever the same input is ingested again.
+    ``offsets`` [classes + 1] are the rows where each class begins; ``source`` is the hash of what was ingested,
+    ``content`` the hash of pixels, names, offsets and splits, equal whenever the same input is ingested again, and
+    ``checksums`` the CRC-32 of each class's pixels.
     """
 
     images: Pixels
@@ -44,6 +47,11 @@ class ClassFile:
     splits: Mapping[str, SplitSet]
     source: str
     content: str
+    checksums: Sequence[int]
+
+    def is_whole(self, index: int) -> bool:
+        """Whether the pixels of a class are those that were written: a disk may lose bits and not say so."""
+        return zlib.crc32(self.images[self.offsets[index] : self.offsets[index + 1]].data) == self.checksums[index]
 
     def summary(self) -> str:
         """Lines for people: classes, images, the sizes of the splits and the content hash."""
@@ -66,8 +74,11 @@ def write(
     """
     offsets = [0, *np.cumsum(counts).tolist()]
     described: dict[str, Any] = {"names": list(names), "offsets": offsets, "splits": splits}
-    about = {"format": FORMAT, **described, "source": source, "content": _content(images, described)}
-    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(images))
+    images = np.ascontiguousarray(images)
+    checksums = [zlib.crc32(images[first:last].data) for first, last in zip(offsets, offsets[1:], strict=False)]
+    hashes = {"source": source, "content": _content(images, described), "checksums": checksums}
+    about = {"format": FORMAT, **described, **hashes}
+    tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(images)
     label = pa.array(np.repeat(np.arange(len(names), dtype=np.int32), counts))
     fields = [pa.field("image", tensor.type), pa.field("label", label.type)]
     batch = pa.record_batch([tensor, label], schema=pa.schema(fields, metadata={_KEY: json.dumps(about)}))
@@ -87,7 +98,7 @@ def write(
 
 
 def read(path: Path) -> ClassFile:
-    """Map a file into memory without copying it, and check all of it but its pixels, which may be any.
+    """Map a file into memory without copying it, and check all of it but its pixels: see ``is_whole``.
 
     Raises:
         DataError: there is no such file, or it is not one of ours, or its parts do not fit together.
@@ -98,7 +109,8 @@ def read(path: Path) -> ClassFile:
     except _Unfit as reason:
         raise DataError(f"{path}: {reason}; make it again with `python -m jobs.ingest`") from None
     images = cast(Pixels, batch.column("image").to_numpy_ndarray())
-    return ClassFile(images, offsets, about["names"], about["splits"], about["source"], about["content"])
+    described = (about[key] for key in ("names", "splits", "source", "content", "checksums"))
+    return ClassFile(images, offsets, *described)
 
 
 class _Unfit(Exception):
@@ -205,6 +217,8 @@ def _check(about: Any, rows: int) -> None:
         raise _Unfit(f"has class offsets that do not run from 0 to its {rows} rows")
     if len(names) != len(offsets) - 1 or any(low >= high for low, high in zip(offsets, offsets[1:], strict=False)):
         raise _Unfit("has class offsets that do not fit its class names")
+    if len(about["checksums"]) != len(names) or not all(type(one) is int for one in about["checksums"]):
+        raise _Unfit("has checksums that do not fit its class names")
     for name, split_set in splits.items():
         listed = [index for indices in split_set.values() for index in indices]
         if not set(split_set) <= set(get_args(Split)) or not all(split_set.values()):
@@ -216,6 +230,6 @@ def _check(about: Any, rows: int) -> None:
 
 def _content(images: Pixels, described: Mapping[str, Any]) -> str:
     """The sha256 of what the file means, free of how Arrow lays it out."""
-    digest = hashlib.sha256(json.dumps([FORMAT, images.shape, described], sort_keys=True).encode())
-    digest.update(np.ascontiguousarray(images).data)
+    digest = hashlib.sha256(json.dumps([_CONTENT, images.shape, described], sort_keys=True).encode())
+    digest.update(images.data)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, get_args
@@ -56,6 +57,7 @@ class Images:
         chosen = self._file.splits[config.split]
         self._classes = {split: np.array(sorted(chosen[split])) for split in get_args(Split) if split in chosen}
         self._fitting: set[tuple[Split, TaskShape]] = set()
+        self._whole: set[int] = set()
         self.splits: tuple[Split, ...] = tuple(self._classes)
         self.fingerprint = f"{self._file.content}/{config.split}"
         self._require("train", shapes.train)
@@ -70,6 +72,7 @@ class Images:
         rng, classes, offsets = ticket.rng("task"), self._classes[ticket.split], self._offsets
         turned = QUARTERS if shape.rotations == "classes" else 1
         drawn = rng.choice(len(classes) * turned, shape.ways, replace=False)
+        self._require_whole(classes[drawn // turned].tolist())
         rows_WN = np.array(
             [
                 offsets[index] + rng.permutation(offsets[index + 1] - offsets[index])[: shape.shots + shape.queries]
@@ -84,6 +87,17 @@ class Images:
                 pixels_N[:] = np.rot90(pixels_N, turn, axes=(1, 2))
         support, query = _batch(pixels_WN[:, : shape.shots]), _batch(pixels_WN[:, shape.shots :])
         return Task(ticket.id, support, query, shape.ways)
+
+    def _require_whole(self, classes: Iterable[int]) -> None:
+        """Raise where the pixels of a class are damaged; looks once, when the class is first used."""
+        for index in classes:
+            if index not in self._whole and not self._file.is_whole(index):
+                rows = f"{self._offsets[index]} to {self._offsets[index + 1] - 1}"
+                raise DataError(
+                    f"{self._path}: the images of class {self._file.names[index]!r} (rows {rows}) are not what was"
+                    " written: the file is damaged; copy it anew, or make it again with `python -m jobs.ingest`"
+                )
+            self._whole.add(index)
 
     def _require(self, split: Split, shape: TaskShape) -> None:
         """Raise where ``split`` cannot fill ``shape``; looks once."""

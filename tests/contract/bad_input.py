@@ -327,7 +327,7 @@ ROWS = [
         lambda path: path.write_bytes(path.read_bytes()[:5000]),
     ),
     arrow("B16", "no metadata", "has no readable metafleet metadata", lambda path: rewrite(path, without_metadata)),
-    arrow("B16", "another format", "is in format 99, this version reads 1", lambda path: rewrite(path, other_format)),
+    arrow("B16", "another format", "is in format 99, this version reads 2", lambda path: rewrite(path, other_format)),
     arrow(
         "B16",
         "a column too few",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,8 @@ def batch(**about) -> pa.RecordBatch:
     """What a good file of two classes holds, with changes to its metadata."""
     image = pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((3, 5, 5), np.uint8))
     splits = {"random": {"train": [0], "test": [1]}}
-    facts = {"format": 1, "names": ["a", "b"], "offsets": [0, 1, 3], "splits": splits, "source": "s", "content": "c"}
+    facts = {"format": 2, "names": ["a", "b"], "offsets": [0, 1, 3], "splits": splits, "source": "s", "content": "c"}
+    facts["checksums"] = [zlib.crc32(bytes(25)), zlib.crc32(bytes(50))]
     made = pa.record_batch([image, pa.array([0, 1, 1], pa.int32())], ["image", "label"])
     return made.replace_schema_metadata({b"metafleet": json.dumps(facts | about)})
 
@@ -40,6 +42,7 @@ def test_a_good_file_is_mapped_and_not_copied(tmp_path):
     assert pa.total_allocated_bytes() == before
     assert not file.images.flags.writeable
     assert np.array_equal(file.images, PIXELS)
+    assert all(map(file.is_whole, range(3)))
 
 
 def columns(*names: str) -> pa.RecordBatch:
@@ -70,7 +73,9 @@ def column(index: int, values: pa.Array) -> pa.RecordBatch:
         (lambda path: saved(path, batch(), batch()), "has 2 record batches, expected 1"),
         (lambda path: saved(path, batch(), compression="zstd"), "is compressed, so it cannot be mapped"),
         (lambda path: saved(path, batch().replace_schema_metadata({})), "has no readable metafleet metadata"),
-        (lambda path: saved(path, batch(format=2)), "is in format 2, this version reads 1"),
+        (lambda path: saved(path, batch(format=1)), "is in format 1, this version reads 2"),
+        (lambda path: saved(path, batch(checksums=[1])), "has checksums that do not fit its class names"),
+        (lambda path: saved(path, batch(checksums=[1, "2"])), "has checksums that do not fit its class names"),
         (lambda path: saved(path, batch(names=["a"])), "has class offsets that do not fit its class names"),
         (lambda path: saved(path, batch(names=["a", 1])), "has names or hashes that are not text"),
         (lambda path: saved(path, batch(offsets=[0, 1, 4])), "has class offsets that do not run from 0 to its 3 rows"),

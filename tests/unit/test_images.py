@@ -56,6 +56,21 @@ def found(x: torch.Tensor, *image: int) -> list[tuple[int, int]]:
     return [turned(*image)[np.ascontiguousarray(picture).tobytes()] for picture in raw]
 
 
+def test_a_bit_that_the_disk_lost_is_found_when_its_class_is_used(path, tmp_path):
+    """F8. Arrow itself reads the wrong pixel and says nothing."""
+    whole = path.read_bytes()
+    first = int(np.flatnonzero(OWNER == 4)[0])
+    at = whole.index(pixels(5, 5)[first].tobytes())
+    damaged = tmp_path / "damaged.arrow"
+    damaged.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    assert source(damaged).fingerprint == source(path).fingerprint
+    images = source(damaged)
+    of_others = source(damaged, split="other", ways=2, shots=1, queries=1)
+    of_others.sample(ticket(0))
+    with pytest.raises(DataError, match=rf"class {NAMES[4]!r} \(rows {first} to \d+\) are not what was written"):
+        [images.sample(ticket(index)) for index in range(100)]
+
+
 def test_spec_splits_and_fingerprint(path):
     images = source(path)
     assert images.spec() == Spec("classification", (1, 5, 5), 3)
