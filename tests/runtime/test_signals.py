@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,8 @@ import threading
 import psutil
 import pytest
 
+from pipeline.config import load
+from tests import quiet_runs
 from tests.runtime.interrupted import END_S, Training
 
 MANY = ("steps=1000000", "evaluation.tasks=4", "outer.model.schedule=constant")
@@ -55,6 +58,24 @@ def test_a_signal_in_the_middle_of_training(training, where, number, group):
     assert left.err.startswith(f"stopped by {number.name}\nstep {left.journal} is kept; to go on, add --resume")
     assert left.seconds < END_S
     assert not left.orphans
+
+
+@pytest.mark.parametrize("where", [SERIAL, pytest.param(RAY, marks=drill)], ids=["serial", "ray"])
+def test_a_driver_that_is_killed_outright_leaves_nobody_behind_and_its_run_goes_on(training, where, tmp_path):
+    few = ("steps=300", "evaluation.tasks=4")
+    run = training(*few, *where)
+    run.wait_for_tracker()
+    left = run.end(signal.SIGKILL)
+    assert left.code == -signal.SIGKILL
+    assert 0 < left.checkpoint < 300
+    assert not left.orphans
+    resumed = training(*few, *where, "--resume", database=None)
+    assert resumed.process.wait(120) == 0, (tmp_path / "err").read_text()
+    summary = json.loads((resumed.run / "summary.json").read_text())
+    alone = quiet_runs.run(load("sinusoid_maml", ["tasks_per_step=8", "chunk_size=4", *few]), tmp_path / "alone", 0)
+    assert summary["theta_sha256"] == alone.theta
+    entries = [json.loads(line) for line in (resumed.run / "journal.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if entry["kind"] == "train"] == list(range(1, 301))
 
 
 @pytest.mark.parametrize("where", [SERIAL, pytest.param(RAY, marks=drill)], ids=["serial", "ray"])

@@ -395,6 +395,14 @@ def test_a_step_of_which_nothing_is_finite_says_so_too(bench):
         bench.train(recipe(), wrap=altered(nan_query, *range(20)))
 
 
+def test_a_gpu_without_memory_says_what_would_need_less(bench):
+    def too_large(task: Task[Batch]) -> Task[Batch]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with pytest.raises(TaskError, match=r"task train/train/2/13 .* Tried to allocate .* A smaller chunk_size or fewer"):
+        bench.train(recipe(), wrap=altered(too_large, 13))
+
+
 def test_a_task_that_raises_is_named_with_the_line_that_reproduces_it(bench):
     def broken(task: Task[Batch]) -> Task[Batch]:
         raise ZeroDivisionError("no\n  amplitude")
