@@ -17,8 +17,6 @@ from tests.soak.stalls import Fault, Steps
 from tests.soak.world import KINDS, World
 
 BETWEEN_S = (2.0, 5.0)
-PATIENCE_S = 5.0
-"""That a fault waits until there is something to harm; then the next has its turn."""
 PILOT_SHARE = 0.15
 """Of the time: a stretch without faults first, which says how long the whole run would take so. The run that is left
 alone has these steps too, and is long enough for a look at its memory."""
@@ -85,6 +83,16 @@ class Training:
             time.sleep(min(TICK_S, left))
         return True
 
+    def inflict(self, kinds: Iterator[str]) -> tuple[Fault, str]:
+        """The next fault that finds something to harm; a driver that has not done a step yet is not stopped again."""
+        while True:
+            kind, at = next(kinds), time.time()
+            if kind == "stop_driver" and self.steps.times[-1] < self.world.started:
+                continue
+            said: str | None = getattr(self.world, kind)()
+            if said is not None:
+                return Fault(kind, at), said
+
     def finish(self) -> str:
         """Until the run has ended and all of it is in MLflow; returns the hash of theta."""
         while not self.go_on(60.0):
@@ -113,13 +121,14 @@ def train_broken(folder: Path, seed: int, deadline: float, say: Callable[[str], 
         # To come: this run is taken up once more and ends, and the other one is prepared and ends.
         reserve = START_SHARE * prepared + prepared + 2 * ENDING_S
         since, faults = time.time(), []
-        for kind, pause in _plan(seed):
-            training.go_on(pause)
+        kinds, pauses = _kinds(seed), random.Random(f"pauses {seed}")
+        while True:
+            training.go_on(pauses.uniform(*BETWEEN_S))
             if time.monotonic() + reserve + len(training.steps.times) / calm > deadline:
                 break
-            at, said = _inflict(training, kind)
-            say(f"{time.monotonic() - begun:6.0f} s  {said or f'nothing there for {kind}'}")
-            faults += [Fault(kind, at)] if said else []
+            fault, said = training.inflict(kinds)
+            say(f"{time.monotonic() - begun:6.0f} s  {said}")
+            faults.append(fault)
         span = since, time.time()
         training.world.settle()
         training.steps.read()
@@ -139,20 +148,8 @@ def train_calm(folder: Path, seed: int, steps: int) -> Trained:
         training.world.close()
 
 
-def _plan(seed: int) -> Iterator[tuple[str, float]]:
-    """Kinds of fault, and the seconds before each: each kind once in a round, in an order of the round's own."""
-    chance = random.Random(f"plan {seed}")
+def _kinds(seed: int) -> Iterator[str]:
+    """Each kind of fault once in a round, in an order of the round's own."""
+    chance = random.Random(f"kinds {seed}")
     while True:
-        for kind in chance.sample(KINDS, len(KINDS)):
-            yield kind, chance.uniform(*BETWEEN_S)
-
-
-def _inflict(training: Training, kind: str) -> tuple[float, str | None]:
-    """When the fault was done, and what it was; None where there was nothing to harm."""
-    give_up = time.monotonic() + PATIENCE_S
-    while True:
-        at = time.time()
-        said: str | None = getattr(training.world, kind)()
-        if said is not None or time.monotonic() > give_up:
-            return at, said
-        training.go_on(TICK_S)
+        yield from chance.sample(KINDS, len(KINDS))
