@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.engine.limits import Limits
 from tests.soak.driver import LIMITS
 from tests.soak.growth import Growth
-from tests.soak.stalls import Stalls, stalls
+from tests.soak.stalls import Stalls
 from tests.soak.tracked import problems_of
 from tests.soak.training import Trained, train_broken, train_calm
 
@@ -28,8 +28,7 @@ def soak(minutes: float, seed: int, folder: Path, say: Callable[[str], None]) ->
     """Train with a fault every few seconds, then without, and compare; returns what is wrong."""
     begun = time.monotonic()
     broken = train_broken(folder / "broken", seed, begun + 60 * minutes, say)
-    lost = stalls(broken.times, broken.faults)
-    _tell_of_faults(broken, lost, say)
+    _tell_of_faults(broken, say)
     calm = train_calm(folder / "calm", seed, len(broken.times))
     say(
         f"{len(calm.times)} steps twice in {(time.monotonic() - begun) / 60:.1f} min; theta {broken.theta[:16]} with "
@@ -41,10 +40,10 @@ def soak(minutes: float, seed: int, folder: Path, say: Callable[[str], None]) ->
             say(f"{name}: {kind}: {grown}")
     problems = [] if calm.theta == broken.theta else [f"theta {broken.theta}, without faults {calm.theta}"]
     problems += [f"{name}: {one}" for name in ("broken", "calm") for one in problems_of(folder / name)]
-    return [*problems, *_slow(lost), *_grown(calm.growth)]
+    return [*problems, *_slow(broken.stalls), *_grown(calm.growth)]
 
 
-def _tell_of_faults(broken: Trained, lost: dict[str, Stalls], say: Callable[[str], None]) -> None:
+def _tell_of_faults(broken: Trained, say: Callable[[str], None]) -> None:
     faults = broken.faults
     each = (faults[-1].at - faults[0].at) / (len(faults) - 1) if len(faults) > 1 else 0.0
     say(f"{len(faults)} faults, one in {each:.1f} s: {dict(Counter(fault.kind for fault in faults))}")
@@ -52,7 +51,7 @@ def _tell_of_faults(broken: Trained, lost: dict[str, Stalls], say: Callable[[str
     say(f"sessions of the driver that ended before the run did, by exit code: {dict(broken.exits)}")
     own = {key: value for key, value in asdict(LIMITS).items() if value != getattr(Limits(), key)}
     say(f"limits other than everybody's: {own}")
-    for kind, stall in lost.items():
+    for kind, stall in broken.stalls.items():
         say(f"stall by {kind}: {stall}")
 
 

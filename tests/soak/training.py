@@ -13,10 +13,12 @@ from typing import NamedTuple
 from pipeline.config import load
 from pipeline.sync import sync_run
 from tests.soak.growth import Growth, Samples
-from tests.soak.stalls import Fault, Steps
+from tests.soak.stalls import Fault, Stalls, Steps, stalls
 from tests.soak.world import KINDS, World
 
 BETWEEN_S = (2.0, 5.0)
+PATIENCE_S = 5.0
+"""That a fault waits for something to harm."""
 PILOT_SHARE = 0.15
 """Of the time: a stretch without faults first, which says how long the whole run would take so. The run that is left
 alone has these steps too, and is long enough for a look at its memory."""
@@ -35,6 +37,7 @@ class Trained(NamedTuple):
 
     theta: str
     times: list[float]
+    stalls: dict[str, Stalls]
     rate: float
     growth: dict[str, Growth]
     faults: list[Fault]
@@ -84,14 +87,21 @@ class Training:
         return True
 
     def inflict(self, kinds: Iterator[str]) -> tuple[Fault, str]:
-        """The next fault that finds something to harm; a driver that has not done a step yet is not stopped again."""
+        """The next fault, once it finds something to harm; one that has to wait for long gives way to the next."""
         while True:
-            kind, at = next(kinds), time.time()
-            if kind == "stop_driver" and self.steps.times[-1] < self.world.started:
-                continue
-            said: str | None = getattr(self.world, kind)()
-            if said is not None:
-                return Fault(kind, at), said
+            kind, give_up = next(kinds), time.monotonic() + PATIENCE_S
+            while time.monotonic() < give_up:
+                at, said = time.time(), self._try(kind)
+                if said is not None:
+                    return Fault(kind, at), said
+                self.go_on(TICK_S)
+
+    def _try(self, kind: str) -> str | None:
+        # A driver that were stopped again before its first step would never get to one on a slow machine.
+        if kind == "stop_driver" and self.steps.times[-1] < self.world.started:
+            return None
+        said: str | None = getattr(self.world, kind)()
+        return said
 
     def finish(self) -> str:
         """Until the run has ended and all of it is in MLflow; returns the hash of theta."""
@@ -104,8 +114,18 @@ class Training:
     def trained(self, faults: list[Fault], span: tuple[float, float] | None = None) -> Trained:
         """What there is to say of it once it has ended; its rate is that of ``span``, or of all steps."""
         theta, world, times = self.finish(), self.world, self.steps.times
-        rate = self.steps.rate(*(span or (times[0], times[-1])))
-        return Trained(theta, times, rate, self.samples.growth(), faults, world.messages(), world.exits)
+        since, until = span or (times[0], times[-1])
+        lost = stalls([at for at in times if at < until], faults)  # its end stops and starts the driver too
+        return Trained(
+            theta,
+            times,
+            lost,
+            self.steps.rate(since, until),
+            self.samples.growth(),
+            faults,
+            world.messages(),
+            world.exits,
+        )
 
 
 def train_broken(folder: Path, seed: int, deadline: float, say: Callable[[str], None]) -> Trained:
