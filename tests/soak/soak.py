@@ -1,144 +1,70 @@
-"""A run that is broken every few seconds, and what must hold at its end."""
+"""A run that is broken every few seconds, the same run left alone, and what must hold at their end."""
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-import psutil
+from pipeline.engine.limits import Limits
+from tests.soak.driver import LIMITS
+from tests.soak.growth import Growth
+from tests.soak.stalls import Stalls
+from tests.soak.tracked import problems_of
+from tests.soak.training import Trained, train_broken, train_calm
 
-from pipeline.config import Recipe, load
-from pipeline.engine.journal import Journal
-from pipeline.engine.publisher import windows
-from pipeline.storage import storage_at
-from pipeline.sync import sync_run
-from tests.soak.world import World
-
-SECONDS_BETWEEN = (2.0, 5.0)
-CALM_SHARE = 0.15
-"""Share of the time for the run without faults; the same steps then take the rest, at a fraction of its speed."""
-
-
-STEPS_PER_S = 40
-"""About what two cores do of this recipe, without faults."""
+STALL_S = {"kill_worker": 5.0, "kill_parameter_actor": 10.0}
+"""What a fault of a kind may cost, by the median of those that had no other fault in them."""
+OURS = ("driver", "parameter actor", "workers")
+KB_PER_STEP, MB = 1.0, 2.0
+"""Memory that grows by more than both: a run of a million steps would have a gigabyte more at its end."""
+FILES = 3.0
+"""Open files that may have come in the second half of the run: of a leak there would be hundreds."""
 
 
-class Soaked(NamedTuple):
-    """How a soak ended; ``problems`` must be empty."""
-
-    steps: int
-    calm_s: float
-    broken_s: float
-    faults: dict[str, int]
-    slopes: dict[str, float]
-    problems: list[str]
-
-
-def soak(minutes: float, seed: int, folder: Path, say: Callable[[str], None]) -> Soaked:
-    """Train without faults, then the same with a fault every few seconds, and compare."""
-    steps = int(60 * minutes * CALM_SHARE * STEPS_PER_S)
-    calm, calm_s, _, _ = _train(folder / "calm", steps, seed, None, say)
-    say(f"without faults: {steps} steps in {calm_s:.0f} s, theta {calm['theta_sha256'][:16]}")
-    broken, broken_s, faults, slopes = _train(folder / "broken", steps, seed, SECONDS_BETWEEN, say)
-    problems = []
-    if calm["theta_sha256"] != broken["theta_sha256"]:
-        problems.append(f"theta {broken['theta_sha256']}, without faults {calm['theta_sha256']}")
-    problems += [f"calm: {one}" for one in check_metrics(folder / "calm")]
-    problems += [f"broken: {one}" for one in check_metrics(folder / "broken")]
-    return Soaked(steps, calm_s, broken_s, faults, slopes, problems)
-
-
-def _recipe(steps: int, port: int) -> Recipe:
-    return load(
-        "sinusoid_maml",
-        [
-            f"steps={steps}",
-            "seed=11",
-            "evaluation.tasks=50",
-            f"tracking.uri=http://127.0.0.1:{port}",
-            "outer.model.schedule=constant",
-        ],
+def soak(minutes: float, seed: int, folder: Path, say: Callable[[str], None]) -> list[str]:
+    """Train with a fault every few seconds, then without, and compare; returns what is wrong."""
+    begun = time.monotonic()
+    broken = train_broken(folder / "broken", seed, begun + 60 * minutes, say)
+    _tell_of_faults(broken, say)
+    calm = train_calm(folder / "calm", seed, len(broken.times))
+    say(
+        f"{len(calm.times)} steps twice in {(time.monotonic() - begun) / 60:.1f} min; theta {broken.theta[:16]} with "
+        f"faults, {calm.theta[:16]} without"
     )
+    say(f"{calm.rate:.1f} steps/s without faults, {broken.rate:.1f} with: {broken.rate / calm.rate:.0%}")
+    for name, growth in (("without faults", calm.growth), ("with faults", broken.growth)):
+        for kind, grown in growth.items():
+            say(f"{name}: {kind}: {grown}")
+    problems = [] if calm.theta == broken.theta else [f"theta {broken.theta}, without faults {calm.theta}"]
+    problems += [f"{name}: {one}" for name in ("broken", "calm") for one in problems_of(folder / name)]
+    return [*problems, *_slow(broken.stalls), *_grown(calm.growth)]
 
 
-def _train(
-    folder: Path, steps: int, seed: int, between: tuple[float, float] | None, say: Callable[[str], None]
-) -> tuple[dict[str, Any], float, dict[str, int], dict[str, float]]:
-    folder.mkdir(parents=True)
-    world = World(folder, folder / "recipe.json", seed)
-    world.recipe.write_text(_recipe(steps, world.port).model_dump_json())
-    done: Counter[str] = Counter()
-    sizes: list[tuple[float, float, float]] = []
-    try:
-        world.start_server()
-        started = time.monotonic()
-        world.start_driver()
-        next_fault = started + 10.0
-        while world.driver is not None and world.driver.poll() != 0:
-            if world.driver.poll() is not None:
-                world.start_driver()
-            if between is not None and time.monotonic() >= next_fault:
-                name = world.random.choice([fault.__name__ for fault in world.faults()])
-                say(f"{time.monotonic() - started:6.0f} s  {getattr(world, name)()}")
-                done[name] += 1
-                next_fault = time.monotonic() + world.random.uniform(*between)
-            sizes.append((time.monotonic() - started, *_sizes(world)))
-            time.sleep(0.2)
-        seconds = time.monotonic() - started
-        if world.server is None:
-            world.start_server()
-        sync_run(str(folder / "run"), [])
-        return json.loads((folder / "run" / "summary.json").read_text()), seconds, dict(done), _slopes(sizes)
-    finally:
-        world.close()
+def _tell_of_faults(broken: Trained, say: Callable[[str], None]) -> None:
+    faults = broken.faults
+    each = (faults[-1].at - faults[0].at) / (len(faults) - 1) if len(faults) > 1 else 0.0
+    say(f"{len(faults)} faults, one in {each:.1f} s: {dict(Counter(fault.kind for fault in faults))}")
+    say(f"messages lost and doubled: {sum(broken.messages.values())}, {dict(broken.messages)}")
+    say(f"sessions of the driver that ended before the run did, by exit code: {dict(broken.exits)}")
+    own = {key: value for key, value in asdict(LIMITS).items() if value != getattr(Limits(), key)}
+    say(f"limits other than everybody's: {own}")
+    for kind, stall in broken.stalls.items():
+        say(f"stall by {kind}: {stall}")
 
 
-def _sizes(world: World) -> tuple[float, float]:
-    """Memory in MB and open files of the processes that live through the whole run."""
-    memory = files = 0.0
-    for process in world.survivors():
-        try:
-            memory += process.memory_info().rss / 2**20
-            files += process.num_fds()
-        except psutil.Error:  # it ended meanwhile
-            continue
-    return memory, files
+def _slow(lost: dict[str, Stalls]) -> Iterator[str]:
+    for kind, limit in STALL_S.items():
+        if kind in lost and lost[kind].median > limit:
+            yield f"{kind}: a stall of {lost[kind].median:.1f} s, {limit:.0f} s at the most were promised"
 
 
-def _slopes(sizes: list[tuple[float, float, float]]) -> dict[str, float]:
-    """Growth a minute over the second half, when everything is warm."""
-    half = np.array(sizes[len(sizes) // 2 :])
-    minutes = half[:, 0] / 60
-    return {
-        "memory_mb_per_min": float(np.polyfit(minutes, half[:, 1], 1)[0]),
-        "files_per_min": float(np.polyfit(minutes, half[:, 2], 1)[0]),
-    }
-
-
-def check_metrics(folder: Path) -> list[str]:
-    """Each metric of the journal is in MLflow once, and no other."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
-
-    recipe = json.loads((folder / "recipe.json").read_text())
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    run = client.get_run((folder / "run" / "tracked_run").read_text().strip())
-    journal = Journal(storage_at(str(folder / "run")))
-    journal.load()
-    steps = [entry.step for entry in journal.since(0) if entry.kind == "train"]
-    problems = [] if steps == list(range(1, recipe["steps"] + 1)) else [f"the journal has {len(steps)} steps"]
-    entries, _ = windows(journal.since(0), recipe["tracking"]["log_every"])
-    for key in sorted({key for entry in entries for key in entry.metrics}):
-        expected = sorted(entry.step for entry in entries if key in entry.metrics)
-        found = sorted(point.step for point in client.get_metric_history(run.info.run_id, key))
-        if expected != found:
-            problems.append(f"{key}: {len(expected)} points expected, {len(found)} found")
-    if run.info.status != "FINISHED":
-        problems.append(f"the MLflow run is {run.info.status}")
-    return problems
+def _grown(growth: dict[str, Growth]) -> Iterator[str]:
+    for kind in OURS:
+        grown = growth[kind]
+        if grown.more_files > FILES:
+            yield f"{kind}: open files grow: {grown}"
+        if grown.memory_kb_per_step > KB_PER_STEP and grown.more_mb > MB:
+            yield f"{kind}: memory grows by more than {KB_PER_STEP:g} KB a step: {grown}"
