@@ -239,7 +239,7 @@ def build_crew(recipe: Recipe, kind: str, address: str, limits: Limits) -> Crew:
         return Crew(InProcess(worker()), Monotonic(), Dealer(limits), workers=1)
     from pipeline.runtime.transport import RayTransport
 
-    transport = RayTransport(worker, _wanted(recipe), address)
+    transport = RayTransport(worker, _wanted(recipe), address, limits.start_s)
     return Crew(transport, Monotonic(), Dealer(limits), workers=recipe.workers.count)
 
 

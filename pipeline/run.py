@@ -72,7 +72,7 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
         refuse_relative(where.output, recipe)
     recipe = absolute(recipe)
     folder = _folder(recipe, where)
-    probe(recipe.tracking.uri)
+    _look_for_tracker(recipe, storage_at(folder), watcher)
     parts = dry_run(recipe)
     check_folder(recipe, parts, storage_at(folder))
     chunks = -(-recipe.tasks_per_step // recipe.chunk_size)
@@ -104,6 +104,16 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
             for note in _end_early(executor, "KILLED" if killed else "FAILED", recipe, storage_at(folder)):
                 error.add_note(note)
             raise
+
+
+def _look_for_tracker(recipe: Recipe, storage: Storage, watcher: Watcher) -> None:
+    """Raises ``ConfigError`` where MLflow is not there; of a run that MLflow knows already, it is only said."""
+    try:
+        probe(recipe.tracking.uri)
+    except ConfigError as error:
+        if storage.read("tracked_run") is None:
+            raise
+        watcher.note(f"{error}. The run goes on without it: its metrics wait in the journal")
 
 
 def _end_early(executor: Executor, status: Status, recipe: Recipe, storage: Storage) -> Iterator[str]:

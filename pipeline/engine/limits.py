@@ -18,8 +18,8 @@ class Limits:
     copy_s: float = 0.2  # and at least this long: copying shorter ones costs more than it saves
     rest_s: tuple[float, float] = (10.0, 100.0)  # of a machine that loses its workers: the first rest, and the longest
     status_s: float = 10.0  # between two lines that say what is waited for
+    start_s: float = 120.0  # until a worker or the parameter actor stands
     # The parameter actor.
     fetch_s: float = 30.0  # for contributions
     answer_s: float = 120.0  # for a call
-    start_s: float = 120.0  # until it stands
     rebuilds: int = 5  # in a row, without one step done in between

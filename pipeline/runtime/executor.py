@@ -44,7 +44,7 @@ class RayExecutor(Crew):
         *,
         pinned: bool = True,
     ) -> None:
-        self.ray = RayTransport(worker, workers, address)
+        self.ray = RayTransport(worker, workers, address, dealer.limits.start_s)
         self.build, self.limits, self.pinned = keeper, dealer.limits, pinned
         self.parameters = self._build()
         self.opened = Opened(0, None)

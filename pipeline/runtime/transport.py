@@ -13,6 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.events import Done, Event, Joined, Leaving, Lost, Refused
 from pipeline.engine.identity import changed_numerics
+from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Chunk, Work
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
@@ -32,22 +33,35 @@ class Sent(NamedTuple):
     contribution: Any
 
 
-class RayTransport:
-    """Task workers by number, on the cluster at ``address``. A worker that is replaced leaves its number behind."""
+class Joining(NamedTuple):
+    """A worker that is being started, and when patience with it ends."""
 
-    def __init__(self, build: Callable[[], Worker], workers: Workers, address: str) -> None:
+    worker: int
+    until: float
+    patience: float
+
+
+class RayTransport:
+    """Task workers by number, on the cluster at ``address``. A worker that is replaced leaves its number behind.
+
+    One that does not come up in ``start_s`` is started anew, with twice the patience: it may hang, or a slow machine.
+    """
+
+    def __init__(
+        self, build: Callable[[], Worker], workers: Workers, address: str, start_s: float = Limits.start_s
+    ) -> None:
         self.stop = Stop()
         self.ours = connect(address, workers)
-        self.build, self.workers = build, workers
+        self.build, self.workers, self.start_s = build, workers, start_s
         self.numerics: dict[str, str] | None = None
         self.actors: dict[int, Any] = {}
         self.places: dict[int, str] = {}
-        self.joining: dict[Any, int] = {}
+        self.joining: dict[Any, Joining] = {}
         self.sent: dict[Any, Sent] = {}
         self._numbers = itertools.count()
         self._drained = 0.0
         for _ in range(workers.count):
-            self._start()
+            self._start(start_s)
 
     def send(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> None:
         if work == "learn":
@@ -58,11 +72,12 @@ class RayTransport:
 
     def replace(self, worker: int) -> None:
         self._stop(worker)
-        self._start()
+        self._start(self.start_s)
 
     def poll(self, seconds: float) -> Sequence[Event]:
         """Raises ``TaskError`` (or the error's own kind) when a task raised: the same task would raise elsewhere."""
         self.stop.check()
+        self._hurry()
         references = [*self.sent, *self.joining]
         if not references:  # workers are here, and the dealer lets their machines rest
             time.sleep(min(seconds, POLL_S))
@@ -111,12 +126,22 @@ class RayTransport:
     def _options(self) -> dict[str, float]:
         return {"num_cpus": 1, "num_gpus": self.workers.gpus}
 
-    def _start(self) -> None:
+    def _start(self, patience: float) -> None:
         worker = next(self._numbers)
         # A worker holds nothing that is worth restarting, and no call of it is sent twice: the dealer sees to both.
         options = {"max_restarts": 0, "max_task_retries": 0, **self._options()}
         self.actors[worker] = ray.remote(TaskWorker).options(**options).remote(self.build)
-        self.joining[self.actors[worker].hello.remote()] = worker
+        until = time.monotonic() + patience
+        self.joining[self.actors[worker].hello.remote()] = Joining(worker, until, patience)
+
+    def _hurry(self) -> None:
+        """Start anew what does not come up; what only waits for room loses nothing by it."""
+        now = time.monotonic()
+        for reference, joining in list(self.joining.items()):
+            if now > joining.until:
+                del self.joining[reference]
+                self._stop(joining.worker)
+                self._start(2 * joining.patience)
 
     def _stop(self, worker: int) -> None:
         actor = self.actors.pop(worker, None)
@@ -126,7 +151,7 @@ class RayTransport:
 
     def _arrived(self, reference: Any) -> Event | None:
         if reference in self.joining:
-            return self._joined(reference, self.joining.pop(reference))
+            return self._joined(reference, self.joining.pop(reference).worker)
         sent = self.sent.pop(reference)
         try:
             report = ray.get(reference)

@@ -115,6 +115,20 @@ class DeadlySource:
 
 
 @dataclass(frozen=True)
+class BuildStuckWorker:
+    """A worker whose first process hangs before it is up."""
+
+    recipe: str
+    marker: str
+
+    def __call__(self) -> Worker:
+        if not Path(self.marker).exists():
+            Path(self.marker).touch()
+            hung()
+        return BuildWorker(self.recipe)()
+
+
+@dataclass(frozen=True)
 class BuildUnlikeWorkers:
     """Workers of a recipe on machines of two kinds: the first process to leave the marker is of the one, others not."""
 

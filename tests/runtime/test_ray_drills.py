@@ -12,7 +12,7 @@ from pipeline.core.failures import ClusterError, PoisonError
 from pipeline.core.seeding import Ticket
 from pipeline.engine.limits import Limits
 from tests.quiet_runs import processes, run
-from tests.runtime.planted import BuildDeadlyWorker, hung, killed, out_of_memory
+from tests.runtime.planted import BuildDeadlyWorker, BuildStuckWorker, hung, killed, out_of_memory
 from tests.runtime.tiny import STEPS, TASKS, recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
@@ -89,6 +89,12 @@ def test_a_worker_that_is_lost_in_the_middle_of_a_chunk_leaves_no_trace(harm, ti
     deadly = BuildDeadlyWorker(tiny.model_dump_json(), ticket, str(marker), harm)
     assert run(tiny, tmp_path / "run", 2, deadly, limits=QUICK) == serial
     assert marker.exists()
+
+
+def test_a_worker_that_hangs_before_it_is_up_is_started_anew(tiny, serial, tmp_path):
+    stuck = BuildStuckWorker(tiny.model_dump_json(), str(tmp_path / "marker"))
+    limits = Limits(wait_s=120.0, start_s=8.0)
+    assert run(tiny, tmp_path / "run", 1, stuck, limits=limits) == serial
 
 
 def test_the_only_worker_may_be_lost_too(tiny, serial, tmp_path):

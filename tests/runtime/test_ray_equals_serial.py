@@ -39,7 +39,7 @@ def three(ray_local, small_images):
 @pytest.fixture
 def standing(three, monkeypatch):
     """Executors take seats among the standing workers instead of starting their own."""
-    monkeypatch.setattr("pipeline.runtime.executor.RayTransport", lambda _, workers, __: Seats(three, workers.count))
+    monkeypatch.setattr("pipeline.runtime.executor.RayTransport", lambda _, workers, *__: Seats(three, workers.count))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
