@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,10 +13,8 @@ import numpy as np
 import psutil
 
 from pipeline.config import Recipe, load
-from pipeline.engine.journal import Journal
-from pipeline.engine.publisher import windows
-from pipeline.storage import storage_at
 from pipeline.sync import sync_run
+from tests.in_mlflow import check_metrics
 from tests.soak.world import World
 
 SECONDS_BETWEEN = (2.0, 5.0)
@@ -49,8 +46,8 @@ def soak(minutes: float, seed: int, folder: Path, say: Callable[[str], None]) ->
     problems = []
     if calm["theta_sha256"] != broken["theta_sha256"]:
         problems.append(f"theta {broken['theta_sha256']}, without faults {calm['theta_sha256']}")
-    problems += [f"calm: {one}" for one in check_metrics(folder / "calm")]
-    problems += [f"broken: {one}" for one in check_metrics(folder / "broken")]
+    problems += [f"calm: {one}" for one in _check(folder / "calm")]
+    problems += [f"broken: {one}" for one in _check(folder / "broken")]
     return Soaked(steps, calm_s, broken_s, faults, slopes, problems)
 
 
@@ -121,24 +118,5 @@ def _slopes(sizes: list[tuple[float, float, float]]) -> dict[str, float]:
     }
 
 
-def check_metrics(folder: Path) -> list[str]:
-    """Each metric of the journal is in MLflow once, and no other."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
-
-    recipe = json.loads((folder / "recipe.json").read_text())
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    run = client.get_run((folder / "run" / "tracked_run").read_text().strip())
-    journal = Journal(storage_at(str(folder / "run")))
-    journal.load()
-    steps = [entry.step for entry in journal.entries if entry.kind == "train"]
-    problems = [] if steps == list(range(1, recipe["steps"] + 1)) else [f"the journal has {len(steps)} steps"]
-    entries, _ = windows(journal.entries, recipe["tracking"]["log_every"])
-    for key in sorted({key for entry in entries for key in entry.metrics}):
-        expected = sorted(entry.step for entry in entries if key in entry.metrics)
-        found = sorted(point.step for point in client.get_metric_history(run.info.run_id, key))
-        if expected != found:
-            problems.append(f"{key}: {len(expected)} points expected, {len(found)} found")
-    if run.info.status != "FINISHED":
-        problems.append(f"the MLflow run is {run.info.status}")
-    return problems
+def _check(folder: Path) -> list[str]:
+    return check_metrics(folder / "run", f"sqlite:///{folder / 'mlflow.db'}")
