@@ -31,7 +31,8 @@ class Spent(NamedTuple):
 
     ``journal`` is wall time of the keeper's own thread: with it goes whatever it waits for there, be it the disk, the
     publisher's lock or the interpreter's. ``stolen`` is CPU time of the publisher's thread meanwhile: at worst, the
-    keeper waited for all of it. ``published`` is CPU time of that thread since the step before.
+    keeper waited for all of it. ``published`` is CPU time of that thread since the step before. To write the entries
+    that a checkpoint carries is not in here: that is the checkpoint's.
     """
 
     step: int

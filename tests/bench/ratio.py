@@ -25,14 +25,18 @@ class Ratio(NamedTuple):
     total: float
 
 
-def ratio(old: Sequence[np.ndarray], new: Sequence[np.ndarray]) -> Ratio:
-    """Of the rates in blocks of consecutive steps.
+def ratio(old: Sequence[np.ndarray], new: Sequence[np.ndarray], *, paired: bool = False) -> Ratio:
+    """Of the rates in blocks of consecutive steps; ``paired`` where the n-th blocks were measured side by side.
 
     The interval is a bootstrap's over whole blocks: neighbouring steps are slow for the same reasons, and drawn one by
-    one they would make it too narrow.
+    one they would make it too narrow. Pairs are drawn together: what slowed both down does not make it wider.
     """
     chance = np.random.default_rng(0)
-    drawn = [_median(_redrawn(new, chance)) / _median(_redrawn(old, chance)) for _ in range(RESAMPLINGS)]
+    drawn = []
+    for _ in range(RESAMPLINGS):
+        first = chance.integers(len(old), size=len(old))
+        second = first if paired else chance.integers(len(new), size=len(new))
+        drawn.append(_median([new[one] for one in second]) / _median([old[one] for one in first]))
     low, high = (float(bound) for bound in np.quantile(drawn, [0.025, 0.975]))
     return Ratio(_median(old), _median(new), _median(new) / _median(old), low, high, _total(new) / _total(old))
 
@@ -48,7 +52,3 @@ def _median(stretches: Sequence[np.ndarray]) -> float:
 
 def _total(stretches: Sequence[np.ndarray]) -> float:
     return float(1 / np.mean(1 / np.concatenate(stretches)))
-
-
-def _redrawn(stretches: Sequence[np.ndarray], chance: np.random.Generator) -> list[np.ndarray]:
-    return [stretches[one] for one in chance.integers(len(stretches), size=len(stretches))]

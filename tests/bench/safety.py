@@ -12,9 +12,9 @@ from tests.bench.keepers import BuildKeeperByTurns, Turns
 from tests.bench.ratio import Ratio, ratio
 from tests.bench.stepping import Rates, train
 
-PAIRS = 25
-LENGTH = {"sinusoid_maml": 50, "omniglot_maml_5w1s": 10}
-"""Steps of a stretch: about a second of the first, and two of the second."""
+PAIRS = 50
+LENGTH = {"sinusoid_maml": 25, "omniglot_maml_5w1s": 5}
+"""Steps of a stretch: half a second of the first, and one of the second, for the two of a pair to share their luck."""
 SLOWEST = {"omniglot_maml_5w1s": 0.95}
 """How fast a run with both must be against one with neither."""
 
@@ -42,7 +42,7 @@ def price(name: str, overrides: Sequence[str], folder: Path) -> Price:
     rates = Rates(recipe)
     train(recipe, BuildKeeperByTurns(recipe.model_dump_json(), str(folder / name), turns), rates)
     stretches = rates.array().reshape(count, turns.length)
-    return Price(name, ratio(list(stretches[2::2]), list(stretches[3::2])))
+    return Price(name, ratio(list(stretches[2::2]), list(stretches[3::2]), paired=True))
 
 
 def price_table(prices: Sequence[Price]) -> str:
