@@ -21,6 +21,8 @@ from tests.in_mlflow import check_metrics
 RECIPE = "sinusoid_maml"
 WARM_UP = 100
 PACE_STEPS = 500
+LENGTH = 2.5
+"""Of a run, in outages: half of one before, and about one after, some of which a machine that gets faster may take."""
 SLOWEST, MOST = 0.95, 0.01
 """Bounds: how fast a run must stay, and what share of a step may go into tracking."""
 
@@ -90,15 +92,15 @@ class Schedule(Rates):
 
 
 def outages(seconds: float, folder: Path, say: Callable[[str], None]) -> Iterator[Outage]:
-    """A run for each mode of the proxy, of 2 × ``seconds`` each; ``up`` shows what the measurement itself is worth."""
+    """A run for each mode of the proxy; ``up`` shows what the measurement itself is worth."""
     port = mlflow_server.free_port()
     server = mlflow_server.start(folder, port)
     proxy = Proxy(mlflow_server.free_port(), port)
     try:
         pace = _pace(folder / "pace", proxy)
-        say(f"{pace:.1f} steps/s; {len(MODES)} runs of {2 * seconds:g} s")
+        say(f"{pace:.1f} steps/s; {len(MODES)} runs of {LENGTH * seconds:g} s")
         for mode in MODES:
-            yield outage(mode, seconds, int(2 * seconds * pace), folder, proxy)
+            yield outage(mode, seconds, int(LENGTH * seconds * pace), folder, proxy)
     finally:
         proxy.close()
         mlflow_server.stop(server)
