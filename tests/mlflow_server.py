@@ -33,7 +33,7 @@ def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
     command = (
         f"{sys.executable} -m mlflow server --workers 1 --host 127.0.0.1 --port {port}"
         f" --backend-store-uri sqlite:///{folder}/mlflow.db --artifacts-destination {folder}/artifacts"
-        f" --allowed-hosts 127.0.0.1:{port}"
+        " --allowed-hosts 127.0.0.1:*"  # a proxy in front of it has another port
     )
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (folder / "log").open("ab") as log:

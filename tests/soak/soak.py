@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.engine.limits import Limits
+from tests.in_mlflow import check_metrics
 from tests.soak.driver import LIMITS
 from tests.soak.growth import Growth
 from tests.soak.stalls import Stalls
-from tests.soak.tracked import problems_of
 from tests.soak.training import Trained, train_broken, train_calm
 
 STALL_S = {"kill_worker": 5.0, "kill_parameter_actor": 10.0}
@@ -39,7 +39,9 @@ def soak(minutes: float, seed: int, folder: Path, say: Callable[[str], None]) ->
         for kind, grown in growth.items():
             say(f"{name}: {kind}: {grown}")
     problems = [] if calm.theta == broken.theta else [f"theta {broken.theta}, without faults {calm.theta}"]
-    problems += [f"{name}: {one}" for name in ("broken", "calm") for one in problems_of(folder / name)]
+    for name in ("broken", "calm"):
+        found = check_metrics(folder / name / "run", f"sqlite:///{folder / name / 'mlflow.db'}")
+        problems += [f"{name}: {one}" for one in found]
     return [*problems, *_slow(broken.stalls), *_grown(calm.growth)]
 
 
