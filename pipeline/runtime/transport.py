@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.events import Done, Event, Joined, Leaving, Lost
@@ -17,10 +17,17 @@ from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import Hello, TaskWorker
 from pipeline.runtime.cluster import Workers, connect, draining_nodes, leave
+from pipeline.runtime.head import Head
 
 DRAIN_CHECK_S = 2.0
 POLL_S = 0.2
 """A signal is seen between two waits, not during one."""
+
+
+FULL = (
+    "Ray's object store has no room for theta or a contribution, and the disk it spills to is full: free some room or "
+    "ray start --object-store-memory BYTES --object-spilling-directory DIR; the last finished step is kept: --resume"
+)
 
 
 class Sent(NamedTuple):
@@ -37,6 +44,7 @@ class RayTransport:
     def __init__(self, build: Callable[[], Worker], workers: Workers, address: str) -> None:
         self.stop = Stop()
         self.ours = connect(address, workers)
+        self.head = Head(ray.get_runtime_context().gcs_address, self.stop.check)
         self.build, self.workers = build, workers
         self.numerics: dict[str, str] | None = None
         self.actors: dict[int, Any] = {}
@@ -56,12 +64,14 @@ class RayTransport:
         self.sent[report] = Sent(worker, order, contribution)
 
     def replace(self, worker: int) -> None:
+        self.head.wait()  # both are asked of it
         self._stop(worker)
         self._start()
 
     def poll(self, seconds: float) -> Sequence[Event]:
         """Raises ``TaskError`` (or the error's own kind) when a task raised: the same task would raise elsewhere."""
         self.stop.check()
+        self.head.watch()
         references = [*self.sent, *self.joining]
         if not references:  # workers are here, and the dealer lets their machines rest
             time.sleep(min(seconds, POLL_S))
@@ -98,8 +108,11 @@ class RayTransport:
     def close(self) -> None:
         """Stop the workers, and the cluster too if it was started here.
 
-        That takes Ray more than a second: a process that was asked to end leaves it to end with the process.
+        That takes Ray more than a second: a process that was asked to end leaves it to end with the process. Where the
+        head is gone, Ray would wait for it: everything ends by itself then.
         """
+        if self.head.gone:
+            return
         for worker in list(self.actors):
             self._stop(worker)
         if self.ours and self.stop.signal is None:
@@ -167,7 +180,9 @@ class RayTransport:
 
 
 def _system_failure(error: RayError) -> str:
-    """Why a call failed, when the system failed; a task's own error is raised."""
+    """Why a call failed, when the system failed; a task's own error is raised, and what fails elsewhere too."""
+    if is_full(error):
+        raise ClusterError(FULL) from error
     if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
         cause = error.cause
         if isinstance(cause, MemoryError):
@@ -179,6 +194,13 @@ def _system_failure(error: RayError) -> str:
     if cause_text:
         raise ClusterError(f"a worker could not start: {cause_text}") from error
     return " ".join(str(error).split())[:300]
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an object, or one that was needed for it, found no room: no worker is to blame for that."""
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return isinstance(error, OutOfDiskError | ObjectStoreFullError)
 
 
 def constructor_cause(text: str) -> str | None:
