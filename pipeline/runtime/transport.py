@@ -64,14 +64,13 @@ class RayTransport:
         self.sent[report] = Sent(worker, order, contribution)
 
     def replace(self, worker: int) -> None:
-        self.head.wait()  # both are asked of it
+        self.head.wait()  # it is who starts and stops them
         self._stop(worker)
         self._start()
 
     def poll(self, seconds: float) -> Sequence[Event]:
         """Raises ``TaskError`` (or the error's own kind) when a task raised: the same task would raise elsewhere."""
         self.stop.check()
-        self.head.watch()
         references = [*self.sent, *self.joining]
         if not references:  # workers are here, and the dealer lets their machines rest
             time.sleep(min(seconds, POLL_S))
@@ -174,6 +173,7 @@ class RayTransport:
         now = time.monotonic()
         if now - self._drained < DRAIN_CHECK_S:
             return []
+        self.head.wait()  # that is who is asked
         self._drained = now
         nodes = draining_nodes()
         return [Leaving(worker) for worker, node in self.places.items() if node in nodes]
