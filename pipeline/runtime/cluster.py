@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-# Read by ray when it is imported: no phoning home, and no guessing that workers should be started through uv.
+# Read by ray: no phoning home, no guessing that workers should be started through uv, and no traceback for a reference
+# that nobody asks for: of two results of a call that failed, only one is looked at.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 import ray
 from ray.exceptions import AuthenticationError

@@ -19,10 +19,12 @@ from pipeline.engine.serial import Monotonic
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import ParameterActor
 from pipeline.runtime.cluster import Workers, here
-from pipeline.runtime.transport import POLL_S, RayTransport, constructor_cause
+from pipeline.runtime.transport import FULL, POLL_S, RayTransport, constructor_cause, is_full
 
 END_S: Mapping[Status, float] = {"KILLED": 1.0, "FAILED": 70.0}
 """How long the parameter actor has to end a run that did not finish."""
+HEADLESS_S = 10.0
+"""And where the head is gone: nobody would say that the actor went with it."""
 
 
 class RayExecutor(Crew):
@@ -101,8 +103,10 @@ class RayExecutor(Crew):
         if status == "FINISHED":
             problem = self._call("close", status, summary)
         else:
-            problem = _last_words(self.parameters.close.remote(status, summary), END_S[status])
-        ray.kill(self.parameters)
+            limit = min(END_S[status], HEADLESS_S) if self.ray.head.gone else END_S[status]
+            problem = _last_words(self.parameters.close.remote(status, summary), limit)
+        if not self.ray.head.gone:
+            ray.kill(self.parameters)
         self.ray.close()
         return None if problem is None else str(problem)
 
@@ -127,6 +131,7 @@ class RayExecutor(Crew):
 
     def _rebuild(self, error: Exception) -> None:
         """Another parameter actor at the last checkpoint. The old one is killed first: it may only be slow."""
+        self.ray.head.wait()
         self.rebuilt += 1
         if self.rebuilt > self.limits.rebuilds:
             reason = " ".join(str(error).split())[:200]
@@ -148,6 +153,7 @@ class RayExecutor(Crew):
         deadline = time.monotonic() + (seconds or self.limits.answer_s)
         while not ray.wait([reference], timeout=POLL_S)[0]:
             self.stop.check()
+            self.ray.head.watch()
             if time.monotonic() > deadline:
                 raise GetTimeoutError("the parameter actor does not answer")
         try:
@@ -155,6 +161,8 @@ class RayExecutor(Crew):
         except RayTaskError as error:
             if isinstance(error.cause, PipelineError):
                 raise error.cause from error
+            if is_full(error):
+                raise ClusterError(FULL) from error
             raise
         except RayActorError as error:
             cause = constructor_cause(str(error))

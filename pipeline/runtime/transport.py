@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.events import Done, Event, Joined, Leaving, Lost, Refused
@@ -19,10 +19,17 @@ from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import Hello, TaskWorker
 from pipeline.runtime.cluster import Workers, connect, draining_nodes, leave
+from pipeline.runtime.head import Head
 
 DRAIN_CHECK_S = 2.0
 POLL_S = 0.2
 """A signal is seen between two waits, not during one."""
+
+
+FULL = (
+    "Ray's object store has no room for theta or a contribution, and the disk it spills to is full: free some room or "
+    "ray start --object-store-memory BYTES --object-spilling-directory DIR; the last finished step is kept: --resume"
+)
 
 
 class Sent(NamedTuple):
@@ -52,6 +59,7 @@ class RayTransport:
     ) -> None:
         self.stop = Stop()
         self.ours = connect(address, workers)
+        self.head = Head(ray.get_runtime_context().gcs_address, self.stop.check)
         self.build, self.workers, self.start_s = build, workers, start_s
         self.numerics: dict[str, str] | None = None
         self.actors: dict[int, Any] = {}
@@ -71,6 +79,7 @@ class RayTransport:
         self.sent[report] = Sent(worker, order, contribution)
 
     def replace(self, worker: int) -> None:
+        self.head.wait()  # it is who starts and stops them
         self._stop(worker)
         self._start(self.start_s)
 
@@ -114,8 +123,11 @@ class RayTransport:
     def close(self) -> None:
         """Stop the workers, and the cluster too if it was started here.
 
-        That takes Ray more than a second: a process that was asked to end leaves it to end with the process.
+        That takes Ray more than a second: a process that was asked to end leaves it to end with the process. Where the
+        head is gone, Ray would wait for it: everything ends by itself then.
         """
+        if self.head.gone:
+            return
         for worker in list(self.actors):
             self._stop(worker)
         if self.ours and self.stop.signal is None:
@@ -139,6 +151,7 @@ class RayTransport:
         now = time.monotonic()
         for reference, joining in list(self.joining.items()):
             if now > joining.until:
+                self.head.wait()
                 del self.joining[reference]
                 self._stop(joining.worker)
                 self._start(2 * joining.patience)
@@ -183,13 +196,16 @@ class RayTransport:
         now = time.monotonic()
         if now - self._drained < DRAIN_CHECK_S:
             return []
+        self.head.wait()  # that is who is asked
         self._drained = now
         nodes = draining_nodes()
         return [Leaving(worker) for worker, node in self.places.items() if node in nodes]
 
 
 def _system_failure(error: RayError) -> str:
-    """Why a call failed, when the system failed; a task's own error is raised."""
+    """Why a call failed, when the system failed; a task's own error is raised, and what fails elsewhere too."""
+    if is_full(error):
+        raise ClusterError(FULL) from error
     if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
         cause = error.cause
         if isinstance(cause, MemoryError):
@@ -201,6 +217,13 @@ def _system_failure(error: RayError) -> str:
     if cause_text:
         raise ClusterError(f"a worker could not start: {cause_text}") from error
     return " ".join(str(error).split())[:300]
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an object, or one that was needed for it, found no room: no worker is to blame for that."""
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return isinstance(error, OutOfDiskError | ObjectStoreFullError)
 
 
 def constructor_cause(text: str) -> str | None:

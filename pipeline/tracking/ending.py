@@ -8,7 +8,8 @@ from pipeline.core.failures import PipelineError
 from pipeline.engine.protocols import Status
 from pipeline.tracking.mlflow_tracker import MLflowTracker
 
-END_S = 0.6
+END_S = {"KILLED": 0.6, "FAILED": 10.0, "FINISHED": 10.0}
+"""Somebody waits for a process that was asked to end; one that failed has time."""
 
 
 class Ending:
@@ -22,9 +23,9 @@ class Ending:
         self._thread = threading.Thread(target=self._run, name="ending", daemon=True)
         self._thread.start()
 
-    def end(self, status: Status, limit: float = END_S) -> str | None:
+    def end(self, status: Status, limit: float | None = None) -> str | None:
         """End the run within ``limit`` seconds; returns why it still looks as if it were running."""
-        self._status = status
+        self._status, limit = status, END_S[status] if limit is None else limit
         self._asked.set()
         self._thread.join(limit)
         return f"MLflow did not answer for {limit:g} s" if self._thread.is_alive() else self._problem
