@@ -53,7 +53,14 @@ CATALOGUE = {
         "unit/test_dealer": ["when_the_last_worker_is_not_replaced_patience_ends"],
         "runtime/test_cluster_drills": ["the_cluster_s_troubles_leave_no_trace"],
     },
-    "F14 a network that is cut": {"unit/test_dealer": ["a_late_worker_that_answers_after_all_is_used_again"]},
+    "F13 a head that is lost": {
+        "runtime/test_head": ["a_head_that_stays_away_ends_the_run_in_one_line"],
+        "runtime/test_head_lost": ["a_run_whose_head_is_lost_ends_and_goes_on_on_another_cluster"],
+    },
+    "F14 a network that is cut": {
+        "unit/test_dealer": ["a_late_worker_that_answers_after_all_is_used_again"],
+        "runtime/test_two_hosts": ["a_link_that_loses_every_packet_leaves_no_trace"],
+    },
     "F15 MLflow is away": {
         "unit/test_journal_and_publisher": ["a_tracker_that_fails_is_tried_again_until_it_has_all"],
         "runtime/test_sync": ["what_mlflow_missed_is_sent_once_however_often_it_is_sent"],
@@ -78,6 +85,12 @@ CATALOGUE = {
         "runtime/test_cluster_drills": ["the_cluster_s_troubles_leave_no_trace"],
     },
     "F21 a worker that joins late": {"unit/test_dealer": ["a_worker_that_joins_late_gets_work_at_once"]},
+    "F22 an object store that is full": {
+        "runtime/test_full_store": [
+            "what_a_step_no_longer_needs_leaves_the_store",
+            "a_theta_for_which_there_is_no_room_anywhere_ends_the_run_in_one_line",
+        ]
+    },
     "F23 a clock that jumps": {"unit/test_journal_and_publisher": ["time_does_not_go_back"]},
     "F24 another recipe on a resume": {
         "unit/test_loop_and_evaluate": ["a_resume_with_another_recipe_is_refused_and_says_in_what"]
@@ -98,6 +111,12 @@ CATALOGUE = {
     },
     "F28 other data on a resume": {
         "unit/test_loop_and_evaluate": ["a_resume_with_another_recipe_is_refused_and_says_in_what"]
+    },
+    "F29 something that is left behind": {
+        "runtime/test_leaks": [
+            "a_run_that_is_finished_leaves_its_results",
+            "a_run_that_is_stopped_leaves_what_it_goes_on_from",
+        ]
     },
     "F30 a task that kills its workers": {
         "unit/test_dealer": ["a_task_that_kills_its_workers_is_tried_alone_and_named"],
