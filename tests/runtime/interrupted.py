@@ -21,8 +21,8 @@ from pipeline.storage.local import Local
 START_S = 120.0
 END_S = 2.0
 """The promise: from the signal to the end of the process."""
-ORPHANS_S = 60.0
-"""Processes of Ray that lost the others see so within ten seconds, where the machine has nothing else to do."""
+ORPHANS_S = 20.0
+"""Processes of Ray that lost the others see so within ten seconds."""
 
 
 class Left(NamedTuple):
