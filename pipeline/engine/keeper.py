@@ -31,7 +31,7 @@ from pipeline.storage.protocol import Storage
 BEST = "best.safetensors"
 RESUMABLE = {"identity": dict, "texts": dict, "entries": list, "skipped": list}
 """What a checkpoint's facts must hold for a run to go on from it: its checksum says nothing of who wrote it."""
-SYNC_EVERY = 32
+SYNC_EVERY = 8
 """A checkpoint carries at most this many entries of the journal."""
 
 
