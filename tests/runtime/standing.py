@@ -47,7 +47,8 @@ class Seats:
 
     def __init__(self, standing: RayTransport, count: int) -> None:
         self.standing, self.count = standing, count
-        self.send, self.replace, self.poll, self.stop = standing.send, standing.replace, standing.poll, standing.stop
+        self.send, self.replace, self.poll = standing.send, standing.replace, standing.poll
+        self.stop, self.head = standing.stop, standing.head
 
     def first_numerics(self, patience: float) -> tuple[dict[str, str], Sequence[Event]]:
         numerics, _ = self.standing.first_numerics(patience)
