@@ -7,9 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.algorithms.anil import ANIL
+from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
+from pipeline.algorithms.mamlpp import MAMLPP
+from pipeline.algorithms.metasgd import MetaSGD
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
 from pipeline.core.algorithm import Algorithm
 
-ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {"maml": MAML, "reptile": Reptile, "protonet": ProtoNet}
+ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
+    "maml": MAML,
+    "reptile": Reptile,
+    "protonet": ProtoNet,
+    "anil": ANIL,
+    "metasgd": MetaSGD,
+    "mamlpp": MAMLPP,
+    "imaml": IMAML,
+}

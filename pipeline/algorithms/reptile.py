@@ -13,12 +13,10 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from pipeline.core.algorithm import Algorithm, detach
-from pipeline.core.failures import ConfigError
+from pipeline.core.algorithm import detach
 from pipeline.core.inner import SGD, Adam, Rule, unroll
-from pipeline.core.types import Batch, Context, Kind, MayChange, MetaParams, Params, Phase, Score, Task
-from pipeline.nets.losses import Loss
-from pipeline.nets.model import Adapted, Model
+from pipeline.core.types import Batch, Context, MayChange, MetaParams, Params, Phase, Score, Task
+from pipeline.nets.descent import Descent
 
 
 @dataclass(frozen=True)
@@ -38,26 +36,13 @@ class ReptileConfig:
     inner_beta1: Annotated[float, Ge(0)] = 0.0
 
 
-class Reptile(Algorithm[Batch, Adapted]):
+class Reptile(Descent):
     """theta <- theta - epsilon · mean(theta - phi_k) (algorithm 2), so *before - after* takes a gradient's place.
 
     The query set is looked at for the training score alone, always by its own batch statistics.
-
-    Raises:
-        ConfigError: ``normalisation: running``, with which the inner loop diverges.
     """
 
     Config: ClassVar[type[ReptileConfig]] = ReptileConfig
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
-    head: ClassVar[bool] = True
-
-    def __init__(self, config: ReptileConfig, model: Model, loss: Loss) -> None:
-        if model.mode == "running":
-            raise ConfigError("normalisation: 'running' makes reptile diverge; use one_query, support or transductive")
-        self.config, self.model, self.loss = config, model, loss
-
-    def init(self, rng: np.random.Generator) -> MetaParams:
-        return {"model": self.model.init(rng)}
 
     def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
         """``batches`` [inner steps, batch]: rows of the support set, each shuffle used up before the next begins."""
@@ -71,18 +56,6 @@ class Reptile(Algorithm[Batch, Adapted]):
         order = np.concatenate([rng.permutation(rows) for _ in range(shuffles)])
         return {"batches": torch.from_numpy(order[: steps * min(batch, rows)].reshape(steps, -1))}
 
-    def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Adapted:
-        return self.model.adapted(self._path(theta, support, context)[-1], support.x)
-
-    def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Adapted, ...]:
-        return tuple(self.model.adapted(phi, support.x) for phi in self._path(theta, support, context))
-
-    def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
-        return self.model.predict(adapted, x)
-
-    def score(self, adapted: Adapted, query: Batch, context: Context) -> Score:
-        return self.loss(self.predict(adapted, query.x), query.y)
-
     def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
         adapted = self.adapt(theta, task.support, context)
         before = theta["model"]
@@ -91,15 +64,15 @@ class Reptile(Algorithm[Batch, Adapted]):
         outputs, _ = self.model.fit(adapted.phi, task.query.x)
         return {"model": delta}, detach(self.loss(outputs, task.query.y))
 
-    def _path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         batches = context.noise["batches"]
 
-        def support_loss(phi: Params, j: int) -> Tensor:
+        def loss(phi: Params, j: int) -> Tensor:
             rows = batches[j]
             return self.loss(self.model.fit(phi, support.x[rows])[0], support.y[rows]).loss  # type: ignore[return-value]
 
         # The delta is not differentiated, so no graph of the inner loop is kept.
-        return unroll(support_loss, theta["model"], len(batches), self._rule(), first_order=True)
+        return unroll(loss, theta["model"], len(batches), self._rule(), first_order=True)
 
     def _rule(self) -> Rule:
         if self.config.inner_optimizer == "sgd":

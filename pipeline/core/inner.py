@@ -24,7 +24,9 @@ class Rule(Protocol):
 
     def start(self, phi: Params) -> State: ...
 
-    def step(self, phi: Params, gradient: Params, state: State) -> tuple[Params, State]: ...
+    def step(self, phi: Params, gradient: Params, state: State, j: int) -> tuple[Params, State]:
+        """``j`` is the number of the inner step, from 0."""
+        ...
 
 
 class SGD:
@@ -36,8 +38,22 @@ class SGD:
     def start(self, phi: Params) -> State:
         return {}
 
-    def step(self, phi: Params, gradient: Params, state: State) -> tuple[Params, State]:
+    def step(self, phi: Params, gradient: Params, state: State, j: int) -> tuple[Params, State]:
         return {name: value - self.rate * gradient[name] for name, value in phi.items()}, state
+
+
+class LeafwiseSGD:
+    """phi <- phi - rates ∘ gradient, with rates for each leaf (of its shape, or one for all of it) and inner step."""
+
+    def __init__(self, rates: Callable[[int], Params]) -> None:
+        self.rates = rates
+
+    def start(self, phi: Params) -> State:
+        return {}
+
+    def step(self, phi: Params, gradient: Params, state: State, j: int) -> tuple[Params, State]:
+        rates = self.rates(j)
+        return {name: value - rates[name] * gradient[name] for name, value in phi.items()}, state
 
 
 class Adam:
@@ -59,7 +75,7 @@ class Adam:
             "power": {"beta1": torch.ones_like(some.sum()), "beta2": torch.ones_like(some.sum())},
         }
 
-    def step(self, phi: Params, gradient: Params, state: State) -> tuple[Params, State]:
+    def step(self, phi: Params, gradient: Params, state: State, j: int) -> tuple[Params, State]:
         power1, power2 = state["power"]["beta1"] * self.beta1, state["power"]["beta2"] * self.beta2
         m = {name: self.beta1 * state["m"][name] + (1 - self.beta1) * g for name, g in gradient.items()}
         v = {name: self.beta2 * state["v"][name] + (1 - self.beta2) * g * g for name, g in gradient.items()}
@@ -83,6 +99,41 @@ def unroll(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: bo
         gradient = torch.func.grad(loss)(at, j)
         if first_order:
             gradient = {name: value.detach() for name, value in gradient.items()}
-        phi, state = rule.step(phi, gradient, state)
+        phi, state = rule.step(phi, gradient, state, j)
         path.append(phi)
     return tuple(path)
+
+
+def conjugate_gradient(operator: Callable[[Params], Params], b: Params, steps: int) -> tuple[Params, Tensor]:
+    """x with ``operator`` x = b, for a symmetric positive definite operator, and ‖b - operator x‖ / ‖b‖.
+
+    Hestenes & Stiefel (1952). It starts at 0 and takes ``steps`` steps whatever happens, so that it can be vectorised;
+    once it has arrived, it stays.
+    """
+    x = {name: torch.zeros_like(value) for name, value in b.items()}
+    r, p, rr = b, b, _dot(b, b)
+    for _ in range(steps):
+        ap = operator(p)
+        alpha = _ratio(rr, _dot(p, ap))
+        x = {name: x[name] + alpha * p[name] for name in x}
+        r = {name: r[name] - alpha * ap[name] for name in r}
+        before, rr = rr, _dot(r, r)
+        beta = _ratio(rr, before)
+        p = {name: r[name] + beta * p[name] for name in p}
+    left = operator(x)
+    return x, _ratio(norm({name: b[name] - left[name] for name in b}), norm(b))
+
+
+def norm(params: Params) -> Tensor:
+    """The 2-norm of all leaves together."""
+    return _dot(params, params).sqrt()
+
+
+def _dot(a: Params, b: Params) -> Tensor:
+    return torch.stack([(a[name] * b[name]).sum() for name in a]).sum()
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """0 where there is nothing left to divide by."""
+    nothing = b == 0
+    return torch.where(nothing, torch.zeros_like(a), a / torch.where(nothing, torch.ones_like(b), b))

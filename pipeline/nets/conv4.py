@@ -70,12 +70,9 @@ class Conv4(Net):
             if self.normalised:
                 params[f"block{i}/scale"] = torch.ones(self.config.channels)
             channels = self.config.channels
-        if self.outputs is not None:
-            params["head/weight"] = fan_in_normal(rng, (self.outputs, self.features), self.features, 1.0)
-            params["head/bias"] = torch.zeros(self.outputs)
-        return params
+        return params | self.init_head(rng, self.features)
 
-    def __call__(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
+    def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         stride = 2 if self.config.shrink == "stride" else 1
         h = x
         for i in range(BLOCKS):
@@ -83,5 +80,4 @@ class Conv4(Net):
             h = normalise(f"block{i}", h, params.get(f"block{i}/scale"), params[f"block{i}/bias"])
             # ReLU after the pooling, which it commutes with: a quarter of the work.
             h = torch.relu(F.max_pool2d(h, 2) if self.config.shrink == "pool" else h)
-        h = h.mean((2, 3)) if self.config.readout == "mean" else h.flatten(1)
-        return h if self.outputs is None else h @ params["head/weight"].T + params["head/bias"]
+        return h.mean((2, 3)) if self.config.readout == "mean" else h.flatten(1)

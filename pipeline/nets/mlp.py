@@ -45,15 +45,12 @@ class MLP(Net):
             params[f"layer{i}/bias"] = torch.zeros(width)
             if self.normalised:
                 params[f"layer{i}/scale"] = torch.ones(width)
-        if self.outputs is not None:
-            params["head/weight"] = fan_in_normal(rng, (self.outputs, self.widths[-1]), self.widths[-1], 1.0)
-            params["head/bias"] = torch.zeros(self.outputs)
-        return params
+        return params | self.init_head(rng, self.widths[-1])
 
-    def __call__(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
+    def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         h = x.flatten(1)
         for i in range(len(self.widths) - 1):
             h = h @ params[f"layer{i}/weight"].T
             h = normalise(f"layer{i}", h, params.get(f"layer{i}/scale"), params[f"layer{i}/bias"])
             h = torch.relu(h) if self.config.activation == "relu" else torch.tanh(h)
-        return h if self.outputs is None else h @ params["head/weight"].T + params["head/bias"]
+        return h

@@ -52,6 +52,10 @@ class Model:
         normalise = self._own_statistics()
         return self.net(params, x, normalise), normalise.moments
 
+    def embed(self, params: Params, x: Tensor) -> Tensor:
+        """The features that the head would see in ``fit``."""
+        return self.net.embed(params, x, self._own_statistics())
+
     def adapted(self, phi: Params, support_x: Tensor, running: Params | None = None) -> Adapted:
         """These weights, ready to predict after this support set; ``running`` is for the mode of that name.
 

@@ -19,6 +19,7 @@ class Net(ABC):
     layers are normalised; ``outputs=None`` asks for an embedding without a head."""
 
     Config: ClassVar[type[Any]]
+    outputs: int | None
 
     @abstractmethod
     def __init__(self, config: Any, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool) -> None: ...
@@ -28,8 +29,23 @@ class Net(ABC):
         """Fresh leaves. A bias stands after a normalisation, never before: there its gradient is only rounding."""
 
     @abstractmethod
+    def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
+        """The body: [N, *input] -> [N, features]."""
+
+    def read_out(self, params: Params, features: Tensor) -> Tensor:
+        """The head, the leaves ``head/…``: linear, or nothing at all without ``outputs``."""
+        return features if self.outputs is None else features @ params["head/weight"].T + params["head/bias"]
+
     def __call__(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
-        """[N, *input] -> [N, outputs], or [N, embedding]."""
+        """[N, *input] -> [N, outputs], or [N, features]."""
+        return self.read_out(params, self.embed(params, x, normalise))
+
+    def init_head(self, rng: np.random.Generator, features: int) -> Params:
+        """Fresh leaves of the head."""
+        if self.outputs is None:
+            return {}
+        weight = fan_in_normal(rng, (self.outputs, features), features, 1.0)
+        return {"head/weight": weight, "head/bias": torch.zeros(self.outputs)}
 
 
 def fan_in_normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, gain: float = 2.0) -> Tensor:

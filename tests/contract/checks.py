@@ -133,7 +133,10 @@ def check_vectorised_score_equals_the_loop(case: Case) -> None:
 
 
 def check_finite_differences(case: Case) -> None:
-    """Along one random direction for each leaf; only of algorithms that claim ``learn`` to be a derivative."""
+    """Along one random direction for each leaf; only of algorithms that claim ``learn`` to be a derivative.
+
+    A ReLU that changes sides within a difference makes an inner step, and so the loss, jump: a smaller one misses it.
+    """
     algorithm = case.algorithm
     if not (isinstance(algorithm, Differentiable) and case.exact):
         return
@@ -145,17 +148,20 @@ def check_finite_differences(case: Case) -> None:
         found = algorithm.objective(theta | {group: leaves}, task, context).loss
         return (found if isinstance(found, Tensor) else found[group]).item()
 
-    rng, step = torch.Generator().manual_seed(SEED), 1e-6
+    rng = torch.Generator().manual_seed(SEED)
     for group, leaves in gradient.items():
         for name, slope in leaves.items():
             leaf = theta[group][name]
             way = torch.randn(leaf.shape, generator=rng, dtype=leaf.dtype)
             way /= way.norm()
-            measured = (loss(group, name, leaf + step * way) - loss(group, name, leaf - step * way)) / (2 * step)
             claimed, scale = (slope * way).sum().item(), max(slope.norm().item(), 1e-3 * norm(leaves))
-            assert abs(measured - claimed) <= 1e-5 * scale + 1e-9, (
-                f"gradient of {group}/{name} is not the derivative: {claimed:.9g}, finite differences {measured:.9g}"
-            )
+            for step in (1e-6, 1e-7):
+                measured = (loss(group, name, leaf + step * way) - loss(group, name, leaf - step * way)) / (2 * step)
+                if abs(measured - claimed) <= 1e-5 * scale + 1e-9:
+                    break
+            else:
+                told = f"{claimed:.9g}, finite differences {measured:.9g}"
+                raise AssertionError(f"gradient of {group}/{name} is not the derivative: {told}")
 
 
 def check_rows_of_a_query_set_do_not_see_each_other(case: Case) -> None:

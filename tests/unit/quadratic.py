@@ -60,12 +60,12 @@ class Linear(Net):
     """Outputs x · theta."""
 
     def __init__(self, config: Any, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool) -> None:
-        self.size = input_shape[0]
+        self.size, self.outputs = input_shape[0], None
 
     def init(self, rng: np.random.Generator) -> Params:
         return {"w": torch.from_numpy(rng.normal(size=self.size))}
 
-    def __call__(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
+    def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         return x @ params["w"]
 
 

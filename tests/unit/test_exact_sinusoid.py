@@ -35,8 +35,11 @@ class Wave(Net):
     def init(self, rng: np.random.Generator) -> Params:
         return {"head": torch.from_numpy(rng.normal(size=2))}
 
-    def __call__(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
-        return features(x) @ params["head"].unsqueeze(1)
+    def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
+        return features(x)
+
+    def read_out(self, params: Params, features: Tensor) -> Tensor:
+        return features @ params["head"].unsqueeze(1)
 
 
 def features(x: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+"""ANIL: MAML whose inner loop adapts the head alone; the body is learned by the outer loop and reused.
+
+Raghu, Raghu, Bengio, Vinyals: Rapid Learning or Feature Reuse?, arXiv 1909.09157, §4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from pipeline.core.algorithm import Differentiable
+from pipeline.core.inner import SGD, unroll
+from pipeline.core.types import Batch, Context, MayChange, MetaParams, Params
+from pipeline.nets.descent import Descent
+from pipeline.nets.model import Adapted
+
+HEAD = "head/"
+
+
+@dataclass(frozen=True)
+class ANILConfig:
+    """As MAML's: ``inner_lr`` is per *mean* support loss; ``eval_inner_steps`` count at evaluation and serving."""
+
+    inner_lr: Annotated[float, Gt(0)] = 0.01
+    inner_steps: Annotated[int, Ge(1)] = 1
+    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 10
+    first_order: bool = False
+
+
+class ANIL(Descent, Differentiable[Batch, Adapted]):
+    """MAML's rule on the leaves ``head/…``; the support set goes through the body once, however many steps follow."""
+
+    Config: ClassVar[type[ANILConfig]] = ANILConfig
+
+    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+        phi = theta["model"]
+        features = self.model.embed(phi, support.x)
+
+        def loss(head: Params, j: int) -> Tensor:
+            return self.loss(self.model.net.read_out(head, features), support.y).loss  # type: ignore[return-value]
+
+        head = {name: leaf for name, leaf in phi.items() if name.startswith(HEAD)}
+        rule, first_order = SGD(self.config.inner_lr), self.config.first_order
+        heads = unroll(loss, head, self.steps(context), rule, first_order=first_order)
+        return tuple(phi | adapted for adapted in heads)

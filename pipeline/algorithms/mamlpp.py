@@ -1,0 +1,86 @@
+"""MAML++: MAML with learned inner rates, a loss after every inner step, and second derivatives that come in late.
+
+Antoniou, Edwards, Storkey: How to train your MAML, arXiv 1810.09502, §4. Each part is a switch of its own. Their batch
+normalisation with running moments and biases of each inner step is not here: ``normalisation`` says what is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, cast
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from pipeline.core.algorithm import Differentiable
+from pipeline.core.inner import SGD, LeafwiseSGD, Rule, unroll
+from pipeline.core.types import Batch, Context, MayChange, MetaParams, Params, Score, Task
+from pipeline.nets.descent import Descent
+from pipeline.nets.model import Adapted
+
+
+@dataclass(frozen=True)
+class MAMLPPConfig:
+    """``inner_lr`` is what the rates start at, per *mean* support loss.
+
+    Until outer step ``multi_step_until`` the losses after all inner steps count, less and less but for the last one's;
+    until ``first_order_until`` second derivatives are left out. 0 turns either off.
+    """
+
+    inner_lr: Annotated[float, Gt(0)] = 0.01
+    inner_steps: Annotated[int, Ge(1)] = 5
+    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 5
+    learn_rates: bool = True
+    multi_step_until: Annotated[int, Ge(0)] = 1000
+    first_order_until: Annotated[int, Ge(0)] = 0
+
+
+class MAMLPP(Descent, Differentiable[Batch, Adapted]):
+    """phi_{j+1} = phi_j - alpha[layer, j] ∇L_support(phi_j); the outer loop descends Σ_j w_j L_query(phi_j) (eq. 2, 3).
+
+    Rates are the group ``inner_lr``: for each layer one for each inner step. More steps at evaluation use the last.
+    """
+
+    Config: ClassVar[type[MAMLPPConfig]] = MAMLPPConfig
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        theta: MetaParams = {"model": self.model.init(rng)}
+        if self.config.learn_rates:
+            dtype = next(iter(theta["model"].values())).dtype
+            rates = torch.full((self.config.inner_steps,), self.config.inner_lr, dtype=dtype)
+            theta["inner_lr"] = {layer: rates.clone() for layer in dict.fromkeys(map(_layer, theta["model"]))}
+        return theta
+
+    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+        rule, first_order = self._rule(theta), context.step <= self.config.first_order_until
+        return unroll(self.support_loss(support), theta["model"], self.steps(context), rule, first_order=first_order)
+
+    def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
+        weights = loss_weights(self.config.inner_steps, context.step, self.config.multi_step_until)
+        trace = self.trace(theta, task.support, context)
+        wanted = [(weight, adapted) for weight, adapted in zip(weights, trace[1:], strict=True) if weight]
+        scores = [self.score(adapted, task.query, context) for _, adapted in wanted]
+        losses = [weight * cast(Tensor, score.loss) for (weight, _), score in zip(wanted, scores, strict=True)]
+        return scores[-1]._replace(loss=torch.stack(losses).sum())
+
+    def _rule(self, theta: MetaParams) -> Rule:
+        if not self.config.learn_rates:
+            return SGD(self.config.inner_lr)
+        last = self.config.inner_steps - 1
+        layers = theta["inner_lr"]
+        return LeafwiseSGD(lambda j: {name: layers[_layer(name)][min(j, last)] for name in theta["model"]})
+
+
+def loss_weights(steps: int, step: int, until: int) -> list[float]:
+    """Of the query loss after each inner step, in outer step ``step``: equal at first, all on the last in the end.
+
+    The authors keep 3% of an equal share on the earlier ones to the end of their ten epochs; here they go to zero.
+    """
+    early = max(0.0, 1.0 - step / until) / steps if until else 0.0
+    return [early] * (steps - 1) + [1.0 - early * (steps - 1)]
+
+
+def _layer(name: str) -> str:
+    return name.rpartition("/")[0]

@@ -1,0 +1,49 @@
+"""Meta-SGD: beside the initialisation, a learned rate for each weight, which is the inner step's direction too.
+
+Li, Zhou, Chen, Li: Meta-SGD, Learning to Learn Quickly for Few-Shot Learning, arXiv 1707.09835.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+
+from pipeline.core.algorithm import Differentiable
+from pipeline.core.inner import LeafwiseSGD, unroll
+from pipeline.core.types import Batch, Context, MayChange, MetaParams, Params
+from pipeline.nets.descent import Descent
+from pipeline.nets.model import Adapted
+
+
+@dataclass(frozen=True)
+class MetaSGDConfig:
+    """``inner_lr`` is what each rate starts at, per *mean* support loss. Published is one inner step, everywhere.
+
+    The authors draw the first rates from U(0.005, 0.1); here they are equal, so that the first step is MAML's.
+    """
+
+    inner_lr: Annotated[float, Gt(0)] = 0.01
+    inner_steps: Annotated[int, Ge(1)] = 1
+    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 1
+
+
+class MetaSGD(Descent, Differentiable[Batch, Adapted]):
+    """phi = theta - alpha ∘ ∇L_support(theta), with theta (``model``) and alpha (``inner_lr``) learned (eq. 2, 3)."""
+
+    Config: ClassVar[type[MetaSGDConfig]] = MetaSGDConfig
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        model = self.model.init(rng)
+        return {
+            "model": model,
+            "inner_lr": {name: torch.full_like(leaf, self.config.inner_lr) for name, leaf in model.items()},
+        }
+
+    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+        rates = theta["inner_lr"]
+        rule = LeafwiseSGD(lambda j: rates)
+        return unroll(self.support_loss(support), theta["model"], self.steps(context), rule, first_order=False)
