@@ -103,7 +103,7 @@ def test_a_worker_that_computes_otherwise_is_left_out_unless_the_recipe_says_mix
     transport = RayTransport(build_workers, Workers(2, 0.0, mixed=mixed), "local")
     notes: list[str] = []
     try:
-        numerics, joined = transport.first_numerics(30.0)
+        _, joined = transport.first_numerics(30.0)
         events = list(joined)
         while len(events) < 2:
             events += transport.poll(1.0)
@@ -114,7 +114,6 @@ def test_a_worker_that_computes_otherwise_is_left_out_unless_the_recipe_says_mix
         learned = list(crew.learn(theta, chunks_of(tiny.seed, "train", "train", 1, 8, 2)))
     finally:
         transport.close()
-    assert numerics["isa"] != "of another kind"
     assert sorted(type(event).__name__ for event in events) == (["Joined"] * 2 if mixed else ["Joined", "Refused"])
     assert len(learned) == 4
     if mixed:  # unlike machines may disagree about the last bits, and nobody calls that corruption
