@@ -22,7 +22,7 @@ from pipeline.nets.descent import Descent
 class IMAMLConfig:
     """``proximal`` is lambda, ``inner_lr`` is per *mean* support loss, ``solver_steps`` are of conjugate gradient."""
 
-    inner_lr: Annotated[float, Gt(0)] = 0.1
+    inner_lr: Annotated[float, Gt(0)] = 0.01
     inner_steps: Annotated[int, Ge(1)] = 16
     eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 16
     proximal: Annotated[float, Gt(0)] = 2.0
