@@ -24,7 +24,7 @@ def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> 
         "tasks_per_step": TASKS,
         "chunk_size": CHUNK,
         "algorithm": {"name": algorithm},
-        "net": {"name": "mlp"} if sinusoids else {"name": "conv4", "channels": 8},
+        "net": {"name": "mlp", "init_gain": 0.3333} if sinusoids else {"name": "conv4", "channels": 8},
         "source": {"name": "sinusoid"} if sinusoids else {"name": "images", "path": str(images)},
         "normalisation": "none" if sinusoids else "transductive",
         "task": {"train": shape, "eval": shape},
