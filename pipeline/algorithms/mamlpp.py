@@ -38,7 +38,7 @@ class MAMLPPConfig:
 
 
 class MAMLPP(Descent, Differentiable[Batch, Adapted]):
-    """phi_{j+1} = phi_j - alpha[layer, j] ∇L_support(phi_j); the outer loop descends Σ_j w_j L_query(phi_j) (eq. 2, 3).
+    """phi_{j+1} = phi_j - alpha[layer, j] ∇L_support(phi_j); the outer loop descends Σ_j w_j L_query(phi_j) (§4).
 
     Rates are the group ``inner_lr``: for each layer one for each inner step. More steps at evaluation use the last.
     """

@@ -32,7 +32,7 @@ class MetaSGDConfig:
 
 
 class MetaSGD(Descent, Differentiable[Batch, Adapted]):
-    """phi = theta - alpha ∘ ∇L_support(theta), with theta (``model``) and alpha (``inner_lr``) learned (eq. 2, 3)."""
+    """phi = theta - alpha ∘ ∇L_support(theta), with theta (``model``) and alpha (``inner_lr``) learned (§3)."""
 
     Config: ClassVar[type[MetaSGDConfig]] = MetaSGDConfig
 

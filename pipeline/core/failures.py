@@ -68,16 +68,16 @@ class StorageError(PipelineError):
     exit_code = 7
 
 
-class CorruptionError(PipelineError):
-    """Two workers gave different numbers for the same chunk."""
-
-    exit_code = 9
-
-
 class FencedError(PipelineError):
     """Another process has taken over this run."""
 
     exit_code = 8
+
+
+class CorruptionError(PipelineError):
+    """Two workers gave different numbers for the same chunk."""
+
+    exit_code = 9
 
 
 class Stopped(KeyboardInterrupt):
