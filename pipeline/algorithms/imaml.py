@@ -30,10 +30,11 @@ class IMAMLConfig:
 
 
 class IMAML(Descent):
-    """phi* = argmin L_support(phi) + lambda/2 ‖phi - theta‖² ; (I + H(phi*)/lambda) g = ∇L_query(phi*) (lemma 1).
+    """phi* = argmin L_support(phi) + lambda/2 ‖phi - theta‖²; (I + H(phi*)/lambda) g = ∇L_query(phi*) (lemma 1).
 
-    No graph of the inner steps is kept. The authors' code takes plain gradient steps and one proximal one, and solves with another operator; here both are as written in the paper. Metrics: how far phi is from
-    the minimum (``inner_gradient``, relative to the query's) and g from the solution (``solver_residual``).
+    No graph of the inner steps is kept. The authors' code takes plain gradient steps and one proximal one, and solves
+    with another operator; here both are as written in the paper. Metrics: how far phi is from the minimum
+    (``inner_gradient``, relative to the query's) and g from the solution (``solver_residual``).
     """
 
     Config: ClassVar[type[IMAMLConfig]] = IMAMLConfig

@@ -124,15 +124,20 @@ class SmallCluster:
 
     def stop(self) -> None:
         """The head last: it is the others' way to hear of anything."""
-        for process in reversed(self.processes):
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait(10)
+        stop_newest_first(self.processes)
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+def stop_newest_first(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ask each session to end, and kill the one that does not."""
+    for process in reversed(processes):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
 
 
 def free_ports(count: int) -> list[int]:

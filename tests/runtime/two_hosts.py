@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import ray
 
 from tests.quiet_runs import run
 from tests.runtime.drill import HEALTH, LIMITS
-from tests.runtime.small_cluster import BIN
+from tests.runtime.small_cluster import BIN, stop_newest_first
 from tests.runtime.tiny import recipe
 
 STEPS, JOINED, CUT, MENDED, BACK = 150, 5, 45, 75, 125
@@ -115,13 +114,7 @@ class TwoHosts:
     def stop(self) -> None:
         """The head last but one; then the other host."""
         ray.shutdown()
-        for process in reversed(self.processes):
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
+        stop_newest_first(self.processes)
         shutil.rmtree(self.home, ignore_errors=True)
 
 
