@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
-from pipeline.core.types import Batch, Context, MayChange, MetaParams, Params
+from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params
 from pipeline.nets.descent import Descent
 from pipeline.nets.model import Adapted
 
@@ -34,6 +34,8 @@ class ANIL(Descent, Differentiable[Batch, Adapted]):
     """MAML's rule on the leaves ``head/…``; the support set goes through the body once, however many steps follow."""
 
     Config: ClassVar[type[ANILConfig]] = ANILConfig
+    family: ClassVar[Family] = "optimisation"
+    paper: ClassVar[str] = "Raghu et al. 2020, arXiv 1909.09157"
 
     def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         phi = theta["model"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.core.algorithm import detach
 from pipeline.core.inner import SGD, conjugate_gradient, norm, unroll
-from pipeline.core.types import Batch, Context, MayChange, MetaParams, Params, Score, Task
+from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
 from pipeline.nets.descent import Descent
 
 
@@ -38,6 +38,9 @@ class IMAML(Descent):
     """
 
     Config: ClassVar[type[IMAMLConfig]] = IMAMLConfig
+    family: ClassVar[Family] = "optimisation"
+    paper: ClassVar[str] = "Rajeswaran et al. 2019, arXiv 1909.04630"
+    sends: ClassVar[str] = "the implicit meta-gradient"
 
     def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         fit, weight, centre = self.support_loss(support), self.config.proximal, theta["model"]

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
-from pipeline.core.types import Batch, Context, MayChange, MetaParams, Params
+from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params
 from pipeline.nets.descent import Descent
 from pipeline.nets.model import Adapted
 
@@ -34,6 +34,8 @@ class MAML(Descent, Differentiable[Batch, Adapted]):
     """
 
     Config: ClassVar[type[MAMLConfig]] = MAMLConfig
+    family: ClassVar[Family] = "optimisation"
+    paper: ClassVar[str] = "Finn, Abbeel, Levine 2017, arXiv 1703.03400"
 
     def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         rule, first_order = SGD(self.config.inner_lr), self.config.first_order

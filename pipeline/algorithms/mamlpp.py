@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, LeafwiseSGD, Rule, unroll
-from pipeline.core.types import Batch, Context, MayChange, MetaParams, Params, Score, Task
+from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
 from pipeline.nets.descent import Descent
 from pipeline.nets.model import Adapted
 
@@ -44,6 +44,8 @@ class MAMLPP(Descent, Differentiable[Batch, Adapted]):
     """
 
     Config: ClassVar[type[MAMLPPConfig]] = MAMLPPConfig
+    family: ClassVar[Family] = "optimisation"
+    paper: ClassVar[str] = "Antoniou, Edwards, Storkey 2019, arXiv 1810.09502"
 
     def init(self, rng: np.random.Generator) -> MetaParams:
         theta: MetaParams = {"model": self.model.init(rng)}

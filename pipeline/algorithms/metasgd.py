@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import LeafwiseSGD, unroll
-from pipeline.core.types import Batch, Context, MayChange, MetaParams, Params
+from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params
 from pipeline.nets.descent import Descent
 from pipeline.nets.model import Adapted
 
@@ -35,6 +35,8 @@ class MetaSGD(Descent, Differentiable[Batch, Adapted]):
     """phi = theta - alpha ∘ ∇L_support(theta), with theta (``model``) and alpha (``inner_lr``) learned (§3)."""
 
     Config: ClassVar[type[MetaSGDConfig]] = MetaSGDConfig
+    family: ClassVar[Family] = "optimisation"
+    paper: ClassVar[str] = "Li et al. 2017, arXiv 1707.09835"
 
     def init(self, rng: np.random.Generator) -> MetaParams:
         model = self.model.init(rng)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
-from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Score
+from pipeline.core.types import Batch, Context, Family, Kind, MetaParams, Params, Score
 from pipeline.nets.losses import Loss
 from pipeline.nets.model import Adapted, Model
 
@@ -39,6 +39,9 @@ class ProtoNet(Differentiable[Batch, Prototypes]):
     """p(class | x) = softmax over classes of -‖f(x) - c‖², c = mean f(support of the class) (eq. 1, 2)."""
 
     Config: ClassVar[type[ProtoNetConfig]] = ProtoNetConfig
+    family: ClassVar[Family] = "metric"
+    paper: ClassVar[str] = "Snell, Swersky, Zemel 2017, arXiv 1703.05175"
+    sends: ClassVar[str] = "the gradient of theta; moments of each layer under `running`"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
     head: ClassVar[bool] = False
 

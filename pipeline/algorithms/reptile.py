@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.core.algorithm import detach
 from pipeline.core.inner import SGD, Adam, Rule, unroll
-from pipeline.core.types import Batch, Context, MayChange, MetaParams, Params, Phase, Score, Task
+from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Phase, Score, Task
 from pipeline.nets.descent import Descent
 
 
@@ -43,6 +43,9 @@ class Reptile(Descent):
     """
 
     Config: ClassVar[type[ReptileConfig]] = ReptileConfig
+    family: ClassVar[Family] = "optimisation"
+    paper: ClassVar[str] = "Nichol, Achiam, Schulman 2018, arXiv 1803.02999"
+    sends: ClassVar[str] = "theta - phi"
 
     def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
         """``batches`` [inner steps, batch]: rows of the support set, each shuffle used up before the next begins."""

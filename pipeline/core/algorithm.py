@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.types import A, Batch, Context, D, Kind, MetaParams, Params, Phase, Score, Task
+from pipeline.core.types import A, Batch, Context, D, Family, Kind, MetaParams, Params, Phase, Score, Task
 
 __all__ = ["A", "Algorithm", "Batch", "Context", "D", "Differentiable", "Score", "Task", "gradient_of"]
 
@@ -42,6 +42,14 @@ class Algorithm(ABC, Generic[D, A]):
 
     Config: ClassVar[type[Any]]
     """A frozen dataclass: the algorithm's fields in a recipe."""
+
+    family: ClassVar[Family]
+
+    paper: ClassVar[str]
+    """Its source: authors and year, and the arXiv number where there is one."""
+
+    sends: ClassVar[str] = "the gradient of theta"
+    """What a worker sends to the parameter actor."""
 
     kinds: ClassVar[frozenset[Kind]]
     """The kinds of tasks it can learn."""

@@ -31,7 +31,12 @@ MetaParams = dict[str, Params]
 """Group -> leaves, for example ``{"model": …, "inner_lr": …}``."""
 
 Phase = Literal["train", "evaluate", "serve"]
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "sequence", "optimisation"]
+"""``sequence``: classification of examples that come one after the other, each label shown after its answer.
+``optimisation``: a function to be made small; a task's support and query sets are the same examples."""
+
+Family = Literal["optimisation", "metric", "memory", "learned optimiser", "baseline"]
+"""What adaptation is made of: inner steps, distances, a state that is written to, an optimiser that was learned."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,13 @@ class MayChange:
 
 class Batch(NamedTuple):
     """Examples: ``x`` of shape [N, *input]; ``y`` int64 [N] slots, or float [N, outputs] for a regression."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Sequence(NamedTuple):
+    """Examples in the order in which they come, each judged before its label is shown: shapes as in ``Batch``."""
 
     x: Tensor
     y: Tensor

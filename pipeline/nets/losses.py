@@ -28,5 +28,21 @@ def mean_squared_error(outputs: Tensor, y: Tensor) -> Score:
     return Score(loss, {"mse": loss.detach()})
 
 
-LOSSES: dict[Kind, Loss] = {"classification": cross_entropy, "regression": mean_squared_error}
-METRICS: dict[Kind, str] = {"classification": "accuracy", "regression": "mse"}
+def sum_of_squares(outputs: Tensor, y: Tensor) -> Score:
+    """The sum of squared errors over examples and outputs: a function to be made small; the metric is the loss."""
+    loss = (outputs - y).square().sum()
+    return Score(loss, {"value": loss.detach()})
+
+
+LOSSES: dict[Kind, Loss] = {
+    "classification": cross_entropy,
+    "regression": mean_squared_error,
+    "sequence": cross_entropy,
+    "optimisation": sum_of_squares,
+}
+METRICS: dict[Kind, str] = {
+    "classification": "accuracy",
+    "regression": "mse",
+    "sequence": "accuracy",
+    "optimisation": "value",
+}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 import pytest
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.algorithm import Algorithm
+from pipeline.core.types import Family
 from tests.contract.cases import Case, case_of, described
 from tests.contract.checks import CHECKS
 
@@ -33,4 +35,7 @@ def test_what_an_algorithm_says_of_itself(name):
     assert algorithm.Config.__dataclass_params__.frozen
     assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(algorithm.Config))
     assert isinstance(algorithm.head, bool)
+    assert algorithm.family in get_args(Family)
+    assert algorithm.paper
+    assert algorithm.sends
     assert {one.kind for one in described() if one.algorithm == name} == set(algorithm.kinds)

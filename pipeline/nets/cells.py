@@ -1,0 +1,97 @@
+"""Recurrent cells as pure functions of their parameters. torch's fused ones have no second derivative on a GPU."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.types import Params
+
+CellName = Literal["lstm", "gru"]
+
+
+class Cell(ABC):
+    """Holds shapes, never weights; its leaves are ``NAME/…``. A state is ``{"h": [..., hidden], …}``, a value."""
+
+    gates: ClassVar[int]
+    """How many vectors of ``hidden`` numbers it makes of its input, stacked in one product."""
+
+    def __init__(self, name: str, inputs: int, hidden: int) -> None:
+        self.name, self.inputs, self.hidden = name, inputs, hidden
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Weights U(±1/sqrt(hidden)), biases 0."""
+        bound, rows = 1 / math.sqrt(self.hidden), self.gates * self.hidden
+        return {
+            f"{self.name}/input": torch.from_numpy(rng.uniform(-bound, bound, (rows, self.inputs))),
+            f"{self.name}/recurrent": torch.from_numpy(rng.uniform(-bound, bound, (rows, self.hidden))),
+            f"{self.name}/bias": torch.zeros(rows, dtype=torch.float64),
+        }
+
+    @abstractmethod
+    def start(self, like: Tensor) -> Params:
+        """The state of nothing seen yet, zeros [*like.shape[:-1], hidden] in the dtype and place of ``like``."""
+
+    @abstractmethod
+    def __call__(self, params: Params, x: Tensor, state: Params) -> Params:
+        """The state after ``x`` [..., inputs]."""
+
+    def read(self, params: Params, xs: Sequence[Tensor], state: Params) -> tuple[Params, ...]:
+        """The states after each of ``xs``, in order."""
+        states = []
+        for x in xs:
+            state = self(params, x, state)
+            states.append(state)
+        return tuple(states)
+
+    def _zeros(self, like: Tensor) -> Tensor:
+        return like.new_zeros((*like.shape[:-1], self.hidden))
+
+
+class LSTM(Cell):
+    """Hochreiter & Schmidhuber (1997) with a forget gate; gates in the order i, f, g, o, as torch's. f starts open."""
+
+    gates = 4
+
+    def init(self, rng: np.random.Generator) -> Params:
+        params = super().init(rng)
+        params[f"{self.name}/bias"][self.hidden : 2 * self.hidden] = 1.0
+        return params
+
+    def start(self, like: Tensor) -> Params:
+        return {"h": self._zeros(like), "c": self._zeros(like)}
+
+    def __call__(self, params: Params, x: Tensor, state: Params) -> Params:
+        seen = x @ params[f"{self.name}/input"].T + params[f"{self.name}/bias"]
+        i, f, g, o = (seen + state["h"] @ params[f"{self.name}/recurrent"].T).chunk(4, -1)
+        c = torch.sigmoid(f) * state["c"] + torch.sigmoid(i) * torch.tanh(g)
+        return {"h": torch.sigmoid(o) * torch.tanh(c), "c": c}
+
+
+class GRU(Cell):
+    """Cho et al. (arXiv 1406.1078); gates in the order r, z, n, as torch's, with its second bias inside n's reset."""
+
+    gates = 3
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return super().init(rng) | {f"{self.name}/reset_bias": torch.zeros(self.hidden, dtype=torch.float64)}
+
+    def start(self, like: Tensor) -> Params:
+        return {"h": self._zeros(like)}
+
+    def __call__(self, params: Params, x: Tensor, state: Params) -> Params:
+        h = state["h"]
+        seen_r, seen_z, seen_n = (x @ params[f"{self.name}/input"].T + params[f"{self.name}/bias"]).chunk(3, -1)
+        past_r, past_z, past_n = (h @ params[f"{self.name}/recurrent"].T).chunk(3, -1)
+        r, z = torch.sigmoid(seen_r + past_r), torch.sigmoid(seen_z + past_z)
+        n = torch.tanh(seen_n + r * (past_n + params[f"{self.name}/reset_bias"]))
+        return {"h": (1 - z) * n + z * h}
+
+
+CELLS: dict[CellName, type[Cell]] = {"lstm": LSTM, "gru": GRU}
