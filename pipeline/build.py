@@ -114,6 +114,8 @@ class BuildKeeper:
             "normalisation": recipe.normalisation,
             "folder": self.folder,
         }
+        if recipe.tracking.parent:
+            tags["mlflow.parentRunId"] = recipe.tracking.parent
         tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)
         return Keeper(
             Store(algorithm, layout, theta, outer_of(recipe, layout, algorithm), recipe.steps),
@@ -165,6 +167,7 @@ def plan_of(recipe: Recipe, parts: Parts) -> Plan:
     """What the loop trains."""
     every = recipe.evaluation.validate_every
     final = evaluation_plan(recipe, parts.source)
+    metric = METRICS[parts.source.spec().kind]
     return Plan(
         seed=recipe.seed,
         steps=recipe.steps,
@@ -172,7 +175,8 @@ def plan_of(recipe: Recipe, parts: Parts) -> Plan:
         chunk_size=recipe.chunk_size,
         validation=replace(final, split="val", tasks=recipe.evaluation.validation_tasks) if every else None,
         validate_every=every,
-        higher_is_better=METRICS[parts.source.spec().kind] == "accuracy",
+        metric=metric,
+        higher_is_better=metric == "accuracy",
     )
 
 

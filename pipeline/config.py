@@ -119,12 +119,13 @@ class Tracking(Section):
     """Where MLflow is. A relative sqlite path is made absolute before anything starts.
 
     A password is best given in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. One in the URI works, and is
-    neither printed nor saved.
+    neither printed nor saved. ``parent`` is the id of the MLflow run that this one is shown under, if any.
     """
 
     uri: str = "sqlite:///mlflow.db"
     experiment: str = "metafleet"
     log_every: Annotated[int, Ge(1)] = 20
+    parent: str = ""
 
 
 class Recipe(Section):

@@ -28,7 +28,7 @@ from pipeline.core.failures import ConfigError, ResumeError
 from pipeline.core.flat import sha256
 from pipeline.engine import loop
 from pipeline.engine.checkpoint import Checkpoints, read_checkpoint
-from pipeline.engine.evaluate import evaluate
+from pipeline.engine.evaluate import Scores, evaluate
 from pipeline.engine.keeper import BEST
 from pipeline.engine.limits import Limits
 from pipeline.engine.loop import Trained, Watcher
@@ -54,11 +54,12 @@ class Where(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A finished run: its folder (or URI), its summary, and what could not be sent to MLflow."""
+    """A finished run: its folder (or URI), its summary, what could not be sent to MLflow, and each task's scores."""
 
     folder: Path | str
     summary: dict[str, Any]
     unsent: str | None
+    scores: Scores
 
 
 def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
@@ -88,14 +89,14 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
         try:
             trained = loop.train(executor, plan_of(recipe, parts), watcher)
             vector = np.array(executor.fetch(trained.theta))
-            rows = _final_rows(executor, vector, recipe, parts, folder)
+            scores, rows = _final_scores(executor, vector, recipe, parts, folder)
             executor.record(
                 "evaluation",
                 trained.step,
                 {f"eval/{r['theta']}/{r['metric']}/after_{r['point']}_steps": r["mean"] for r in rows},
             )
             summary = _summary(recipe, where, parts, trained, vector, rows, time.perf_counter() - started)
-            return Ended(folder, summary, executor.close("FINISHED", summary))
+            return Ended(folder, summary, executor.close("FINISHED", summary), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder stays as it was, in MLflow too
             executor.close("FAILED", {})
             raise
@@ -169,7 +170,7 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], where: Where) -> 
     vector = pack(parts, checkpoint)
     crew = build_crew(recipe, where.executor, where.address, where.limits)
     with closing(crew.transport), crew.stop.listening():
-        rows = _final_rows(crew, vector, recipe, parts, folder)
+        _, rows = _final_scores(crew, vector, recipe, parts, folder)
     return {
         "recipe": recipe.name,
         "step": checkpoint.step,
@@ -178,16 +179,18 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], where: Where) -> 
     }
 
 
-def _final_rows(
+def _final_scores(
     scorer: Scorer, vector: np.ndarray, recipe: Recipe, parts: Parts, folder: str | Path
-) -> list[dict[str, Any]]:
+) -> tuple[Scores, list[dict[str, Any]]]:
+    """Each task's scores at the last theta, and rows of it and of the best on validation."""
     plan = evaluation_plan(recipe, parts.source)
-    rows = [{"theta": "last", **row._asdict()} for row in evaluate(scorer, vector, plan)]
+    scores = evaluate(scorer, vector, plan)
+    rows = [{"theta": "last", **row._asdict()} for row in scores.rows()]
     storage = storage_at(folder)
     if recipe.evaluation.validate_every and BEST in storage.names(""):
         best = pack(parts, read_checkpoint(storage, BEST))
-        rows += [{"theta": "best", **row._asdict()} for row in evaluate(scorer, best, plan)]
-    return rows
+        rows += [{"theta": "best", **row._asdict()} for row in evaluate(scorer, best, plan).rows()]
+    return scores, rows
 
 
 def evaluation_facts(recipe: Recipe, parts: Parts, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -58,16 +58,29 @@ def chunks_of(seed: int, purpose: Purpose, split: Split, step: int, count: int, 
     ]
 
 
-def evaluate(scorer: Scorer, theta: Any, plan: EvaluationPlan) -> list[Row]:
+class Scores(NamedTuple):
+    """Each task's own: metric -> [tasks, points], and the points, in inner steps taken."""
+
+    points: tuple[int, ...]
+    metrics: dict[str, np.ndarray]
+
+    def rows(self) -> list[Row]:
+        """Means over tasks, metric by metric and point by point."""
+        return [
+            Row(point, metric, *interval(values[:, column]))
+            for metric, values in self.metrics.items()
+            for column, point in enumerate(self.points)
+        ]
+
+
+def evaluate(scorer: Scorer, theta: Any, plan: EvaluationPlan) -> Scores:
     """Scores of theta on the plan's tasks, before adaptation and after inner steps."""
     chunks = chunks_of(plan.seed, "evaluate", plan.split, 0, plan.tasks, plan.chunk_size)
     reports = sorted(scorer.score(theta, chunks), key=lambda report: report.chunk)
-    points = reports[0].points
-    rows = []
-    for metric in reports[0].metrics:
-        values = np.concatenate([report.metrics[metric] for report in reports])
-        rows += [Row(point, metric, *interval(values[:, column])) for column, point in enumerate(points)]
-    return rows
+    names = reports[0].metrics
+    return Scores(
+        reports[0].points, {name: np.concatenate([report.metrics[name] for report in reports]) for name in names}
+    )
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

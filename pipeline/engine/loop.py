@@ -25,6 +25,8 @@ class Plan:
     chunk_size: int
     validation: EvaluationPlan | None
     validate_every: int
+    metric: str
+    """What validation judges by; of several points the last."""
     higher_is_better: bool
 
 
@@ -98,9 +100,9 @@ class _Course:
         """Score the validation tasks, if ``step`` is one for it."""
         if self.plan.validation is None or step % self.plan.validate_every:
             return
-        rows = evaluate(self.executor, theta, self.plan.validation)
+        rows = evaluate(self.executor, theta, self.plan.validation).rows()
         self.executor.record("validation", step, row_metrics("val", rows))
-        last = rows[-1]
+        last = [row for row in rows if row.metric == self.plan.metric][-1]
         best = self.executor.keep_best(step, last.mean if self.plan.higher_is_better else -last.mean)
         self.watcher.note(
             f"step {step}: validation {last.metric} {last.mean:.4f} ± {last.ci95:.4f}{' (best so far)' if best else ''}"

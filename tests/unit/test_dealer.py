@@ -470,7 +470,16 @@ def test_waiting_never_misses_what_time_brings(chaos):
 
 
 ALGORITHM, SOURCE = maml(0.3, 2), Bowls(weighted=True)
-PLAN = Plan(seed=3, steps=6, tasks_per_step=14, chunk_size=2, validation=None, validate_every=0, higher_is_better=False)
+PLAN = Plan(
+    seed=3,
+    steps=6,
+    tasks_per_step=14,
+    chunk_size=2,
+    validation=None,
+    validate_every=0,
+    metric="",
+    higher_is_better=False,
+)
 
 
 def keeper(folder: Path) -> Keeper:
@@ -525,7 +534,7 @@ def test_evaluation_gives_the_same_rows_whatever_the_schedule():
     rows = []
     for workers, seed in ((1, 0), (3, 1), (7, 2)):
         transport = VirtualTransport(workers, seed, compute, LOSSES if seed else CALM)
-        rows.append(evaluate(virtual_crew(transport, workers), vector().numpy(), plan))
+        rows.append(evaluate(virtual_crew(transport, workers), vector().numpy(), plan).rows())
     assert rows[0] == rows[1] == rows[2]
     assert [row.point for row in rows[0]] == [0, 1, 2]
 

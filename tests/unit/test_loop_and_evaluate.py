@@ -645,7 +645,7 @@ class Scorer:
 
 def rows_of(of: Recipe, seen: list[Task[Batch]] | None = None) -> list[Row]:
     worker, theta = worker_of(of, seen)
-    return evaluate(Scorer(worker), theta, evaluation_plan(of, worker.source))
+    return evaluate(Scorer(worker), theta, evaluation_plan(of, worker.source)).rows()
 
 
 @pytest.mark.parametrize("algorithm", [RECIPE["algorithm"], REPTILE], ids=["maml", "reptile"])
