@@ -34,11 +34,16 @@ def main() -> None:
     if arguments.workers is not None:
         overrides = [*overrides, f"workers.count={arguments.workers}"]
 
-    from pipeline.report import result_table
+    from pipeline.report import final_table
+    from pipeline.results import baselines
     from pipeline.run import Where, evaluate_run
 
     result = evaluate_run(arguments.folder, overrides, Where(arguments.executor, arguments.address))
-    print(json.dumps(result, indent=2) if arguments.json else result_table(result["evaluation"]))
+    if arguments.json:
+        same = baselines(result["evaluation"]["hash"])
+        print(json.dumps(result | {"baselines": {one.method: one.evaluation for one in same}}, indent=2))
+    else:
+        print(final_table(result["evaluation"]))
 
 
 if __name__ == "__main__":

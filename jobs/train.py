@@ -42,7 +42,7 @@ def main() -> None:
         overrides = [*overrides, f"workers.count={arguments.workers}"]
 
     from pipeline.config import load
-    from pipeline.report import Progress, key_values, result_table
+    from pipeline.report import Progress, final_table, key_values
     from pipeline.run import Where, describe, train_run, where_to_look
 
     loaded = load(recipe, overrides)
@@ -50,7 +50,7 @@ def main() -> None:
     where = Where(arguments.executor, arguments.address, arguments.output, arguments.resume, arguments.accept_numerics)
     with closing(Progress()) as progress:
         ended = train_run(loaded, where, progress)
-    print(f"\n{result_table(ended.summary['evaluation'])}\n\n{key_values(where_to_look(ended, loaded))}")
+    print(f"\n{final_table(ended.summary['evaluation'])}\n\n{key_values(where_to_look(ended, loaded))}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -15,7 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from pipeline.core.failures import DataError
 from pipeline.doctor import Finding
+from pipeline.results import RESULTS, Result, baselines
 
 LINE_S = 5.0
 
@@ -95,31 +99,65 @@ class Progress:
         self._stream.flush()
 
 
-def result_table(evaluation: Mapping[str, Any]) -> str:
+def final_table(evaluation: Mapping[str, Any], results: Path = RESULTS) -> str:
+    """An evaluation as a table, with the baselines recorded for the same tasks, or with a line why there are none."""
+    asked = evaluation["hash"]
+    try:
+        found = baselines(asked, results)
+    except DataError as error:
+        return f"{result_table(evaluation)}\nno baselines: {error}"
+    if found:
+        return result_table(evaluation, found)
+    why = (
+        f"none is recorded for evaluation {asked[:12]}"
+        if results.is_dir()
+        else f"{results} is part of a checkout alone"
+    )
+    return (
+        f"{result_table(evaluation)}\nno baselines: {why}; python -m jobs.compare PROTOCOL records them for a "
+        "protocol's tasks"
+    )
+
+
+def result_table(evaluation: Mapping[str, Any], beside: Sequence[Result] = ()) -> str:
     """An evaluation as a table: one row for each point of the trace, mean ± 95% interval over tasks of each metric.
 
     ``evaluation`` has the keys split, tasks, hash, normalisation, ways, shots, queries, rotations, and rows of theta
-    (``last`` or ``best``), point (inner steps taken), metric, mean and ci95. Accuracy is shown in percent.
+    (``last`` or ``best``), point (inner steps taken), metric, mean and ci95. Accuracy is shown in percent. Of each
+    method ``beside`` it stands what it came to in the end, and the normalisation it had.
     """
-    rows = evaluation["rows"]
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    thetas = list(dict.fromkeys(row["theta"] for row in rows))
-    cells: dict[tuple[str, int], dict[str, str]] = {}
-    for row in rows:
-        text = f"{_value(row['metric'], row['mean'])} ± {_value(row['metric'], row['ci95'])}"
-        cells.setdefault((row["theta"], row["point"]), {})[row["metric"]] = text
+    metrics = list(dict.fromkeys(row["metric"] for row in evaluation["rows"]))
+    thetas = list(dict.fromkeys(row["theta"] for row in evaluation["rows"]))
+    columns = {"method": bool(beside), "theta": len(thetas) > 1, "inner steps": True}
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    if len(thetas) > 1:
-        table.add_column("theta")
-    table.add_column("inner steps")
+    for column in (name for name, shown in columns.items() if shown):
+        table.add_column(column)
     for metric in metrics:
         table.add_column(metric, justify="right")
-    for (theta, point), values in cells.items():
-        points = sum(other == theta for other, _ in cells)
-        row = [_inner_steps(point, points), *(values.get(metric, "") for metric in metrics)]
-        table.add_row(*([_THETA.get(theta, theta)] if len(thetas) > 1 else []), *row)
+
+    def add(method: str, theta: str, steps: str, values: Mapping[str, str]) -> None:
+        first = {"method": method, "theta": _THETA.get(theta, theta), "inner steps": steps}
+        table.add_row(
+            *(text for name, text in first.items() if columns[name]), *(values.get(metric, "") for metric in metrics)
+        )
+
+    for theta, steps, values in _points(evaluation):
+        add("this run", theta, steps, values)
+    for one in beside:
+        theta, steps, values = [point for point in _points(one.evaluation) if point[0] == "last"][-1]
+        add(f"{one.method} ({one.evaluation['normalisation']})", theta, steps, values)
     return f"{_title(evaluation)}\n{_plain(table)}"
+
+
+def _points(evaluation: Mapping[str, Any]) -> list[tuple[str, str, dict[str, str]]]:
+    """Which theta, after how many inner steps, and each metric there, in words."""
+    cells: dict[tuple[str, int], dict[str, str]] = {}
+    for row in evaluation["rows"]:
+        text = f"{_value(row['metric'], row['mean'])} ± {_value(row['metric'], row['ci95'])}"
+        cells.setdefault((row["theta"], row["point"]), {})[row["metric"]] = text
+    counts = Counter(theta for theta, _ in cells)
+    return [(theta, _inner_steps(point, counts[theta]), values) for (theta, point), values in cells.items()]
 
 
 def findings_table(findings: Sequence[Finding]) -> str:

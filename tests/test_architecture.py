@@ -68,7 +68,8 @@ ALLOWED: dict[str, Rule] = {
         ),
         ("annotated_types", "pydantic", "pydantic_core", "yaml"),
     ),
-    "pipeline/report.py": Rule((CORE, ENGINE, "pipeline.doctor"), ("numpy", "rich")),
+    "pipeline/results.py": Rule(("pipeline.core.failures", STORAGE)),
+    "pipeline/report.py": Rule((CORE, ENGINE, "pipeline.doctor", "pipeline.results"), ("numpy", "rich")),
     "pipeline/run.py": Rule(
         (
             *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES),

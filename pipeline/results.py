@@ -1,0 +1,89 @@
+"""Measured rows that are kept: one JSON file for each method and protocol, in the folder ``results`` of a checkout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.failures import DataError
+from pipeline.storage.local import write_whole
+
+RESULTS = Path(__file__).parents[1] / "results"
+"""One folder for each protocol. A copy that was installed without the checkout has none."""
+
+_OWN = ("method", "family", "published")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run as it is recorded: ``summary`` is the run's own, ``published`` the number that was printed for it.
+
+    ``published`` is text, as papers print an interval or none, and empty where there is no number.
+    """
+
+    method: str
+    family: str
+    published: str
+    summary: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def evaluation(self) -> Mapping[str, Any]:
+        """The rows, and all that they must stand beside."""
+        evaluation: Mapping[str, Any] = self.summary["evaluation"]
+        return evaluation
+
+    def save(self, folder: Path) -> Path:
+        """Write ``folder``/METHOD.json, whole or not at all; returns its path.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        path = folder / f"{self.method}.json"
+        whole = {key: getattr(self, key) for key in _OWN} | dict(self.summary)
+        text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be written ({error.strerror or error}); make room or name another folder"
+            ) from None
+        return path
+
+
+def load(folder: Path) -> list[Result]:
+    """What is recorded in a protocol's folder, by file name; none where there is no such folder.
+
+    Raises:
+        DataError: a file is not one of ours.
+    """
+    return [_read(path) for path in sorted(folder.glob("*.json"))]
+
+
+def recorded(results: Path = RESULTS) -> list[Result]:
+    """What is recorded of all protocols. Raises as ``load`` does."""
+    return [one for folder in sorted(results.glob("*/")) for one in load(folder)]
+
+
+def baselines(evaluation_hash: str, results: Path = RESULTS) -> list[Result]:
+    """The baselines that were judged on exactly these tasks. Raises as ``load`` does."""
+    return [one for one in recorded(results) if one.family == "baseline" and one.evaluation["hash"] == evaluation_hash]
+
+
+def _read(path: Path) -> Result:
+    try:
+        whole = json.loads(path.read_text("utf-8"))
+        own = {key: whole.pop(key) for key in _OWN}
+        evaluation = whole["evaluation"]
+        rows = [(row["theta"], row["metric"], float(row["mean"]), float(row["ci95"])) for row in evaluation["rows"]]
+        if not (rows and all(isinstance(text, str) for text in (*own.values(), evaluation["hash"]))):
+            raise ValueError("no rows, or a name that is no text")
+        return Result(**own, summary=whole)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: not a recorded result ({type(error).__name__}: {error}); remove it, or make it again with "
+            "`python -m jobs.compare`"
+        ) from None
