@@ -219,6 +219,7 @@ def _summary(
     return {
         "recipe": recipe.name,
         "steps": trained.step,
+        "tasks_seen": trained.step * recipe.tasks_per_step,
         "theta_sha256": sha256(torch.from_numpy(vector)),
         "tasks_per_s": round(trained.tasks / trained.seconds, 1),
         "train_s": round(trained.seconds, 1),

@@ -78,6 +78,14 @@ ALLOWED: dict[str, Rule] = {
         (*ARRAYS, "yaml"),
     ),
     "pipeline/saved.py": Rule((CORE, ENGINE, STORAGE, SERVING, RECIPES, "pipeline.build", "pipeline.config"), ARRAYS),
+    "pipeline/standings.py": Rule((CORE, ENGINE, "pipeline.results"), ("numpy",)),
+    "pipeline/compare.py": Rule(
+        (
+            *(CORE, ALGORITHMS, ENGINE, STORAGE, TRACKING, RECIPES),
+            *("pipeline.config", "pipeline.results", "pipeline.run", "pipeline.saved", "pipeline.standings"),
+        ),
+        ("annotated_types", "numpy", "pydantic"),
+    ),
     "pipeline/sync.py": Rule(
         (CORE, ENGINE, STORAGE, TRACKING, "pipeline.build", "pipeline.config", "pipeline.run", "pipeline.saved"),
     ),

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,30 @@ def parse(text: str, where: str, overrides: Sequence[str] = ()) -> dict[str, Any
     return saved
 
 
+def protocol_names() -> list[str]:
+    """The packaged protocols of comparisons."""
+    return sorted(file.name.removesuffix(".yaml") for file in _protocols().iterdir() if file.name.endswith(".yaml"))
+
+
+def read_protocol(name: str) -> dict[str, Any]:
+    """The raw protocol of a comparison, packaged or at a path.
+
+    Raises:
+        ConfigError: no such protocol, or no mapping.
+    """
+    file = _protocols() / f"{name}.yaml" if name in protocol_names() else Path(name)
+    if isinstance(file, Path) and file.suffix not in SUFFIXES:
+        raise ConfigError(f"protocol {name!r}: packaged are {', '.join(protocol_names())}; or give the path of a .yaml")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"protocol {name}: cannot be read ({error})") from error
+    found = _parse(text, f"protocol {name}")
+    if not isinstance(found, dict):
+        raise ConfigError(f"protocol {name}: expected keys and values, found {shown(found)}")
+    return found
+
+
 def shown(value: object) -> str:
     """A value as an error shows it: on one line, and not all of it if it is long."""
     text = repr(value)
@@ -56,6 +81,10 @@ def shown(value: object) -> str:
 def dump(recipe: Mapping[str, Any]) -> str:
     """The recipe as YAML text that ``read`` reads back as it was."""
     return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _protocols() -> Traversable:
+    return resources.files(__name__) / "protocols"
 
 
 def _with_base(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:

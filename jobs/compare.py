@@ -1,0 +1,55 @@
+"""``python -m jobs.compare PROTOCOL [--only METHOD …]``: every method within one budget, judged on the same tasks."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from pathlib import Path
+
+from jobs import EXIT_CODES, run
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(
+        prog="python -m jobs.compare",
+        description="Train every method of a protocol within one budget, a method at a time, and print the table. "
+        "What is done is kept, and not done again: the same command goes on.",
+        epilog=EXIT_CODES,
+    )
+    described.add_argument("protocol", help="a packaged protocol or a path to a .yaml file")
+    described.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for every recipe, for example source.path=omniglot.arrow"
+    )
+    described.add_argument("--only", nargs="+", metavar="METHOD", default=[], help="these methods of the protocol")
+    described.add_argument("--print", action="store_true", help="train nothing: print the table of what is done")
+    described.add_argument("--results", type=Path, help="where results are kept; default results/PROTOCOL")
+    described.add_argument("--output", type=Path, metavar="DIR", help="where the runs lie; default runs/compare")
+    described.add_argument("--executor", choices=["serial", "ray"], default="ray", help="as in jobs.train")
+    described.add_argument("--workers", type=int, metavar="N", default=2, help="Ray workers (2)")
+    described.add_argument("--address", default="local", help="as in jobs.train")
+    return described
+
+
+def main() -> None:
+    asked = parser().parse_intermixed_args()
+
+    from pipeline.compare import compare, read
+    from pipeline.report import Progress
+    from pipeline.results import RESULTS, load
+    from pipeline.run import Where
+    from pipeline.standings import table
+
+    name = Path(asked.protocol).stem
+    kept = asked.results or RESULTS / name
+    columns = read(asked.protocol).columns
+    if not asked.print:
+        overrides = [*asked.overrides, f"workers.count={asked.workers}"]
+        where = Where(asked.executor, asked.address, asked.output)
+        with closing(Progress()) as progress:
+            compare(asked.protocol, asked.only, overrides, where, kept, progress)
+    done = [one for one in load(kept) if not asked.only or one.method in asked.only]
+    print(f"\n{table(done, columns)}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,244 @@
+"""Comparisons: every method of a protocol trained within one budget and judged on the same tasks.
+
+A method at a time. What is done is kept, so the same command goes on where it was stopped; the runs lie beneath
+``runs/compare`` and are children of one MLflow run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge, Gt, Len
+from pydantic import ValidationError
+
+from pipeline import recipes, results
+from pipeline.algorithms import ALGORITHMS
+from pipeline.config import Recipe, Section, load
+from pipeline.core.failures import ConfigError, InternalError
+from pipeline.engine.journal import Journal
+from pipeline.engine.loop import Watcher
+from pipeline.engine.protocols import Status
+from pipeline.results import Result
+from pipeline.run import Ended, Where, absolute, train_run
+from pipeline.saved import validate_folder
+from pipeline.standings import table
+from pipeline.storage import storage_at
+from pipeline.tracking.mlflow_tracker import MLflowTracker
+
+DESCRIPTION = "mlflow.note.content"
+"""The tag whose text MLflow's page of a run opens with, as Markdown."""
+CURVE = 5
+"""Points of a training curve, each a mean over the steps since the one before."""
+
+
+class Method(Section):
+    """A recipe and what is changed in it. ``steps`` is for what learns nothing from more of them."""
+
+    recipe: str
+    change: tuple[str, ...] = ()
+    steps: Annotated[int, Ge(1)] | None = None
+    published: str = ""
+
+
+class Protocol(Section):
+    """What is compared: a budget of training ``seconds`` or of ``tasks``, changes to every recipe, and the methods.
+
+    ``columns`` are metrics after the last inner step, or as METRIC@STEPS after another; the first one decides.
+    """
+
+    about: str
+    seconds: Annotated[float, Gt(0)] | None = None
+    tasks: Annotated[int, Ge(1)] | None = None
+    change: tuple[str, ...] = ()
+    columns: Annotated[tuple[str, ...], Len(1)] = ("accuracy",)
+    methods: Annotated[dict[str, Method], Len(1)]
+
+
+def read(name: str) -> Protocol:
+    """A packaged protocol, or one at a path.
+
+    Raises:
+        ConfigError: names the protocol, the key and what was expected.
+    """
+    try:
+        protocol = Protocol.model_validate_json(json.dumps(recipes.read_protocol(name), default=str))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"protocol {name}: {where}: {first['msg']}, found {recipes.shown(first['input'])}") from None
+    if (protocol.seconds is None) == (protocol.tasks is None):
+        raise ConfigError(f"protocol {name}: expected a budget of seconds or one of tasks, and not both")
+    return protocol
+
+
+def recipes_of(name: str, protocol: Protocol, only: Collection[str], overrides: Sequence[str]) -> dict[str, Recipe]:
+    """Each method's recipe as the protocol changes it; of all methods, or of ``only`` some.
+
+    Raises:
+        ConfigError: the protocol has no such method, or a recipe is wrong.
+    """
+    unknown = sorted(set(only) - set(protocol.methods))
+    if unknown:
+        raise ConfigError(f"--only {unknown[0]}: the protocol {name} has {', '.join(protocol.methods)}")
+    return {
+        key: load(method.recipe, [*protocol.change, *method.change, *overrides, f"name={key}"])
+        for key, method in protocol.methods.items()
+        if not only or key in only
+    }
+
+
+def compare(
+    name: str,
+    only: Collection[str],
+    overrides: Sequence[str],
+    where: Where,
+    kept: Path,
+    watcher: Watcher,
+    trial_s: float = 15.0,
+) -> list[Result]:
+    """Train and judge the protocol's methods, and keep the results in the folder ``kept``; those it has are not redone.
+
+    A trial of ``trial_s`` seconds of training tells how many steps fit into a budget of seconds.
+
+    Raises:
+        PipelineError: a method cannot be trained; those before it are kept.
+    """
+    protocol = read(name)
+    wanted = recipes_of(name, protocol, only, overrides)
+    folder = Path(where.output or Path("runs", "compare")).absolute() / Path(name).stem
+    done = {one.method: one.summary["identity"] for one in results.load(kept)}
+    with _parent(name, protocol, folder, next(iter(wanted.values()))) as (tracker, parent):
+        for key, recipe in wanted.items():
+            question = identity(protocol, recipe)
+            if done.get(key) == question:
+                watcher.note(f"{key}: done before, {kept / key}.json")
+                continue
+            watcher.note(f"{key}: {recipe.algorithm.name}, normalisation {recipe.normalisation}")
+            tracking = recipe.tracking.model_copy(update={"parent": parent})
+            recipe = recipe.model_copy(update={"tracking": tracking})
+            place = where._replace(output=folder / f"{key}-{question}")
+            ended = _train(protocol, protocol.methods[key], recipe, place, watcher, trial_s)
+            _result(protocol, key, recipe, ended).save(kept)
+        found = results.load(kept)
+        tracker.tag({DESCRIPTION: f"{protocol.about}\n\n{table(found, protocol.columns)}"})
+    return found
+
+
+def identity(protocol: Protocol, recipe: Recipe) -> str:
+    """Results with one identity answer the same question: all that decides them but the steps that fit the budget."""
+    found = recipe.identity("")
+    judged = {
+        key: value for key, value in found.free.items() if key.split(".")[0] in ("algorithm", "task", "evaluation")
+    }
+    facts = {**found.fixed, **judged, "steps": None, "budget": (protocol.seconds, protocol.tasks)}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _train(protocol: Protocol, method: Method, recipe: Recipe, where: Where, watcher: Watcher, trial_s: float) -> Ended:
+    """A whole run of the method, or the rest of one that was stopped."""
+    resume = where.output is not None and "recipe.yaml" in storage_at(where.output).names("")
+    if resume:
+        steps = validate_folder(where.output or "").steps
+    elif method.steps is not None:
+        steps = method.steps
+    elif protocol.tasks is not None:
+        steps = -(-protocol.tasks // recipe.tasks_per_step)
+    else:
+        steps = max(1, round(_steps_per_second(recipe, where, trial_s) * (protocol.seconds or 0.0)))
+    return train_run(recipe.model_copy(update={"steps": steps}), where._replace(resume=resume), watcher)
+
+
+class _Enough(Exception):
+    """A trial has run for long enough."""
+
+
+class _Stopwatch:
+    """Ends a run ``seconds`` after its first step, and knows its steps per second."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.rate = seconds, 0.0
+
+    def start(self, steps: int, done: int) -> None:
+        self._began: float | None = None
+
+    def step(self, step: int, loss: float, metrics: dict[str, float], tasks_per_s: float) -> None:
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now  # the first step pays for much that the others find done
+        elif now - self._began >= self.seconds:
+            self.rate = (step - 1) / (now - self._began)
+            raise _Enough
+
+    def note(self, text: str) -> None: ...
+
+
+def _steps_per_second(recipe: Recipe, where: Where, trial_s: float) -> float:
+    """Measured in a run that is thrown away."""
+    stopwatch = _Stopwatch(trial_s)
+    with TemporaryDirectory() as folder:
+        tracking = recipe.tracking.model_copy(update={"uri": f"sqlite:///{folder}/mlflow.db", "parent": ""})
+        trial = recipe.model_copy(update={"steps": 100_000, "tracking": tracking})
+        try:
+            train_run(trial, where._replace(output=Path(folder, "trial")), stopwatch)
+        except _Enough:
+            return stopwatch.rate
+    raise InternalError(f"{recipe.name}: {trial.steps} steps took less than {trial_s} s")
+
+
+def _result(protocol: Protocol, key: str, recipe: Recipe, ended: Ended) -> Result:
+    metric, _, steps = protocol.columns[0].partition("@")
+    points = [str(point) for point in ended.scores.points]
+    if metric not in ended.scores.metrics or (steps and steps not in points):
+        known = f"{', '.join(ended.scores.metrics)}, after {', '.join(points)} inner steps"
+        raise ConfigError(f"columns: {protocol.columns[0]!r} is not measured of {key}; it has {known}")
+    column = points.index(steps) if steps else -1
+    facts = {
+        "identity": identity(protocol, recipe),
+        "scores": [round(float(value), 6) for value in ended.scores.metrics[metric][:, column]],
+        "curve": _curve(str(ended.folder), metric),
+    }
+    family, published = ALGORITHMS[recipe.algorithm.name].family, protocol.methods[key].published
+    return Result(key, family, published, ended.summary | facts)
+
+
+def _curve(folder: str, metric: str) -> list[tuple[int, float]]:
+    """The training metric along the steps: it shows whether time was the limit."""
+    journal = Journal(storage_at(folder))
+    journal.load()
+    entries = [entry for entry in journal.since(0) if entry.kind == "train"]
+    found = np.array([(entry.step, entry.metrics.get(f"train/{metric}", math.nan)) for entry in entries])
+    pieces = [piece for piece in np.array_split(found, CURVE) if len(piece)]
+    return [(int(piece[-1, 0]), round(float(piece[:, 1].mean()), 4)) for piece in pieces]
+
+
+@contextmanager
+def _parent(name: str, protocol: Protocol, folder: Path, recipe: Recipe) -> Iterator[tuple[MLflowTracker, str]]:
+    """The MLflow run that the methods' runs are children of: a new one, or the one that a stopped comparison began."""
+    tracking = absolute(recipe).tracking
+    tracker = MLflowTracker(tracking.uri, tracking.experiment)
+    storage = storage_at(folder)
+    storage.lock()
+    storage.claim()
+    before = (storage.read("tracked_run") or b"").decode()
+    budget = {"seconds": str(protocol.seconds), "tasks": str(protocol.tasks)}
+    run = tracker.start(before or None, f"compare {name}", budget, {DESCRIPTION: protocol.about})
+    storage.write("tracked_run", run.encode())
+    status: Status = "FAILED"
+    try:
+        yield tracker, run
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(status)
+        storage.release()

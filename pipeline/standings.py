@@ -1,0 +1,74 @@
+"""The table of a comparison: each method's scores, and its paired difference to the best baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.failures import ConfigError
+from pipeline.engine.evaluate import interval
+from pipeline.results import Result
+
+SMALLER_IS_BETTER = ("mse", "value", "loss")
+
+
+def table(results: Sequence[Result], columns: Sequence[str]) -> str:
+    """Markdown, the best first; ``columns`` as in a protocol.
+
+    Raises:
+        ConfigError: two results were judged on other tasks, or one lacks a column.
+    """
+    if not results:
+        return "nothing is done yet"
+    hashes = {one.evaluation["hash"]: one.method for one in results}
+    if len(hashes) > 1:
+        raise ConfigError(f"{' and '.join(hashes.values())} were judged on other tasks; remove one and compare it anew")
+    sign = 1 if _better_when_small(columns[0]) else -1
+    ranked = sorted(results, key=lambda one: sign * float(np.mean(one.summary["scores"])))
+    best = next((one for one in ranked if one.family == "baseline"), None)
+    head = ["method", *columns, "against the best baseline", "normalisation", "steps", "tasks", "trained", "tasks/s"]
+    rows = [
+        [
+            one.method,
+            *(_cell(one, column) for column in columns),
+            "" if best is None or one is best else _paired(one, best, columns[0]),
+            one.evaluation["normalisation"],
+            f"{one.summary['steps']:,}",
+            f"{one.summary['tasks_seen']:,}",
+            f"{one.summary['train_s']:,.0f} s",
+            f"{one.summary['tasks_per_s']:,.1f}",
+            f"{one.summary['parameters']:,}",
+            one.published or "–",
+        ]
+        for one in ranked
+    ]
+    return markdown([*head, "parameters", "published"], rows)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that people can read as text too; the first column is aligned to the left, the others to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(result: Result, column: str) -> str:
+    metric, _, steps = column.partition("@")
+    rows = [row for row in result.evaluation["rows"] if row["theta"] == "last" and row["metric"] == metric]
+    found: list[dict[str, Any]] = [row for row in rows if row["point"] == int(steps)] if steps else rows[-1:]
+    return _value(metric, found[0]["mean"], found[0]["ci95"]) if found else ""
+
+
+def _paired(result: Result, best: Result, column: str) -> str:
+    """Mean over tasks of this method's score less the baseline's on the same task, with its 95% interval."""
+    mean, half = interval(np.subtract(result.summary["scores"], best.summary["scores"]))
+    return f"{'+' if mean >= 0 else '−'}{_value(column, abs(mean), half)}"
+
+
+def _value(metric: str, mean: float, half: float) -> str:
+    return f"{100 * mean:.2f} ± {100 * half:.2f}" if "accuracy" in metric else f"{mean:.3f} ± {half:.3f}"
+
+
+def _better_when_small(column: str) -> bool:
+    return column.partition("@")[0] in SMALLER_IS_BETTER

@@ -1,0 +1,180 @@
+"""A comparison: one budget, the same tasks, a method at a time, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from pipeline import recipes
+from pipeline.compare import compare, read, recipes_of
+from pipeline.core.failures import ConfigError
+from pipeline.engine.evaluate import interval
+from pipeline.results import Result, load
+from pipeline.run import Where
+from pipeline.standings import table
+from tests.quiet_runs import Onlooker
+
+PROTOCOL = {
+    "about": "Two methods on sinusoids",
+    "tasks": 20,
+    "change": ["tasks_per_step=4", "chunk_size=2", "evaluation.tasks=6", "net.hidden=[8]"],
+    "columns": ["mse", "mse@1"],
+    "methods": {
+        "maml": {"recipe": "sinusoid_maml", "change": ["algorithm.eval_inner_steps=2"], "published": "0.35"},
+        "fomaml": {"recipe": "sinusoid_maml", "change": ["algorithm.first_order=true"]},
+        "untrained": {"recipe": "sinusoid_maml", "steps": 1},
+    },
+}
+
+
+@pytest.fixture
+def protocol(tmp_path):
+    def write(**changes):
+        path = tmp_path / "small.yaml"
+        path.write_text(yaml.safe_dump(PROTOCOL | changes, sort_keys=False))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def compared(tmp_path, mlflow_uri, protocol):
+    """``compare`` of the small protocol, with what it said."""
+
+    def go(only=(), trial_s=15.0, overrides=(), **changes):
+        onlooker, where = Onlooker(), Where("serial", output=tmp_path / "runs")
+        given = [f"tracking.uri={mlflow_uri}", *overrides]
+        found = compare(protocol(**changes), only, given, where, tmp_path / "kept", onlooker, trial_s)
+        return {one.method: one for one in found}, onlooker
+
+    return go
+
+
+def test_every_method_has_the_same_budget_and_is_judged_on_the_same_tasks(compared, tmp_path):
+    found, _ = compared()
+    assert {name: one.summary["steps"] for name, one in found.items()} == {"maml": 5, "fomaml": 5, "untrained": 1}
+    assert len({one.evaluation["hash"] for one in found.values()}) == 1
+    for one in found.values():
+        last = [row for row in one.evaluation["rows"] if row["metric"] == "mse"][-1]
+        assert interval(np.array(one.summary["scores"])) == pytest.approx((last["mean"], last["ci95"]), abs=1e-5)
+        assert [step for step, _ in one.summary["curve"]][-1] == one.summary["steps"]
+    assert (found["maml"].published, found["maml"].family) == ("0.35", "optimisation")
+    assert {one.name for one in (tmp_path / "kept").iterdir()} == {"maml.json", "fomaml.json", "untrained.json"}
+
+
+def test_what_is_done_is_not_done_again_unless_the_question_changed(compared):
+    first, _ = compared(only=["maml"])
+    again, onlooker = compared()
+    assert again["maml"].summary["date"] == first["maml"].summary["date"]
+    assert any("maml: done before" in note for note in onlooker.notes)
+    assert set(again) == set(PROTOCOL["methods"])
+    other, _ = compared(only=["maml"], overrides=["algorithm.inner_lr=0.5"])
+    assert other["maml"].summary["theta_sha256"] != first["maml"].summary["theta_sha256"]
+
+
+def test_a_stopped_method_goes_on_where_it_was(compared, tmp_path, mlflow_uri, protocol):
+    class Stop(Onlooker):
+        def step(self, step, loss, metrics, tasks_per_s):
+            super().step(step, loss, metrics, tasks_per_s)
+            if step == 3:
+                raise KeyboardInterrupt
+
+    whole, _ = compared(only=["maml"])
+    where, given = Where("serial", output=tmp_path / "other"), [f"tracking.uri={mlflow_uri}"]
+    with pytest.raises(KeyboardInterrupt):
+        compare(protocol(), ["maml"], given, where, tmp_path / "later", Stop())
+    assert load(tmp_path / "later") == []
+    onlooker = Onlooker()
+    (resumed,) = compare(protocol(), ["maml"], given, where, tmp_path / "later", onlooker)
+    assert onlooker.done > 0
+    assert resumed.summary["theta_sha256"] == whole["maml"].summary["theta_sha256"]
+    assert resumed.summary["scores"] == whole["maml"].summary["scores"]
+
+
+def test_runs_are_children_of_one_mlflow_run_that_shows_the_table(compared, mlflow_uri):
+    compared(only=["maml"])
+    compared()
+    client = MlflowClient(mlflow_uri)
+    experiment = client.get_experiment_by_name("metafleet").experiment_id
+    runs = client.search_runs([experiment])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run is not parent]
+    assert {run.info.run_name for run in children} == set(PROTOCOL["methods"])
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert parent.data.tags["mlflow.note.content"].startswith("Two methods on sinusoids\n\n| method | mse | mse@1 |")
+
+
+def test_a_budget_of_seconds_becomes_steps(compared):
+    found, _ = compared(only=["fomaml", "untrained"], trial_s=0.2, tasks=None, seconds=0.5)
+    steps, seconds = (found["fomaml"].summary[key] for key in ("steps", "train_s"))
+    assert steps > 1
+    assert seconds < 30
+    assert found["untrained"].summary["steps"] == 1
+
+
+def test_a_column_that_is_not_measured_is_named(compared):
+    for column in ("accuracy", "mse@7"):
+        with pytest.raises(
+            ConfigError, match=rf"columns: '{column}' is not measured of maml; it has mse, after 0, 1, 2 "
+        ):
+            compared(only=["maml"], columns=[column])
+
+
+def result(method, family, scores, **evaluation):
+    rows = [{"theta": "last", "point": 3, "metric": "accuracy", "mean": float(np.mean(scores)), "ci95": 0.01}]
+    facts = {"hash": "a", "normalisation": "none", "rows": rows} | evaluation
+    run = {"steps": 1000, "tasks_seen": 32000, "train_s": 299.6, "tasks_per_s": 106.8, "parameters": 112000}
+    return Result(method, family, "", {**run, "scores": scores, "evaluation": facts})
+
+
+def test_the_table_ranks_and_pairs_with_the_best_baseline():
+    found = [
+        result("nearest", "baseline", [0.2, 0.4]),
+        result("pretrained", "baseline", [0.6, 0.8]),
+        result("maml", "optimisation", [0.8, 0.9]),
+    ]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(found, ["accuracy"]).splitlines()]
+    assert [row[0] for row in rows[2:]] == ["maml", "pretrained", "nearest"]
+    assert [row[2] for row in rows[2:]] == ["+15.00 ± 9.80", "", "−40.00 ± 0.00"]
+    assert rows[2][3:] == ["none", "1,000", "32,000", "300 s", "106.8", "112,000", "–"]
+    with pytest.raises(ConfigError, match="nearest and maml were judged on other tasks"):
+        table([found[0], result("maml", "optimisation", [0.8, 0.9], hash="b")], ["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seconds": 3.0}, "expected a budget of seconds or one of tasks, and not both"),
+        ({"tasks": None}, "expected a budget of seconds or one of tasks, and not both"),
+        ({"tasks": "many"}, "tasks: .*found 'many'"),
+        ({"minutes": 3}, "minutes: .*found 3"),
+        ({"methods": {}}, r"methods: .*found \{\}"),
+    ],
+)
+def test_a_wrong_protocol_is_one_line(protocol, changes, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        read(protocol(**changes))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", recipes.protocol_names())
+def test_every_packaged_protocol_holds_together(name, small_images):
+    protocol = read(name)
+    found = recipes_of(name, protocol, (), [])
+    assert set(found) == set(protocol.methods)
+    shapes = {json.dumps(recipe.model_dump(mode="json")["task"]["eval"]) for recipe in found.values()}
+    evaluations = {json.dumps(recipe.model_dump(mode="json")["evaluation"]) for recipe in found.values()}
+    sources = {json.dumps(recipe.model_dump(mode="json")["source"]) for recipe in found.values()}
+    assert (len(shapes), len(evaluations), len(sources)) == (1, 1, 1)
+
+
+def test_no_such_method_or_protocol(protocol):
+    with pytest.raises(ConfigError, match="--only maaml: the protocol small has maml, fomaml, untrained"):
+        recipes_of("small", read(protocol()), ["maaml"], [])
+    with pytest.raises(ConfigError, match="protocol 'nothing': packaged are omniglot_5w1s"):
+        read("nothing")
