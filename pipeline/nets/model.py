@@ -69,12 +69,16 @@ class Model:
 
     def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
         """Outputs [N, …] for queries x [N, *input]."""
+        return self.observe(adapted, x)[0]
+
+    def observe(self, adapted: Adapted, x: Tensor) -> tuple[Tensor, Params]:
+        """``predict``, and the moments that the queries themselves gave ({} where they decide nothing)."""
         phi, conditioning = adapted
         if "support_x" in conditioning:
-            return self._one_query_at_a_time(phi, x, conditioning["support_x"])
+            return self._one_query_at_a_time(phi, x, conditioning["support_x"]), {}
         if conditioning:
-            return self.net(phi, x, FixedStatistics(conditioning))
-        return self.fit(phi, x)[0]
+            return self.net(phi, x, FixedStatistics(conditioning)), {}
+        return self.fit(phi, x)
 
     def _one_query_at_a_time(self, params: Params, x: Tensor, support_x: Tensor) -> Tensor:
         def one(query: Tensor) -> Tensor:
