@@ -5,6 +5,7 @@ Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, arXiv 1
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -13,7 +14,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.core.algorithm import detach
-from pipeline.core.inner import SGD, conjugate_gradient, norm, unroll
+from pipeline.core.inner import SGD, conjugate_gradient, iterate, norm
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
 from pipeline.nets.descent import Descent
 
@@ -32,9 +33,10 @@ class IMAMLConfig:
 class IMAML(Descent):
     """phi* = argmin L_support(phi) + lambda/2 ‖phi - theta‖²; (I + H(phi*)/lambda) g = ∇L_query(phi*) (lemma 1).
 
-    No graph of the inner steps is kept. The authors' code takes plain gradient steps and one proximal one, and solves
-    with another operator; here both are as written in the paper. Metrics: how far phi is from the minimum
-    (``inner_gradient``, relative to the query's) and g from the solution (``solver_residual``).
+    Nothing is kept of the inner steps but where they end: however many there are, they need the memory of one. The
+    authors' code takes plain gradient steps and one proximal one, and solves with another operator; here both are as
+    written in the paper. Metrics: how far phi is from the minimum (``inner_gradient``, relative to the query's) and g
+    from the solution (``solver_residual``).
     """
 
     Config: ClassVar[type[IMAMLConfig]] = IMAMLConfig
@@ -42,18 +44,18 @@ class IMAML(Descent):
     paper: ClassVar[str] = "Rajeswaran et al. 2019, arXiv 1909.04630"
     sends: ClassVar[str] = "the implicit meta-gradient"
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def path(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         fit, weight, centre = self.support_loss(support), self.config.proximal, theta["model"]
 
         def loss(phi: Params, j: int) -> Tensor:
             distance = sum(((phi[name] - value) ** 2).sum() for name, value in centre.items())
             return fit(phi, j) + 0.5 * weight * distance
 
-        return unroll(loss, centre, self.steps(context), SGD(self.config.inner_lr), first_order=True)
+        return iterate(loss, centre, self.steps(context), SGD(self.config.inner_lr), first_order=True)
 
     def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
         support_loss, weight = self.support_loss(task.support), self.config.proximal
-        phi = {name: leaf.detach() for name, leaf in self.path(theta, task.support, context)[-1].items()}
+        phi = {name: leaf.detach() for name, leaf in self.end(theta, task.support, context).items()}
 
         def fit_gradient(at: Params) -> Params:
             return torch.func.grad(support_loss)(at, 0)

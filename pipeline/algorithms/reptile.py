@@ -5,6 +5,7 @@ Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, arXiv 1803.02
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.core.algorithm import detach
-from pipeline.core.inner import SGD, Adam, Rule, unroll
+from pipeline.core.inner import SGD, Adam, Rule, iterate
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Phase, Score, Task
 from pipeline.nets.descent import Descent
 
@@ -67,7 +68,7 @@ class Reptile(Descent):
         outputs, _ = self.model.fit(adapted.phi, task.query.x)
         return {"model": delta}, detach(self.loss(outputs, task.query.y))
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def path(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         batches = context.noise["batches"]
 
         def loss(phi: Params, j: int) -> Tensor:
@@ -75,7 +76,7 @@ class Reptile(Descent):
             return self.loss(self.model.fit(phi, support.x[rows])[0], support.y[rows]).loss  # type: ignore[return-value]
 
         # The delta is not differentiated, so no graph of the inner loop is kept.
-        return unroll(loss, theta["model"], len(batches), self._rule(), first_order=True)
+        return iterate(loss, theta["model"], len(batches), self._rule(), first_order=True)
 
     def _rule(self) -> Rule:
         if self.config.inner_optimizer == "sgd":

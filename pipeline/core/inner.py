@@ -6,7 +6,7 @@ so an outer backward through ``unroll`` is exact to any order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -86,22 +86,26 @@ class Adam:
         return moved, {"m": m, "v": v, "power": {"beta1": power1, "beta2": power2}}
 
 
-def unroll(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> tuple[Params, ...]:
-    """phi before adaptation and after each of ``steps`` inner steps; length ``steps + 1``.
+def iterate(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> Iterator[Params]:
+    """phi before adaptation and after each of ``steps`` inner steps, none of which is kept here.
 
     With ``first_order`` the inner gradients are constants (MAML, arXiv 1703.03400, §5.2: d phi / d theta = 1), and no
     graph is kept of them.
     """
-    path, state = [theta], rule.start(theta)
+    phi, state = theta, rule.start(theta)
+    yield phi
     for j in range(steps):
-        phi = path[-1]
         at = {name: value.detach() for name, value in phi.items()} if first_order else phi
         gradient = torch.func.grad(loss)(at, j)
         if first_order:
             gradient = {name: value.detach() for name, value in gradient.items()}
         phi, state = rule.step(phi, gradient, state, j)
-        path.append(phi)
-    return tuple(path)
+        yield phi
+
+
+def unroll(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> tuple[Params, ...]:
+    """All that ``iterate`` gives; length ``steps + 1``."""
+    return tuple(iterate(loss, theta, steps, rule, first_order=first_order))
 
 
 def conjugate_gradient(operator: Callable[[Params], Params], b: Params, steps: int) -> tuple[Params, Tensor]:

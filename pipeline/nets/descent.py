@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,14 +36,18 @@ class Descent(Algorithm[Batch, Adapted]):
         self.config, self.model, self.loss = config, model, loss
 
     @abstractmethod
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def path(self, theta: MetaParams, support: Batch, context: Context) -> Iterable[Params]:
         """The network's weights before adaptation and after each inner step."""
+
+    def end(self, theta: MetaParams, support: Batch, context: Context) -> Params:
+        """The network's weights after the last inner step; of those before, only what ``path`` keeps is kept."""
+        return deque(self.path(theta, support, context), maxlen=1)[0]
 
     def init(self, rng: np.random.Generator) -> MetaParams:
         return {"model": self.model.init(rng)}
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Adapted:
-        return self.model.adapted(self.path(theta, support, context)[-1], support.x)
+        return self.model.adapted(self.end(theta, support, context), support.x)
 
     def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Adapted, ...]:
         return tuple(self.model.adapted(phi, support.x) for phi in self.path(theta, support, context))
