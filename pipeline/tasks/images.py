@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.core.failures import DataError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes
-from pipeline.core.types import Batch, MayChange, Task
+from pipeline.core.types import Batch, Labels, MayChange, Task
 from pipeline.tasks import classfile
 from pipeline.tasks.classfile import Pixels
 
@@ -22,16 +23,22 @@ QUARTERS = 4
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """``path`` of an ingested file and the name of one of its split sets, such as ``random`` or ``background``."""
+    """``path`` of an ingested file and the name of one of its split sets, such as ``random`` or ``background``.
+
+    With ``labels: classes`` an example of a training task is labelled with its class's number in the split ``train``
+    (where quarter turns are classes, with that of class and turn): for methods that train one classifier for them all.
+    """
 
     path: Annotated[str, MayChange()]
     split: str = "random"
+    labels: Labels = "slots"
 
 
 class Images:
     """``ways`` classes of a split without replacement, then ``shots + queries`` images of each without replacement.
 
-    ``x`` is float32 [N, C, H, W] in [0, 1], ordered by slot and then by draw; ``y`` is int64 [N], the slot. Classes are
+    ``x`` is float32 [N, C, H, W] in [0, 1], ordered by slot and then by draw; ``y`` is int64 [N], the slot (of training
+    tasks, the class's number if ``labels`` says so). Classes are
     drawn from their sorted indices and images from the rows of their class, so the ticket alone decides. Quarter turns
     are counter-clockwise. W ways, N images of each.
 
@@ -48,7 +55,7 @@ class Images:
                 f"source.path: {path} does not exist; make it with `python -m jobs.ingest omniglot --from download"
                 f" --to {path}`, or with `python -m jobs.ingest folder PATH --to {path}` from images of your own"
             )
-        self._path, self._shapes, self._split_set = path, shapes, config.split
+        self._path, self._shapes, self._split_set, self._labels = path, shapes, config.split, config.labels
         self._file = classfile.read(path)
         self._offsets: list[int] = self._file.offsets.tolist()
         if config.split not in self._file.splits:
@@ -64,13 +71,15 @@ class Images:
 
     def spec(self) -> Spec:
         height, width, *colours = self._file.images.shape[1:]
-        return Spec("classification", (*(colours or [1]), height, width), self._shapes.train.ways)
+        shape = self._shapes.train
+        outputs = shape.ways if self._labels == "slots" else len(self._classes["train"]) * _turned(shape)
+        return Spec("classification", (*(colours or [1]), height, width), outputs, self._labels)
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
         shape = self._shapes.of(ticket)
         self._require(ticket.split, shape)
         rng, classes, offsets = ticket.rng("task"), self._classes[ticket.split], self._offsets
-        turned = QUARTERS if shape.rotations == "classes" else 1
+        turned = _turned(shape)
         drawn = rng.choice(len(classes) * turned, shape.ways, replace=False)
         self._require_whole(classes[drawn // turned].tolist())
         rows_WN = np.array(
@@ -85,7 +94,9 @@ class Images:
         for pixels_N, turn in zip(pixels_WN, turns, strict=True):
             if turn:
                 pixels_N[:] = np.rot90(pixels_N, turn, axes=(1, 2))
-        support, query = _batch(pixels_WN[:, : shape.shots]), _batch(pixels_WN[:, shape.shots :])
+        by_class = self._labels == "classes" and ticket.purpose == "train"
+        labels = drawn if by_class else np.arange(shape.ways)
+        support, query = _batch(pixels_WN[:, : shape.shots], labels), _batch(pixels_WN[:, shape.shots :], labels)
         return Task(ticket.id, support, query, shape.ways)
 
     def _require_whole(self, classes: Iterable[int]) -> None:
@@ -112,7 +123,7 @@ class Images:
             raise DataError(
                 f"{place}: quarter turns need square images, these are {height}×{width}; use rotations: none"
             )
-        available = len(classes) * (QUARTERS if shape.rotations == "classes" else 1)
+        available = len(classes) * _turned(shape)
         if shape.ways > available:
             raise DataError(f"{place}: has {available} classes, tasks have {shape.ways} ways; use ways <= {available}")
         counts, each = np.diff(file.offsets)[classes], shape.shots + shape.queries
@@ -125,10 +136,15 @@ class Images:
         self._fitting.add((split, shape))
 
 
-def _batch(pixels_WN: Pixels) -> Batch:
+def _turned(shape: TaskShape) -> int:
+    """How many classes each class of the file counts for."""
+    return QUARTERS if shape.rotations == "classes" else 1
+
+
+def _batch(pixels_WN: Pixels, labels_W: npt.NDArray[np.int64]) -> Batch:
     """Ways × images of uint8 [H, W] or [H, W, 3] as examples."""
     ways, each, *image = pixels_WN.shape
     pixels = pixels_WN.reshape(ways * each, *image)
     channels_first = pixels[:, None] if len(image) == 2 else pixels.transpose(0, 3, 1, 2)
     x = torch.from_numpy(np.ascontiguousarray(channels_first)).to(torch.float32).div_(255)
-    return Batch(x, torch.from_numpy(np.arange(ways).repeat(each)))
+    return Batch(x, torch.from_numpy(labels_W.repeat(each)))
