@@ -63,6 +63,10 @@ def build_parts(recipe: Recipe) -> Parts:
             f"algorithm.name: {recipe.algorithm.name} learns {' or '.join(sorted(kind.kinds))}, "
             f"the source {recipe.source.name} gives {spec.kind}; choose another of the two"
         )
+    if spec.labels != kind.labels:
+        raise ConfigError(
+            f"source.labels: {spec.labels}, but {recipe.algorithm.name} trains on {kind.labels}; use {kind.labels}"
+        )
     net_class = NETS[recipe.net.name]
     outputs = spec.outputs if kind.head else None
     net = net_class(
@@ -143,11 +147,16 @@ def tracked_run(recipe: Recipe, tags: dict[str, str]) -> Run:
 
 
 def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> dict[str, Outer]:
-    """One outer optimizer for each stepped group; a group the recipe does not name is stepped like ``model``."""
+    """One outer optimizer for each stepped group; a group the recipe does not name is stepped like ``model``.
+
+    So ``outer.model`` may stand in any recipe, even where no group is stepped.
+    """
     stepped = layout.without(algorithm.state_groups)
-    unknown = sorted(set(recipe.outer) - set(stepped))
+    unknown = sorted(set(recipe.outer) - {*stepped, "model"})
     if unknown:
-        raise ConfigError(f"outer.{unknown[0]}: {recipe.algorithm.name} has no such group, it has {', '.join(stepped)}")
+        raise ConfigError(
+            f"outer.{unknown[0]}: {recipe.algorithm.name} has no such group, it has {', '.join(stepped) or 'none'}"
+        )
     chosen = {group: recipe.outer.get(group) or recipe.outer.get("model") for group in stepped}
     missing = [group for group, outer in chosen.items() if outer is None]
     if missing:
@@ -194,8 +203,8 @@ def dry_run(recipe: Recipe) -> Parts:
     splits: set[Split] = {recipe.evaluation.split} | ({"val"} if recipe.evaluation.validate_every else set())
     for split in sorted(splits - set(parts.source.splits)):
         raise ConfigError(f"evaluation.split: the source has no {split!r}, it has {', '.join(parts.source.splits)}")
-    shapes = recipe.shapes()
-    if ALGORITHMS[recipe.algorithm.name].head and shapes.eval.ways > shapes.train.ways:
+    shapes, kind = recipe.shapes(), ALGORITHMS[recipe.algorithm.name]
+    if kind.head and kind.labels == "slots" and shapes.eval.ways > shapes.train.ways:
         raise ConfigError(
             f"task.eval.ways: {shapes.eval.ways}, but {recipe.algorithm.name} has a head of task.train.ways = "
             f"{shapes.train.ways} outputs; make them equal, or use a metric method"

@@ -108,11 +108,7 @@ def final_table(evaluation: Mapping[str, Any], results: Path = RESULTS) -> str:
         return f"{result_table(evaluation)}\nno baselines: {error}"
     if found:
         return result_table(evaluation, found)
-    why = (
-        f"none is recorded for evaluation {asked[:12]}"
-        if results.is_dir()
-        else f"{results} is part of a checkout alone"
-    )
+    why = f"none is recorded for evaluation {asked[:12]}" if results.is_dir() else f"there is no folder {results}"
     return (
         f"{result_table(evaluation)}\nno baselines: {why}; python -m jobs.compare PROTOCOL records them for a "
         "protocol's tasks"

@@ -8,10 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.algorithms.anil import ANIL
+from pipeline.algorithms.baseline import Baseline
+from pipeline.algorithms.finetune import Finetune
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
 from pipeline.algorithms.metasgd import MetaSGD
+from pipeline.algorithms.multitask import Multitask
+from pipeline.algorithms.nearest import Nearest
+from pipeline.algorithms.pretrain import Pretrain
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
 from pipeline.core.algorithm import Algorithm
@@ -24,4 +29,9 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "metasgd": MetaSGD,
     "mamlpp": MAMLPP,
     "imaml": IMAML,
+    "finetune": Finetune,
+    "pretrain": Pretrain,
+    "baseline": Baseline,
+    "multitask": Multitask,
+    "nearest": Nearest,
 }

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.core.algorithm import detach
+from pipeline.core.batches import batches
 from pipeline.core.inner import SGD, Adam, Rule, iterate
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Phase, Score, Task
 from pipeline.nets.descent import Descent
@@ -49,16 +49,13 @@ class Reptile(Descent):
     sends: ClassVar[str] = "theta - phi"
 
     def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
-        """``batches`` [inner steps, batch]: rows of the support set, each shuffle used up before the next begins."""
-        rows = len(task.support.y)
+        """``batches`` [inner steps, batch]: rows of the support set."""
         steps, batch = (
             (self.config.inner_steps, self.config.inner_batch)
             if phase == "train"
             else (self.config.eval_inner_steps, self.config.eval_inner_batch)
         )
-        shuffles = -(-steps * min(batch, rows) // rows)
-        order = np.concatenate([rng.permutation(rows) for _ in range(shuffles)])
-        return {"batches": torch.from_numpy(order[: steps * min(batch, rows)].reshape(steps, -1))}
+        return {"batches": batches(rng, len(task.support.y), steps, batch)}
 
     def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
         adapted = self.adapt(theta, task.support, context)
@@ -69,14 +66,14 @@ class Reptile(Descent):
         return {"model": delta}, detach(self.loss(outputs, task.query.y))
 
     def path(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
-        batches = context.noise["batches"]
+        drawn = context.noise["batches"]
 
         def loss(phi: Params, j: int) -> Tensor:
-            rows = batches[j]
+            rows = drawn[j]
             return self.loss(self.model.fit(phi, support.x[rows])[0], support.y[rows]).loss  # type: ignore[return-value]
 
         # The delta is not differentiated, so no graph of the inner loop is kept.
-        return iterate(loss, theta["model"], len(batches), self._rule(), first_order=True)
+        return iterate(loss, theta["model"], len(drawn), self._rule(), first_order=True)
 
     def _rule(self) -> Rule:
         if self.config.inner_optimizer == "sgd":

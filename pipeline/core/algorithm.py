@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.types import A, Batch, Context, D, Family, Kind, MetaParams, Params, Phase, Score, Task
+from pipeline.core.types import A, Batch, Context, D, Family, Kind, Labels, MetaParams, Params, Phase, Score, Task
 
 __all__ = ["A", "Algorithm", "Batch", "Context", "D", "Differentiable", "Score", "Task", "gradient_of"]
 
@@ -56,6 +56,9 @@ class Algorithm(ABC, Generic[D, A]):
 
     head: ClassVar[bool]
     """Whether its network ends in one output per way (a metric method embeds instead)."""
+
+    labels: ClassVar[Labels] = "slots"
+    """What the labels of its training tasks must count; those of evaluation tasks are slots."""
 
     state_groups: frozenset[str] = frozenset()
     """Groups of theta that are never stepped by an optimizer, only folded."""

@@ -32,7 +32,7 @@ class Rule(Protocol):
 class SGD:
     """phi <- phi - rate · gradient."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float | Tensor) -> None:
         self.rate = rate
 
     def start(self, phi: Params) -> State:
@@ -40,6 +40,26 @@ class SGD:
 
     def step(self, phi: Params, gradient: Params, state: State, j: int) -> tuple[Params, State]:
         return {name: value - self.rate * gradient[name] for name, value in phi.items()}, state
+
+
+class Momentum:
+    """velocity <- momentum · velocity + (1 - dampening) · (gradient + decay · phi); phi <- phi - rate · velocity.
+
+    The first velocity is the first gradient, whole: torch's SGD.
+    """
+
+    def __init__(self, rate: float, momentum: float, dampening: float, decay: float) -> None:
+        self.rate, self.momentum, self.dampening, self.decay = rate, momentum, dampening, decay
+
+    def start(self, phi: Params) -> State:
+        return {}
+
+    def step(self, phi: Params, gradient: Params, state: State, j: int) -> tuple[Params, State]:
+        velocity = {name: gradient[name] + self.decay * value for name, value in phi.items()}
+        if j:
+            old = state["velocity"]
+            velocity = {name: self.momentum * old[name] + (1 - self.dampening) * v for name, v in velocity.items()}
+        return {name: value - self.rate * velocity[name] for name, value in phi.items()}, {"velocity": velocity}
 
 
 class LeafwiseSGD:

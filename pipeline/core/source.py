@@ -9,7 +9,7 @@ from annotated_types import Ge, Le
 
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
-from pipeline.core.types import D, Kind, Task
+from pipeline.core.types import D, Kind, Labels, Task
 
 Rotations = Literal["none", "classes", "random"]
 """``classes``: each quarter turn of a class is a class of its own (ProtoNet, Reptile in training). ``random``: one turn
@@ -55,11 +55,15 @@ def require_support(shapes: TaskShapes) -> None:
 
 
 class Spec(NamedTuple):
-    """What a network must fit: the shape of one input, the width of the output and the kind of problem."""
+    """What a network must fit: the shape of one input, the width of the output and the kind of problem.
+
+    ``labels`` are those of training tasks; ``outputs`` is how many there are.
+    """
 
     kind: Kind
     input_shape: tuple[int, ...]
     outputs: int
+    labels: Labels = "slots"
 
 
 class TaskSource(Protocol[D]):

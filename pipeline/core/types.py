@@ -35,6 +35,9 @@ Kind = Literal["classification", "regression", "sequence", "optimisation"]
 """``sequence``: classification of examples that come one after the other, each label shown after its answer.
 ``optimisation``: a function to be made small; a task's support and query sets are the same examples."""
 
+Labels = Literal["slots", "classes"]
+"""What the labels of training tasks count: a class's slot in its task, or its fixed number among all of the split's."""
+
 Family = Literal["optimisation", "metric", "memory", "learned optimiser", "baseline"]
 """What adaptation is made of: inner steps, distances, a state that is written to, an optimiser that was learned."""
 

@@ -32,7 +32,8 @@ def rehearse(algorithm: Algorithm[Any, Any], source: TaskSource[Any], theta: Met
         TaskError: it raised.
     """
     name = type(algorithm).__name__
-    width = source.spec().outputs if algorithm.head else None
+    spec = source.spec()
+    width = spec.outputs if algorithm.head or spec.kind == "regression" else None
     unlearned: set[str] | None = None
     for number in range(TASKS):
         task, context = _first(algorithm, source, theta, Ticket(seed, "train", "train", 1, number))

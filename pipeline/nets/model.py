@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,12 @@ class Model:
         self.net = net
         self.mode = mode
         self.input_shape = input_shape
+
+    def body(self) -> Model:
+        """The same network without its head: its outputs are the features, leaves ``head/…`` are none of its."""
+        net = copy.copy(self.net)
+        net.outputs = None
+        return Model(net, self.mode, self.input_shape)
 
     def init(self, rng: np.random.Generator) -> Params:
         return self.net.init(rng)

@@ -38,9 +38,10 @@ class Learner:
         support = Batch(x, y)
         ways = max(len(labels), 1)
         # One fixed ticket: serving is deterministic.
-        noise = self.algorithm.draw(
+        drawn = self.algorithm.draw(
             Ticket(0, "serve", "test", 0, 0).rng("noise"), Task("serve", support, support, ways), "serve"
         )
+        noise = {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in drawn.items()}
         with torch.no_grad():
             return Predictor(self, self.algorithm.adapt(self.theta, support, Context(0, "serve", ways, noise)), labels)
 
@@ -70,7 +71,7 @@ class Learner:
         if odd:
             raise DataError(f"support_y: {odd[0]!r} cannot be a label; expected one text or number for each row")
         labels = list(dict.fromkeys(given))
-        if self.algorithm.head and len(labels) > self.spec.outputs:
+        if self.algorithm.head and self.spec.labels == "slots" and len(labels) > self.spec.outputs:
             raise DataError(
                 f"support_y: {len(labels)} classes, but this model was trained with a head of {self.spec.outputs}"
             )

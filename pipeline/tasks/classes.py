@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.core.failures import DataError
 from pipeline.core.seeding import Split
@@ -48,12 +49,19 @@ class Classes:
         height, width, *colours = self._file.images.shape[1:]
         self.input_shape: tuple[int, ...] = (*(colours or [1]), height, width)
 
-    def draw(self, rng: np.random.Generator, split: Split, shape: TaskShape) -> Pixels:
-        """Images [W, N, height, width], or [W, N, height, width, 3]. Raises ``DataError`` as ``require`` does."""
+    def count(self, split: Split, shape: TaskShape) -> int:
+        """How many classes there are; where quarter turns are classes, four of each."""
+        return len(self._classes[split]) * (QUARTERS if shape.rotations == "classes" else 1)
+
+    def draw(self, rng: np.random.Generator, split: Split, shape: TaskShape) -> tuple[Pixels, npt.NDArray[np.int64]]:
+        """Images [W, N, height, width], or [W, N, height, width, 3], and the classes' numbers [W] in the split.
+
+        Raises ``DataError`` as ``require`` does.
+        """
         self.require(split, shape)
         classes, offsets = self._classes[split], self._offsets
         turned = QUARTERS if shape.rotations == "classes" else 1
-        drawn = rng.choice(len(classes) * turned, shape.ways, replace=False)
+        drawn = rng.choice(self.count(split, shape), shape.ways, replace=False)
         self._require_whole(classes[drawn // turned].tolist())
         rows_WN = np.array(
             [
@@ -67,7 +75,7 @@ class Classes:
         for pixels_N, turn in zip(pixels_WN, turns, strict=True):
             if turn:
                 pixels_N[:] = np.rot90(pixels_N, turn, axes=(1, 2))
-        return pixels_WN
+        return pixels_WN, drawn
 
     def require(self, split: Split, shape: TaskShape) -> None:
         """Raise ``DataError`` where ``split`` cannot fill ``shape``; looks once."""
@@ -82,7 +90,7 @@ class Classes:
             raise DataError(
                 f"{place}: quarter turns need square images, these are {height}×{width}; use rotations: none"
             )
-        available = len(classes) * (QUARTERS if shape.rotations == "classes" else 1)
+        available = self.count(split, shape)
         if shape.ways > available:
             raise DataError(f"{place}: has {available} classes, tasks have {shape.ways} ways; use ways <= {available}")
         counts, each = np.diff(file.offsets)[classes], shape.shots + shape.queries

@@ -7,27 +7,34 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes, require_support
-from pipeline.core.types import Batch, MayChange, Task
+from pipeline.core.types import Batch, Labels, MayChange, Task
 from pipeline.tasks.classes import Classes, channels_first
 from pipeline.tasks.classfile import Pixels
 
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """``path`` of an ingested file and the name of one of its split sets, such as ``random`` or ``background``."""
+    """``path`` of an ingested file and the name of one of its split sets, such as ``random`` or ``background``.
+
+    With ``labels: classes`` an example of a training task is labelled with its class's number in the split ``train``
+    (where quarter turns are classes, with that of class and turn): for methods that train one classifier for them all.
+    """
 
     path: Annotated[str, MayChange()]
     split: str = "random"
+    labels: Labels = "slots"
 
 
 class Images:
     """Classes and images as ``Classes`` draws them; each class's first ``shots`` images are its support set.
 
-    ``x`` is float32 [N, C, H, W] in [0, 1], ordered by slot and then by draw; ``y`` is int64 [N], the slot.
+    ``x`` is float32 [N, C, H, W] in [0, 1], ordered by slot and then by draw; ``y`` is int64 [N], the slot (of training
+    tasks, the class's number if ``labels`` says so).
 
     Raises:
         DataError: the file is missing, damaged or has no such split set; or the split ``train`` cannot fill its shape.
@@ -38,22 +45,26 @@ class Images:
 
     def __init__(self, config: ImagesConfig, shapes: TaskShapes) -> None:
         require_support(shapes)
-        self._classes, self._shapes = Classes(Path(config.path), config.split), shapes
+        self._classes, self._shapes, self._labels = Classes(Path(config.path), config.split), shapes, config.labels
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
         self._classes.require("train", shapes.train)
 
     def spec(self) -> Spec:
-        return Spec("classification", self._classes.input_shape, self._shapes.train.ways)
+        shape = self._shapes.train
+        outputs = shape.ways if self._labels == "slots" else self._classes.count("train", shape)
+        return Spec("classification", self._classes.input_shape, outputs, self._labels)
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
         shape = self._shapes.of(ticket)
-        pixels_WN = self._classes.draw(ticket.rng("task"), ticket.split, shape)
-        support, query = (self._batch(part) for part in np.split(pixels_WN, [shape.shots], axis=1))
+        pixels_WN, numbers = self._classes.draw(ticket.rng("task"), ticket.split, shape)
+        by_class = self._labels == "classes" and ticket.purpose == "train"
+        labels = numbers if by_class else np.arange(shape.ways)
+        support, query = (self._batch(part, labels) for part in np.split(pixels_WN, [shape.shots], axis=1))
         return Task(ticket.id, support, query, shape.ways)
 
-    def _batch(self, pixels_WN: Pixels) -> Batch:
+    def _batch(self, pixels_WN: Pixels, labels_W: npt.NDArray[np.int64]) -> Batch:
         ways, each, *_ = pixels_WN.shape
         pixels = channels_first(pixels_WN.reshape(ways * each, *pixels_WN.shape[2:]), self._classes.input_shape[0])
         x = torch.from_numpy(np.ascontiguousarray(pixels)).to(torch.float32).div_(255)
-        return Batch(x, torch.from_numpy(np.arange(ways).repeat(each)))
+        return Batch(x, torch.from_numpy(labels_W.repeat(each)))

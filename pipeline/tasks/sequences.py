@@ -67,7 +67,7 @@ class Sequences:
 
     def sample(self, ticket: Ticket) -> Task[Sequence]:
         shape, rng = self._shapes.of(ticket), ticket.rng("task")
-        pixels_WN = self._classes.draw(rng, ticket.split, shape)
+        pixels_WN, _ = self._classes.draw(rng, ticket.split, shape)
         support, query = (self._sequence(part, rng) for part in np.split(pixels_WN, [shape.shots], axis=1))
         return Task(ticket.id, support, query, shape.ways)
 

@@ -38,6 +38,8 @@ def check_init_depends_on_the_generator_alone(case: Case) -> None:
         thetas.append(case.algorithm.init(init_rng(SEED)))
     assert_same_bits(*thetas, "init with the same generator")
     other = case.algorithm.init(init_rng(SEED + 1))
+    if case.layout().size == 1:
+        return  # a single number may start where it always does: there is no symmetry to break
     assert any(not torch.equal(a, b) for a, b in zip(tensors(thetas[0]), tensors(other), strict=True)), (
         "init gives the same theta for every generator"
     )
@@ -169,15 +171,17 @@ def check_rows_of_a_query_set_do_not_see_each_other(case: Case) -> None:
     algorithm, theta, (task, context) = case.algorithm, case.theta(), case.drawn(0, "evaluate")
     x = task.query.x
     order = torch.from_numpy(np.random.default_rng(SEED).permutation(len(x)))
+    moved = []
     for adapted in algorithm.trace(theta, task.support, context):
         whole = algorithm.predict(adapted, x)
         assert_close(algorithm.predict(adapted, x[order]), whole[order], "predictions of permuted rows")
         fewer = algorithm.predict(adapted, x[:-1])
         if case.mode == "transductive":
-            moved = (fewer - whole[:-1]).abs().max().item()
-            assert moved > 1e-6, "transductive predictions should depend on the other rows, and do not"
+            moved.append((fewer - whole[:-1]).abs().max().item())
         else:
             assert_close(fewer, whole[:-1], "predictions without the last row")
+    # Before adaptation a head may be zero, and say the same of everything.
+    assert max(moved, default=1.0) > 1e-6, "transductive predictions should depend on the other rows, and do not"
 
 
 def check_predictions_fit_the_task(case: Case) -> None:

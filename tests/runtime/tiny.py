@@ -16,6 +16,7 @@ SEEDS = {name: 5 + number for number, name in enumerate(ALGORITHMS)}
 def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> Recipe:
     """Four chunks a step: sinusoids for an algorithm that takes them, else small images through conv-4."""
     sinusoids = "regression" in ALGORITHMS[algorithm].kinds
+    labels = ALGORITHMS[algorithm].labels
     shape = {"shots": 5, "queries": 5} if sinusoids else {"ways": 3, "shots": 1, "queries": 2}
     data = {
         "name": f"tiny_{algorithm}",
@@ -25,8 +26,8 @@ def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> 
         "chunk_size": CHUNK,
         "algorithm": {"name": algorithm},
         "net": {"name": "mlp", "init_gain": 0.3333} if sinusoids else {"name": "conv4", "channels": 8},
-        "source": {"name": "sinusoid"} if sinusoids else {"name": "images", "path": str(images)},
-        "normalisation": "none" if sinusoids else "transductive",
+        "source": {"name": "sinusoid"} if sinusoids else {"name": "images", "path": str(images), "labels": labels},
+        "normalisation": "none" if sinusoids or algorithm == "nearest" else "transductive",
         "task": {"train": shape, "eval": shape},
         "outer": {"model": {"optimizer": "adam", "lr": 0.01}},
         "evaluation": {"tasks": 4},

@@ -18,6 +18,7 @@ from pipeline.core.source import TaskShape
 from pipeline.nets import NETS
 from pipeline.run import describe
 from pipeline.tasks import SOURCES
+from tests.runtime import tiny
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
@@ -360,6 +361,34 @@ def test_parts_that_do_not_fit_are_refused_before_anything_starts(here, override
         dry_run(load("sinusoid_maml", overrides))
     assert "\n" not in str(raised.value)
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "labels", "message"),
+    [
+        ("baseline", "slots", "source.labels: slots, but baseline trains on classes; use classes"),
+        ("protonet", "classes", "source.labels: classes, but protonet trains on slots; use slots"),
+    ],
+)
+def test_labels_of_another_kind_than_a_method_trains_on_are_refused(small_images, algorithm, labels, message):
+    given = tiny.recipe(algorithm, small_images, source={"name": "images", "path": str(small_images), "labels": labels})
+    with pytest.raises(ConfigError, match=message):
+        dry_run(given)
+
+
+def test_a_head_for_all_classes_is_no_limit_to_the_ways_of_a_task(small_images):
+    shapes = {"train": {"ways": 2, "shots": 1, "queries": 1}, "eval": {"ways": 5, "shots": 1, "queries": 1}}
+    parts = dry_run(tiny.recipe("baseline", small_images, task=shapes))
+    assert parts.layout.unpack(parts.theta)["model"]["head/weight"].shape[0] == 12
+
+
+def test_where_nothing_is_stepped_no_optimizer_is_asked_for_and_the_default_one_may_stand():
+    for outer in ("outer={}", "outer={model: {lr: 0.1}}"):
+        recipe = load("sinusoid_maml", ["algorithm={name: finetune}", outer])
+        parts = dry_run(recipe)
+        assert outer_of(recipe, parts.layout, parts.algorithm) == {}
+    with pytest.raises(ConfigError, match="outer.modle: finetune has no such group, it has none"):
+        dry_run(load("sinusoid_maml", ["algorithm={name: finetune}", "outer={modle: {lr: 0.1}}"]))
 
 
 def test_a_group_the_recipe_does_not_name_is_stepped_like_the_model():

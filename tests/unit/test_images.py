@@ -214,3 +214,32 @@ def test_quarter_turns_need_squares(tmp_path):
     assert source(tmp_path / "wide.arrow").sample(ticket(0)).support.x.shape == (6, 1, 4, 6)
     with pytest.raises(DataError, match="square images, these are 4×6; use rotations: none"):
         source(tmp_path / "wide.arrow", rotations="random")
+
+
+def by_class(path, rotations="none", **shape) -> Images:
+    asked = TaskShape(**{"ways": 3, "shots": 2, "queries": 3, "rotations": rotations, **shape})
+    return Images(Images.Config(str(path), labels="classes"), TaskShapes(train=asked, eval=asked))
+
+
+@pytest.mark.parametrize(("rotations", "each"), [("none", 1), ("classes", 4), ("random", 1)])
+def test_a_class_has_one_number_in_all_training_tasks(path, rotations, each):
+    train, source_, numbers = sorted(SPLITS["random"]["train"]), by_class(path, rotations), set()
+    for index in range(60):
+        task = source_.sample(ticket(index))
+        for batch in task.support, task.query:
+            for (row, turn), label in zip(found(batch.x, 5, 5), batch.y.tolist(), strict=True):
+                assert label == train.index(OWNER[row]) * each + (turn if each > 1 else 0)
+                numbers.add(label)
+    assert numbers == set(range(len(train) * each))
+    assert source_.spec() == Spec("classification", (1, 5, 5), len(train) * each, "classes")
+
+
+def test_evaluation_tasks_have_slots_and_the_images_they_had(path):
+    for split in ("train", "test"):
+        judged = ticket(4, split)._replace(purpose="evaluate")
+        slots, numbered = source(path, queries=3).sample(judged), by_class(path).sample(judged)
+        for one, other in zip((*slots.support, *slots.query), (*numbered.support, *numbered.query), strict=True):
+            assert torch.equal(one, other)
+    slots, numbered = source(path, queries=3).sample(ticket(4)), by_class(path).sample(ticket(4))
+    assert torch.equal(slots.query.x, numbered.query.x)
+    assert not torch.equal(slots.query.y, numbered.query.y)

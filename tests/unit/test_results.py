@@ -61,7 +61,7 @@ def test_the_table_has_the_baselines_beside_the_run(results):
 def test_without_baselines_one_line_says_so_and_names_the_command(results, tmp_path):
     for folder, why in (
         (results, "none is recorded for evaluation cccc"),
-        (tmp_path / "no", "part of a checkout alone"),
+        (tmp_path / "no", "there is no folder"),
     ):
         *table, said = final_table(evaluation([row(0, 0.2, 0.01)], hash="cccc"), folder).splitlines()
         assert len(table) == 4

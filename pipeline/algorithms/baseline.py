@@ -1,0 +1,114 @@
+"""Baseline and Baseline++: one classifier for all training classes, then a fresh head on frozen features for each task.
+
+Chen, Liu, Kira, Wang, Huang: A Closer Look at Few-shot Classification, arXiv 1904.04232, and the authors' code. No task
+is learned here: a training task is a batch of examples, labelled by their classes' numbers (``labels: classes``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from pipeline.core.algorithm import Differentiable
+from pipeline.core.batches import batches
+from pipeline.core.inner import Momentum, unroll
+from pipeline.core.types import Batch, Context, Family, Kind, Labels, MayChange, MetaParams, Params, Phase, Score, Task
+from pipeline.nets.heads import HEAD, Fitted, Headed, all_data
+from pipeline.nets.losses import Loss
+from pipeline.nets.model import Model
+from pipeline.nets.net import fan_in_normal
+
+MOMENTUM, DAMPENING, DECAY = 0.9, 0.9, 1e-3
+"""Of the optimizer of a fresh head, as published."""
+
+FEW, SCALE_OF_FEW, SCALE_OF_MANY = 200, 2.0, 10.0
+"""Cosines are multiplied by this before the softmax, as published: more classes need a sharper one."""
+
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """``cosine`` is Baseline++. The rest is how a fresh head is fitted, by steps on batches of the support set.
+
+    The authors' code takes 100 epochs in batches of 4, which for 5 examples is 200 steps.
+    """
+
+    classifier: Literal["linear", "cosine"] = "linear"
+    eval_inner_lr: Annotated[float, Gt(0), MayChange()] = 0.01
+    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 100
+    eval_inner_batch: Annotated[int, Ge(1), MayChange()] = 4
+
+
+class Baseline(Headed, Differentiable[Batch, Fitted]):
+    """Cross-entropy over all training classes, with logits w·f(x) + b or s · cos(w, f(x)); no inner loop in training.
+
+    The authors' code also learns a length for each class's cosine, which the paper does not have and neither have we.
+    """
+
+    Config: ClassVar[type[BaselineConfig]] = BaselineConfig
+    family: ClassVar[Family] = "baseline"
+    paper: ClassVar[str] = "Chen et al. 2019, arXiv 1904.04232"
+    sends: ClassVar[str] = "the gradient of plain supervised training; moments of each layer under `running`"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    head: ClassVar[bool] = True
+    labels: ClassVar[Labels] = "classes"
+
+    def __init__(self, config: BaselineConfig, model: Model, loss: Loss) -> None:
+        super().__init__(config, model, loss)
+        # Only its width is of interest: a fresh head is drawn before there is a theta to look at.
+        self.features = self.model.init(np.random.default_rng(0))["head/weight"].shape[1]
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        theta = super().init(rng)
+        if self.config.classifier == "cosine":
+            del theta["model"]["head/bias"]
+        return theta
+
+    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        """Where a fresh head starts [ways, features], and rows of the support set for each of its steps."""
+        if phase == "train":
+            return {}
+        steps, batch = self.config.eval_inner_steps, self.config.eval_inner_batch
+        weight = fan_in_normal(rng, (task.ways, self.features), self.features, 1.0)
+        return {"weight": weight, "batches": batches(rng, len(task.support.y), steps, batch)}
+
+    def heads(self, theta: MetaParams, features: Batch, context: Context) -> tuple[Params, ...]:
+        if context.phase == "train":
+            return (self._classifier(theta),)
+        weight, drawn = context.noise["weight"], context.noise["batches"]
+        fresh = {"head/weight": weight}
+        if self.config.classifier == "linear":
+            fresh["head/bias"] = torch.zeros_like(weight[:, 0])
+
+        def loss(head: Params, j: int) -> Tensor:
+            rows = drawn[j]
+            return self.loss(self.read_out(head, features.x[rows]), features.y[rows]).loss  # type: ignore[return-value]
+
+        rule = Momentum(self.config.eval_inner_lr, MOMENTUM, DAMPENING, DECAY)
+        return unroll(loss, fresh, len(drawn), rule, first_order=True)
+
+    def read_out(self, head: Params, features: Tensor) -> Tensor:
+        if self.config.classifier == "linear":
+            return super().read_out(head, features)
+        weight = head["head/weight"]
+        scale = SCALE_OF_FEW if len(weight) <= FEW else SCALE_OF_MANY
+        return scale * _unit(features) @ _unit(weight).T
+
+    def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
+        x, y = all_data(task)
+        features, moments = self.body.fit(theta["model"], x)
+        return self.judged(self._classifier(theta), features, y, moments)
+
+    def _classifier(self, theta: MetaParams) -> Params:
+        return {name: leaf for name, leaf in theta["model"].items() if name.startswith(HEAD)}
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Each row at length 1; a row of zeros, which ReLU may give, stays one and has a gradient."""
+    return rows * torch.rsqrt(rows.square().sum(1, keepdim=True) + EPSILON)

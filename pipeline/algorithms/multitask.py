@@ -1,0 +1,71 @@
+"""Multi-task learning: one body for all tasks, and for each task a head of its own fitted on all of its data.
+
+Caruana: Multitask Learning, Machine Learning 28 (1997). The tasks' joint loss is made small over the shared body and
+all heads at once; nothing is learned about adapting, and a new task gets a head fitted on its support set. That is
+another objective than meta-learning's, and not a case of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from pipeline.core.algorithm import detach
+from pipeline.core.inner import SGD, unroll
+from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Score, Task
+from pipeline.nets.heads import Headed, all_data
+
+
+@dataclass(frozen=True)
+class MultitaskConfig:
+    """A head starts at zero and takes steps of gradient descent on all examples, the features staying what they are.
+
+    Their rate is ``inner_lr`` over 1 + the features' mean square length, so that 1 is stable whatever their size.
+    """
+
+    inner_lr: Annotated[float, Gt(0)] = 1.0
+    inner_steps: Annotated[int, Ge(1)] = 20
+    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 20
+
+
+class Multitask(Headed):
+    """The body descends the loss on all data of a task at the fitted head, which counts as a constant.
+
+    At a head that minimises that loss this is the gradient of the minimum (the envelope theorem), so body and heads are
+    minimised together and no second derivative is left out; after a few steps it is nearly so.
+    """
+
+    Config: ClassVar[type[MultitaskConfig]] = MultitaskConfig
+    family: ClassVar[Family] = "baseline"
+    paper: ClassVar[str] = "Caruana 1997"
+    sends: ClassVar[str] = "the body's gradient at the task's own head; moments of each layer under `running`"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
+    head: ClassVar[bool] = False
+
+    def heads(self, theta: MetaParams, features: Batch, context: Context) -> tuple[Params, ...]:
+        z, y = features
+        outputs = y.shape[1] if y.is_floating_point() else context.ways
+        zero = {"head/weight": z.new_zeros((outputs, z.shape[1])), "head/bias": z.new_zeros(outputs)}
+        rate = self.config.inner_lr / (1 + z.square().sum(1).mean())
+        steps = self.config.inner_steps if context.phase == "train" else self.config.eval_inner_steps
+
+        def loss(head: Params, j: int) -> Tensor:
+            return self.loss(self.read_out(head, z), y).loss  # type: ignore[return-value]
+
+        return unroll(loss, zero, steps, SGD(rate), first_order=True)
+
+    def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
+        x, y = all_data(task)
+
+        def joint(phi: Params) -> tuple[Tensor, Score]:
+            features, moments = self.body.fit(phi, x)
+            head = self.heads(theta, Batch(features.detach(), y), context)[-1]
+            score = self.judged(head, features, y, moments)
+            return score.loss, score  # type: ignore[return-value]
+
+        gradient, score = torch.func.grad(joint, has_aux=True)(theta["model"])
+        return {"model": gradient}, detach(score)

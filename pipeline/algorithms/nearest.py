@@ -1,0 +1,71 @@
+"""1-NN on pixels: a query is of the class of the support example that is nearest to it, as it was given.
+
+Fix and Hodges (1951); without a network, it says how much of a task is there to see without learning anything.
+
+Shapes: N support, Q query, C ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.algorithm import Differentiable
+from pipeline.core.failures import ConfigError
+from pipeline.core.types import Batch, Context, Family, Kind, MetaParams, Score
+from pipeline.nets.losses import Loss
+from pipeline.nets.model import Model
+
+
+@dataclass(frozen=True)
+class NearestConfig:
+    """Nothing to set: neither the network of a recipe is used nor anything of it but the normalisation ``none``."""
+
+
+class Neighbours(NamedTuple):
+    """The support set [N, …], whose class each is [N, C], and by how much distances count, as a logarithm."""
+
+    x: Tensor
+    members: Tensor
+    log_sharpness: Tensor
+
+
+class Nearest(Differentiable[Batch, Neighbours]):
+    """Logits are minus the mean squared difference to a class's nearest example, times a sharpness.
+
+    The sharpness is all there is to learn: it makes of answers a loss, and never changes one of them.
+
+    Raises:
+        ConfigError: a normalisation other than ``none``: there is no network to normalise.
+    """
+
+    Config: ClassVar[type[NearestConfig]] = NearestConfig
+    family: ClassVar[Family] = "baseline"
+    paper: ClassVar[str] = "Fix, Hodges 1951"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    head: ClassVar[bool] = False
+
+    def __init__(self, config: NearestConfig, model: Model, loss: Loss) -> None:
+        if model.mode != "none":
+            raise ConfigError(f"normalisation: {model.mode!r}, but Nearest has no network to normalise; use none")
+        self.loss = loss
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        return {"model": {"log_sharpness": torch.zeros(())}}
+
+    def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Neighbours:
+        members_NC = torch.eye(context.ways, dtype=torch.bool, device=support.y.device)[support.y]
+        return Neighbours(support.x, members_NC, theta["model"]["log_sharpness"])
+
+    def predict(self, adapted: Neighbours, x: Tensor) -> Tensor:
+        x_QD, support_ND = x.flatten(1), adapted.x.flatten(1)
+        distances_QN = (x_QD.unsqueeze(1) - support_ND.unsqueeze(0)).square().mean(2)
+        among_QNC = torch.where(adapted.members, distances_QN.unsqueeze(2), torch.inf)
+        return -adapted.log_sharpness.exp() * among_QNC.amin(1)
+
+    def score(self, adapted: Neighbours, query: Batch, context: Context) -> Score:
+        return self.loss(self.predict(adapted, query.x), query.y)

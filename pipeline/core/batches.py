@@ -1,0 +1,15 @@
+"""Which examples of a support set each inner step sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def batches(rng: np.random.Generator, rows: int, steps: int, batch: int) -> Tensor:
+    """Numbers of rows [steps, batch], dealt from shuffles of all ``rows``: each is used up before the next begins."""
+    size = min(batch, rows)
+    shuffles = -(-steps * size // rows)
+    order = np.concatenate([rng.permutation(rows) for _ in range(shuffles)])
+    return torch.from_numpy(order[: steps * size].reshape(steps, size))

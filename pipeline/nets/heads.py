@@ -1,0 +1,85 @@
+"""What the methods share that fit a head of a task's own on features: all but how it is fitted."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.algorithm import Algorithm
+from pipeline.core.types import Batch, Context, MetaParams, Params, Score, Task
+from pipeline.nets.losses import Loss
+from pipeline.nets.model import Adapted, Model
+
+HEAD = "head/"
+MOMENTUM = 0.1
+"""Share of the newest moments in the running ones, per outer step."""
+
+
+class Fitted(NamedTuple):
+    """A task's head, and the body whose features it reads."""
+
+    body: Adapted
+    head: Params
+
+
+class Headed(Algorithm[Batch, Fitted]):
+    """The body is frozen while a task's head is fitted. Under ``running`` it gathers moments while it trains."""
+
+    def __init__(self, config: Any, model: Model, loss: Loss) -> None:
+        self.config, self.model, self.loss = config, model, loss
+        self.body = model.body()
+        self.state_groups = frozenset({"running"} if model.mode == "running" else ())
+
+    @abstractmethod
+    def heads(self, theta: MetaParams, features: Batch, context: Context) -> tuple[Params, ...]:
+        """Before the head is fitted to a support set's features and after each step; no graph is kept."""
+
+    def read_out(self, head: Params, features: Tensor) -> Tensor:
+        """[N, features] -> [N, outputs]."""
+        return features @ head["head/weight"].T + head["head/bias"]
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        params = self.model.init(rng)
+        return {"model": params} | ({"running": self.body.running(params)} if self.state_groups else {})
+
+    def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Fitted:
+        return self.trace(theta, support, context)[-1]
+
+    def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Fitted, ...]:
+        # While training, running moments are only gathered: each batch is normalised by its own.
+        running = theta["running"] if self.state_groups and context.phase != "train" else {}
+        body = self.body.adapted(theta["model"], support.x, running)
+        features = self.body.predict(Adapted(theta["model"], running), support.x)
+        return tuple(Fitted(body, head) for head in self.heads(theta, Batch(features, support.y), context))
+
+    def predict(self, adapted: Fitted, x: Tensor) -> Tensor:
+        return self.read_out(adapted.head, self.body.predict(adapted.body, x))
+
+    def score(self, adapted: Fitted, query: Batch, context: Context) -> Score:
+        return self.loss(self.predict(adapted, query.x), query.y)
+
+    def judged(self, head: Params, features: Tensor, y: Tensor, moments: Params) -> Score:
+        """A head on a training batch's features; ``moments`` of that batch are for the running ones, if there are."""
+        score = self.loss(self.read_out(head, features), y)
+        kept = moments if self.state_groups else {}
+        return score._replace(records={name: moment.detach() for name, moment in kept.items()})
+
+    def fold(self, theta: MetaParams, records: list[Params]) -> MetaParams:
+        """Running moments move towards the mean of the used tasks' own."""
+        if not records:
+            return {}
+        return {
+            "running": {
+                name: (1 - MOMENTUM) * old + MOMENTUM * torch.stack([record[name] for record in records]).mean(0)
+                for name, old in theta["running"].items()
+            }
+        }
+
+
+def all_data(task: Task[Batch]) -> Batch:
+    """Support and query set as one: methods that learn no adaptation need no query set in training."""
+    return Batch(torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y]))
