@@ -11,7 +11,11 @@ from pipeline.algorithms.anil import ANIL
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
+from pipeline.algorithms.mann import MANN
+from pipeline.algorithms.memorygated import MemoryGated
+from pipeline.algorithms.memoryrnn import MemoryRNN
 from pipeline.algorithms.metasgd import MetaSGD
+from pipeline.algorithms.ntm import NTM
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
 from pipeline.core.algorithm import Algorithm
@@ -24,4 +28,8 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "metasgd": MetaSGD,
     "mamlpp": MAMLPP,
     "imaml": IMAML,
+    "mann": MANN,
+    "ntm": NTM,
+    "memoryrnn": MemoryRNN,
+    "memorygated": MemoryGated,
 }
