@@ -65,8 +65,10 @@ class Found(NamedTuple):
 
 
 class State(NamedTuple):
+    """``read`` [R, M] is where was read the step before."""
+
     controller: Params
-    found: Found
+    read: Tensor
     slots: Slots
 
 
@@ -87,16 +89,14 @@ class LeastUsedAccess(MemoryReader[Asked, Found, Record, State]):
     def start(self, params: Params) -> State:
         slots = self.memory.start(params)
         weights = first_slot(self.config.slots, slots.content).expand(self.config.reads, -1)
-        nothing = slots.content.new_zeros(self.config.reads * self.config.width)
-        return State(self.controller.start(params), Found(weights, nothing), slots)
+        return State(self.controller.start(params), weights, slots)
 
     def see(self, params: Params, inputs_TI: Tensor) -> Tensor:
         return self.controller.see(params, inputs_TI)
 
     def encode(self, params: Params, x: Tensor, state: State) -> Asked:
-        controller = self.controller.step(params, x, state.found.values, state.controller)
-        asked = self.controller.ask(params, controller).reshape(self.config.reads, -1)
-        keys, gate, strength, erase = asked.split(self.parts, -1)
+        controller, asked = self.controller.step(params, x, state.controller)
+        keys, gate, strength, erase = asked.reshape(self.config.reads, -1).split(self.parts, -1)
         return Asked(
             controller,
             torch.tanh(keys),
@@ -113,11 +113,12 @@ class LeastUsedAccess(MemoryReader[Asked, Found, Record, State]):
         return torch.cat([code.controller["h"], found.values])
 
     def update(self, params: Params, seen: Answered[Asked, Found], state: State) -> Record:
-        weights = least_used_or_last_read(seen.code.gate, state.found.weights, state.slots.victim)
+        weights = least_used_or_last_read(seen.code.gate, state.read, state.slots.victim)
         return Record(weights, seen.code.keys, seen.code.erase, state.slots.victim)
 
     def store(self, params: Params, seen: Answered[Asked, Found], record: Record, state: State) -> State:
-        return State(seen.code.controller, seen.found, self.memory.store(state.slots, record, seen.found.weights))
+        controller = seen.code.controller | {"h": seen.answer}
+        return State(controller, seen.found.weights, self.memory.store(state.slots, record, seen.found.weights))
 
     def forget(self, params: Params, state: State) -> State:
         return state._replace(slots=self.memory.forget(params, state.slots))

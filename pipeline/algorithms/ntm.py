@@ -62,10 +62,10 @@ class Found(NamedTuple):
 
 
 class State(NamedTuple):
-    """``written`` [V, M] is where the write heads stand."""
+    """``read`` [R, M] and ``written`` [V, M] are where the heads stand."""
 
     controller: Params
-    found: Found
+    read: Tensor
     written: Tensor
     slots: Slots
 
@@ -87,16 +87,16 @@ class Tape(MemoryReader[Asked, Found, Record, State]):
     def start(self, params: Params) -> State:
         slots = self.memory.start(params)
         first = first_slot(self.config.slots, slots.content)
-        nothing = slots.content.new_zeros(self.config.reads * self.config.width)
-        found = Found(first.expand(self.config.reads, -1), nothing)
-        return State(self.controller.start(params), found, first.expand(self.config.writes, -1), slots)
+        read, written = first.expand(self.config.reads, -1), first.expand(self.config.writes, -1)
+        return State(self.controller.start(params), read, written, slots)
 
     def see(self, params: Params, inputs_TI: Tensor) -> Tensor:
         return self.controller.see(params, inputs_TI)
 
     def encode(self, params: Params, x: Tensor, state: State) -> Asked:
-        controller, width = self.controller.step(params, x, state.found.values, state.controller), self.config.width
-        reading, writing = self.controller.ask(params, controller).split(self.asked)
+        width = self.config.width
+        controller, asked = self.controller.step(params, x, state.controller)
+        reading, writing = asked.split(self.asked)
         head, add, erase = writing.reshape(self.config.writes, -1).split(self.written, -1)
         return Asked(
             controller,
@@ -107,7 +107,7 @@ class Tape(MemoryReader[Asked, Found, Record, State]):
         )
 
     def retrieve(self, params: Params, code: Asked, state: State) -> Found:
-        weights = code.reading.locate(state.slots.content, state.found.weights)
+        weights = code.reading.locate(state.slots.content, state.read)
         return Found(weights, (weights @ state.slots.content).flatten())
 
     def integrate(self, params: Params, code: Asked, found: Found) -> Tensor:
@@ -118,8 +118,9 @@ class Tape(MemoryReader[Asked, Found, Record, State]):
         return Record(weights, seen.code.add, seen.code.erase, state.slots.victim)
 
     def store(self, params: Params, seen: Answered[Asked, Found], record: Record, state: State) -> State:
+        controller = seen.code.controller | {"h": seen.answer}
         slots = self.memory.store(state.slots, record, seen.found.weights)
-        return State(seen.code.controller, seen.found, record.weights, slots)
+        return State(controller, seen.found.weights, record.weights, slots)
 
     def forget(self, params: Params, state: State) -> State:
         return state._replace(slots=self.memory.forget(params, state.slots))

@@ -51,7 +51,8 @@ class Head(NamedTuple):
 
 def cosine(memory_MW: Tensor, key: Tensor) -> Tensor:
     """The cosine of each key [..., W] with each slot: [..., M]; exact for both longer than ``FLOOR``."""
-    return _unit(key) @ _unit(memory_MW).mT
+    # The products are scaled, not the memory: M numbers instead of M × W.
+    return (key @ memory_MW.mT) * _inverse_length(key) * _inverse_length(memory_MW).squeeze(-1)
 
 
 def by_content(memory_MW: Tensor, key: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
@@ -85,5 +86,5 @@ def first_slot(slots: int, like: Tensor) -> Tensor:
     return (torch.arange(slots, device=like.device) == 0).to(like.dtype)
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    return vectors * vectors.square().sum(-1, keepdim=True).clamp_min(FLOOR**2).rsqrt()
+def _inverse_length(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(-1, keepdim=True).clamp_min(FLOOR**2).rsqrt()

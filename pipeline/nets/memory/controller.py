@@ -14,7 +14,10 @@ from pipeline.nets.net import fan_in_normal
 
 
 class Controller:
-    """``read`` numbers come back from the memory; ``interface`` numbers are what it asks of the memory."""
+    """``read`` numbers come back from the memory; ``interface`` numbers are what it asks of the memory.
+
+    Its state before a step is {"h": [h, read], "c": c}: both go through one product.
+    """
 
     def __init__(self, inputs: int, hidden: int, read: int, interface: int) -> None:
         self.cell = LSTM("controller", inputs, hidden)
@@ -22,24 +25,23 @@ class Controller:
 
     def init(self, rng: np.random.Generator) -> Params:
         hidden, bound = self.cell.hidden, 1 / math.sqrt(self.cell.hidden)
+        both = rng.uniform(-bound, bound, (self.cell.gates * hidden, hidden + self.read))
         return self.cell.init(rng) | {
-            "controller/read": torch.from_numpy(rng.uniform(-bound, bound, (self.cell.gates * hidden, self.read))),
+            "controller/recurrent": torch.from_numpy(both),
             "interface/weight": fan_in_normal(rng, (self.interface, hidden), hidden, 1.0),
             "interface/bias": torch.zeros(self.interface),
         }
 
     def start(self, params: Params) -> Params:
         """The state before anything was seen or read."""
-        return self.cell.start(params["interface/weight"][0])
+        bias = params["interface/bias"]
+        return {"h": bias.new_zeros(self.cell.hidden + self.read), "c": bias.new_zeros(self.cell.hidden)}
 
     def see(self, params: Params, inputs: Tensor) -> Tensor:
         """Of inputs [..., I] what does not depend on the state."""
         return self.cell.see(params, inputs)
 
-    def step(self, params: Params, seen: Tensor, read: Tensor, state: Params) -> Params:
-        """The state after an input, with what was ``read`` the step before."""
-        return self.cell.step(params, seen + read @ params["controller/read"].T, state)
-
-    def ask(self, params: Params, state: Params) -> Tensor:
-        """What it asks of the memory, [interface]."""
-        return state["h"] @ params["interface/weight"].T + params["interface/bias"]
+    def step(self, params: Params, seen: Tensor, state: Params) -> tuple[Params, Tensor]:
+        """{"h": h, "c": c} after an input, and what it asks of the memory, [interface]."""
+        after = self.cell.step(params, seen, state)
+        return after, after["h"] @ params["interface/weight"].T + params["interface/bias"]

@@ -69,16 +69,19 @@ class SlotMemory:
         """The slots after a write, and after they were read with these weights."""
         return Slots(
             self.rule.change(slots.content, record),
-            usage(slots.usage, read_HM, record.weights, self.fade),
-            slots.importance + read_HM.sum(-2),
+            # Who gives way has no derivative: what it is decided by needs none.
+            usage(slots.usage, read_HM.detach(), record.weights.detach(), self.fade),
+            slots.importance + read_HM.detach().sum(-2),
             torch.maximum(slots.filled, record.victim),
             record.victim,
         )
 
     def forget(self, params: Params, slots: Slots) -> Slots:
         """What the policy leaves of the content, and the next victim."""
-        stays = self.policy.retention(params, self._facts(slots))
-        return self._named(params, slots._replace(content=slots.content * stays.unsqueeze(-1)))
+        if self.policy.fades:
+            stays = self.policy.retention(params, self._facts(slots))
+            slots = slots._replace(content=slots.content * stays.unsqueeze(-1))
+        return self._named(params, slots)
 
     def _named(self, params: Params, slots: Slots) -> Slots:
         return slots._replace(victim=self.policy.victim(params, self._facts(slots)))
