@@ -13,9 +13,13 @@ from pipeline.algorithms.finetune import Finetune
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
+from pipeline.algorithms.mann import MANN
+from pipeline.algorithms.memorygated import MemoryGated
+from pipeline.algorithms.memoryrnn import MemoryRNN
 from pipeline.algorithms.metasgd import MetaSGD
 from pipeline.algorithms.multitask import Multitask
 from pipeline.algorithms.nearest import Nearest
+from pipeline.algorithms.ntm import NTM
 from pipeline.algorithms.pretrain import Pretrain
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
@@ -34,4 +38,8 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "baseline": Baseline,
     "multitask": Multitask,
     "nearest": Nearest,
+    "mann": MANN,
+    "ntm": NTM,
+    "memoryrnn": MemoryRNN,
+    "memorygated": MemoryGated,
 }
