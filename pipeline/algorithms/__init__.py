@@ -11,6 +11,7 @@ from pipeline.algorithms.anil import ANIL
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
+from pipeline.algorithms.mbpa import MBPA
 from pipeline.algorithms.metasgd import MetaSGD
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
@@ -24,4 +25,5 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "metasgd": MetaSGD,
     "mamlpp": MAMLPP,
     "imaml": IMAML,
+    "mbpa": MBPA,
 }

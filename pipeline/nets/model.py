@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.nets.normalisation import (
     ExampleStatistics,
     FixedStatistics,
     Mode,
+    Normaliser,
     NoStatistics,
 )
 
@@ -69,18 +71,22 @@ class Model:
 
     def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
         """Outputs [N, …] for queries x [N, *input]."""
-        phi, conditioning = adapted
+        return self._of_queries(self.net, adapted, x)
+
+    def features(self, adapted: Adapted, x: Tensor) -> Tensor:
+        """The features [N, …] that the head would see in ``predict``."""
+        return self._of_queries(self.net.embed, adapted, x)
+
+    def _of_queries(self, forward: Callable[[Params, Tensor, Normaliser], Tensor], of: Adapted, x: Tensor) -> Tensor:
+        phi, conditioning = of
         if "support_x" in conditioning:
-            return self._one_query_at_a_time(phi, x, conditioning["support_x"])
-        if conditioning:
-            return self.net(phi, x, FixedStatistics(conditioning))
-        return self.fit(phi, x)[0]
+            support_x = conditioning["support_x"]
 
-    def _one_query_at_a_time(self, params: Params, x: Tensor, support_x: Tensor) -> Tensor:
-        def one(query: Tensor) -> Tensor:
-            return self.fit(params, torch.cat([support_x, query.unsqueeze(0)]))[0][-1]
+            def one(query: Tensor) -> Tensor:
+                return forward(phi, torch.cat([support_x, query.unsqueeze(0)]), self._own_statistics())[-1]
 
-        return torch.func.vmap(one)(x)
+            return torch.func.vmap(one)(x)
+        return forward(phi, x, FixedStatistics(conditioning) if conditioning else self._own_statistics())
 
     def _own_statistics(self) -> BatchStatistics | ExampleStatistics | NoStatistics:
         if self.mode == "none":
