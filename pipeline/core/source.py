@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from annotated_types import Ge, Le
 
+from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.types import D, Kind, Task
 
@@ -21,10 +22,13 @@ MAX_COUNT = 1 << 16
 
 @dataclass(frozen=True)
 class TaskShape:
-    """How big a task is. ``shots`` and ``queries`` count per way; a regression task has one way."""
+    """How big a task is. ``shots`` and ``queries`` count per way; a regression task has one way.
+
+    Only a sequence may have no shots: it can begin with nothing.
+    """
 
     ways: Annotated[int, Ge(1), Le(MAX_COUNT)] = 1
-    shots: Annotated[int, Ge(1), Le(MAX_COUNT)] = 1
+    shots: Annotated[int, Ge(0), Le(MAX_COUNT)] = 1
     queries: Annotated[int, Ge(1), Le(MAX_COUNT)] = 1
     rotations: Rotations = "none"
 
@@ -38,6 +42,16 @@ class TaskShapes:
 
     def of(self, ticket: Ticket) -> TaskShape:
         return self.train if ticket.purpose == "train" else self.eval
+
+
+def require_support(shapes: TaskShapes) -> None:
+    """Raise ``ConfigError`` where a task would have no support set."""
+    for phase, shape in (("train", shapes.train), ("eval", shapes.eval)):
+        if shape.shots < 1:
+            raise ConfigError(
+                f"task.{phase}.shots: {shape.shots}, but there is nothing to adapt to; use 1 or more, or the source"
+                " sequences, whose tasks may begin with nothing"
+            )
 
 
 class Spec(NamedTuple):

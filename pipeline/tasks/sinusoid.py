@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le
 
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
-from pipeline.core.source import Spec, TaskShapes
+from pipeline.core.source import Spec, TaskShapes, require_support
 from pipeline.core.types import Batch, Task
 
 Amplitude = Annotated[float, Gt(0), Le(1e3)]
@@ -38,7 +38,7 @@ class Sinusoid:
     """y = A sin(x - phase) without noise; ``x`` and ``y`` are float64 [N, 1]. Every split has the same distribution.
 
     Raises:
-        ConfigError: a range is empty, or the shape of a task asks for ways or rotations.
+        ConfigError: a range is empty, or the shape of a task asks for ways or rotations, or for no shots.
     """
 
     Config: ClassVar[type[SinusoidConfig]] = SinusoidConfig
@@ -51,6 +51,7 @@ class Sinusoid:
         for name, low, high in ranges:
             if not low < high:
                 raise ConfigError(f"source.{name}: ({low}, {high}) is empty; the first bound must be below the second")
+        require_support(shapes)
         for phase, shape in (("train", shapes.train), ("eval", shapes.eval)):
             if shape.ways != 1:
                 raise ConfigError(f"task.{phase}.ways: {shape.ways}, but a regression task has one way; set it to 1")

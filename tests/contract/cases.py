@@ -38,10 +38,12 @@ LIMITS = {"steps": 2, "batch": 4}
 SHAPES: dict[Kind, TaskShapes] = {
     "classification": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
     "regression": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
+    "sequence": TaskShapes(TaskShape(3, 0, 3), TaskShape(3, 1, 2)),
 }
 SPECS: dict[Kind, Spec] = {
     "classification": Spec("classification", (1, 16, 16), 3),
     "regression": Spec("regression", (1,), 1),
+    "sequence": Spec("sequence", (1, 16, 16), 3),
 }
 SEED = 3
 
@@ -165,9 +167,11 @@ def make_source(name: str, images: Path) -> TaskSource[Any]:
         for field in dataclasses.fields(kind.Config)
         if field.default is dataclasses.MISSING
     }
-    for shapes in SHAPES.values():
+    for wanted, shapes in SHAPES.items():
         try:
-            return kind(kind.Config(**needed), shapes)
+            source = kind(kind.Config(**needed), shapes)
         except ConfigError:
             continue
+        if source.spec().kind == wanted:
+            return source
     raise LookupError(f"the source {name} takes none of the shapes in SHAPES")

@@ -76,7 +76,7 @@ KNOWN = "known are name, seed, steps"
         (["algorithm.inner_lr=.inf"], "algorithm.inner_lr: input should be a finite number, found inf"),
         (["steps=0"], "steps: input should be greater than 0, found 0"),
         (["tasks_per_step=0"], "tasks_per_step: input should be greater than 0, found 0"),
-        (["task.train.shots=0"], "task.train.shots: input should be greater than or equal to 1, found 0"),
+        (["task.train.queries=0"], "task.train.queries: input should be greater than or equal to 1, found 0"),
         (["chunk_size=3"], "chunk_size: expected a power of two, for example 2, found 3"),
         (["chunk_size=0"], "chunk_size: input should be greater than 0, found 0"),
         (["seed=-1"], "seed: input should be greater than or equal to 0, found -1"),
@@ -253,7 +253,7 @@ REGISTERED: list[tuple[str, str, type[Any]]] = [
 
 @pytest.mark.parametrize(("section", "name", "config"), REGISTERED)
 def test_a_registered_class_has_its_fields_in_recipes_and_the_same_defaults(section: str, name: str, config: type[Any]):
-    required = {"path": "x.arrow"} if name == "images" else {}
+    required = {field.name: "x.arrow" for field in dataclasses.fields(config) if field.default is dataclasses.MISSING}
     data = recipes.read("sinusoid_maml") | {section: {"name": name, **required}}
     made = plain(getattr(validate(data, "mine"), section), config)
     assert made == config(**required)

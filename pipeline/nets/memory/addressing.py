@@ -1,0 +1,57 @@
+"""Where in a memory: weights over its slots by content, and the location steps of the Neural Turing Machine.
+
+Pure functions; leading dimensions (heads) are free. Shapes: M slots, W width of a slot, S shifts.
+
+Graves, Wayne, Danihelka: Neural Turing Machines, arXiv 1410.5401; Santoro et al., arXiv 1605.06065.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-3
+"""The shortest a slot or a key is taken to be: nothing is like an empty slot, and its gradient stays small."""
+
+SMALLEST = 1e-16
+"""A weight is taken to be this at least where it is raised to a power: the slope of 0^gamma has no bound."""
+
+
+def cosine(memory_MW: Tensor, key: Tensor) -> Tensor:
+    """The cosine of each key [..., W] with each slot: [..., M]; exact for both longer than ``FLOOR``."""
+    return _unit(key) @ _unit(memory_MW).mT
+
+
+def by_content(memory_MW: Tensor, key: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
+    """Softmax over slots of ``sharpness`` [..., 1] times the cosine.
+
+    With sharpness 1 and M slots no weight is above e / (e + M - 1) where all but one are unlike the key.
+    """
+    return torch.softmax(sharpness * cosine(memory_MW, key), -1)
+
+
+def interpolate(content_M: Tensor, previous_M: Tensor, gate: Tensor) -> Tensor:
+    """``gate`` [..., 1] of the content weights, and the rest of the weights of the step before."""
+    return gate * content_M + (1 - gate) * previous_M
+
+
+def shift(weights_M: Tensor, by_S: Tensor) -> Tensor:
+    """Circular convolution: ``by_S`` are shares of the shifts -(S // 2) … S // 2, where +1 moves to the next slot."""
+    reach = by_S.shape[-1] // 2
+    moved = [torch.roll(weights_M, offset, -1) for offset in range(-reach, reach + 1)]
+    return (torch.stack(moved, -1) * by_S.unsqueeze(-2)).sum(-1)
+
+
+def sharpen(weights_M: Tensor, gamma: Tensor) -> Tensor:
+    """Weights to the power ``gamma`` [..., 1] >= 1, summing to 1 again."""
+    powers = weights_M.clamp_min(SMALLEST) ** gamma
+    return powers / powers.sum(-1, keepdim=True)
+
+
+def first_slot(slots: int, like: Tensor) -> Tensor:
+    """The one-hot weights [M] with which an episode begins."""
+    return (torch.arange(slots, device=like.device) == 0).to(like.dtype)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return vectors * vectors.square().sum(-1, keepdim=True).clamp_min(FLOOR**2).rsqrt()

@@ -1,0 +1,128 @@
+"""What a memory forgets: how much of each slot stays at a step, and which slot gives way to what is new.
+
+    none        everything stays; once all slots are filled, nothing new is stored
+    decay       a share ``keep`` of everything stays at each step; the slot with the weakest trace of use gives way
+    lru         the slot whose last use is longest ago gives way
+    importance  the least important slot gives way
+    gate        a learned share of each slot stays, by its content; the slot of which least would stay gives way
+
+A slot that was never filled gives way before all others, the lowest first, and so of equals. All is pure and can be
+vectorised. A soft memory multiplies its content by ``retention`` at each step and writes to ``victim``; a hard store
+of keys and values overwrites ``victim`` on a miss. Shapes: M slots, W width of a slot.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.types import Params
+
+ForgettingName = Literal["none", "decay", "lru", "importance", "gate"]
+
+OPEN = 5.0
+"""The learned gate's first bias: σ(5) = 0.993 stays of a slot at each step, 70% of it over 50."""
+
+
+class SlotFacts(NamedTuple):
+    """What is known of each slot.
+
+    ``content`` [M, W] is what it holds (a store's key); ``age`` [M] steps since its last use; ``usage`` [M] a trace of
+    use that fades; ``importance`` [M] what it was good for so far; ``filled`` [M] is 1 where something was stored.
+    """
+
+    content: Tensor
+    age: Tensor
+    usage: Tensor
+    importance: Tensor
+    filled: Tensor
+
+
+class Policy(ABC):
+    """``keep`` is the share of a slot that time leaves at each step, where time is what forgets."""
+
+    def __init__(self, keep: float = 0.95) -> None:
+        self.keep = keep
+
+    def init(self, rng: np.random.Generator, width: int) -> Params:
+        """Learned leaves, for slots of ``width`` numbers. Default: none."""
+        return {}
+
+    def retention(self, params: Params, facts: SlotFacts) -> Tensor:
+        """How much of each slot stays, [M] in [0, 1]. Default: all."""
+        return torch.ones_like(facts.usage)
+
+    def victim(self, params: Params, facts: SlotFacts) -> Tensor:
+        """One-hot [M]: the slot that gives way; 0 everywhere where none does."""
+        return _lowest(self.worth(params, facts), facts.filled)
+
+    @abstractmethod
+    def worth(self, params: Params, facts: SlotFacts) -> Tensor:
+        """What orders filled slots, [M]: the one worth least gives way."""
+
+
+class Nothing(Policy):
+    def victim(self, params: Params, facts: SlotFacts) -> Tensor:
+        return super().victim(params, facts) * (1 - facts.filled)
+
+    def worth(self, params: Params, facts: SlotFacts) -> Tensor:
+        return facts.filled
+
+
+class Decay(Policy):
+    def retention(self, params: Params, facts: SlotFacts) -> Tensor:
+        return torch.full_like(facts.usage, self.keep)
+
+    def worth(self, params: Params, facts: SlotFacts) -> Tensor:
+        return facts.usage
+
+
+class LeastRecentlyUsed(Policy):
+    def worth(self, params: Params, facts: SlotFacts) -> Tensor:
+        return -facts.age
+
+
+class LeastImportant(Policy):
+    def worth(self, params: Params, facts: SlotFacts) -> Tensor:
+        return facts.importance
+
+
+class LearnedGate(Policy):
+    """σ(weight · content + bias), for each slot by itself."""
+
+    def init(self, rng: np.random.Generator, width: int) -> Params:
+        weight = torch.from_numpy(rng.normal(0.0, 1 / math.sqrt(width), width))
+        return {"forget/weight": weight, "forget/bias": torch.full((), OPEN, dtype=torch.float64)}
+
+    def retention(self, params: Params, facts: SlotFacts) -> Tensor:
+        return torch.sigmoid(facts.content @ params["forget/weight"] + params["forget/bias"])
+
+    def worth(self, params: Params, facts: SlotFacts) -> Tensor:
+        return self.retention(params, facts)
+
+
+FORGETTING: dict[ForgettingName, type[Policy]] = {
+    "none": Nothing,
+    "decay": Decay,
+    "lru": LeastRecentlyUsed,
+    "importance": LeastImportant,
+    "gate": LearnedGate,
+}
+
+
+def age_of_trace(usage_M: Tensor, fade: float) -> Tensor:
+    """Steps since the last use, of a trace that is 1 at a use and fades by ``fade`` a step: log usage / log fade."""
+    tiny = torch.finfo(usage_M.dtype).tiny
+    return usage_M.detach().clamp_min(tiny).log() / math.log(fade)
+
+
+def _lowest(worth_M: Tensor, filled_M: Tensor) -> Tensor:
+    # Where, not arithmetic: an empty slot goes first whatever its worth, and of equals argmin takes the first.
+    ranked = torch.where(filled_M > 0, worth_M.detach(), -math.inf)
+    slots = torch.arange(ranked.shape[-1], device=ranked.device)
+    return (slots == ranked.argmin(-1, keepdim=True)).to(worth_M.dtype)

@@ -1,0 +1,111 @@
+"""The classes of one split set of a class-indexed Arrow file: what image sources draw their tasks from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from pipeline.core.failures import DataError
+from pipeline.core.seeding import Split
+from pipeline.core.source import TaskShape
+from pipeline.tasks import classfile
+from pipeline.tasks.classfile import Pixels
+
+QUARTERS = 4
+
+
+class Classes:
+    """Draws ``ways`` classes of a split without replacement, then ``shots + queries`` images of each likewise.
+
+    Classes are drawn from their sorted indices and images from the rows of their class, so the generator alone decides.
+    Quarter turns are counter-clockwise. W ways, N images of each.
+
+    Raises:
+        DataError: the file is missing, damaged or has no such split set.
+    """
+
+    def __init__(self, path: Path, split_set: str) -> None:
+        if not path.is_file():
+            raise DataError(
+                f"source.path: {path} does not exist; make it with `python -m jobs.ingest omniglot --from download"
+                f" --to {path}`, or with `python -m jobs.ingest folder PATH --to {path}` from images of your own"
+            )
+        self._path, self._split_set = path, split_set
+        self._file = classfile.read(path)
+        self._offsets: list[int] = self._file.offsets.tolist()
+        if split_set not in self._file.splits:
+            valid = ", ".join(sorted(self._file.splits))
+            raise DataError(f"source.split: {split_set!r} is not a split set of {path}; it has {valid}")
+        chosen = self._file.splits[split_set]
+        self._classes = {split: np.array(sorted(chosen[split])) for split in get_args(Split) if split in chosen}
+        self._fitting: set[tuple[Split, TaskShape]] = set()
+        self._whole: set[int] = set()
+        self.splits: tuple[Split, ...] = tuple(self._classes)
+        self.fingerprint = f"{self._file.content}/{split_set}"
+        height, width, *colours = self._file.images.shape[1:]
+        self.input_shape: tuple[int, ...] = (*(colours or [1]), height, width)
+
+    def draw(self, rng: np.random.Generator, split: Split, shape: TaskShape) -> Pixels:
+        """Images [W, N, height, width], or [W, N, height, width, 3]. Raises ``DataError`` as ``require`` does."""
+        self.require(split, shape)
+        classes, offsets = self._classes[split], self._offsets
+        turned = QUARTERS if shape.rotations == "classes" else 1
+        drawn = rng.choice(len(classes) * turned, shape.ways, replace=False)
+        self._require_whole(classes[drawn // turned].tolist())
+        rows_WN = np.array(
+            [
+                offsets[index] + rng.permutation(offsets[index + 1] - offsets[index])[: shape.shots + shape.queries]
+                for index in classes[drawn // turned]
+            ]
+        )
+        # Drawn last: with and without random turns, a ticket has the same images.
+        turns = rng.integers(QUARTERS, size=shape.ways) if shape.rotations == "random" else drawn % turned
+        pixels_WN = self._file.images[rows_WN]
+        for pixels_N, turn in zip(pixels_WN, turns, strict=True):
+            if turn:
+                pixels_N[:] = np.rot90(pixels_N, turn, axes=(1, 2))
+        return pixels_WN
+
+    def require(self, split: Split, shape: TaskShape) -> None:
+        """Raise ``DataError`` where ``split`` cannot fill ``shape``; looks once."""
+        if (split, shape) in self._fitting:
+            return
+        place = f"{self._path}, split {split!r} of {self._split_set!r}"
+        if split not in self._classes:
+            raise DataError(f"{place}: there is none; the set has {', '.join(self.splits)}")
+        classes, file = self._classes[split], self._file
+        height, width = file.images.shape[1:3]
+        if shape.rotations != "none" and height != width:
+            raise DataError(
+                f"{place}: quarter turns need square images, these are {height}×{width}; use rotations: none"
+            )
+        available = len(classes) * (QUARTERS if shape.rotations == "classes" else 1)
+        if shape.ways > available:
+            raise DataError(f"{place}: has {available} classes, tasks have {shape.ways} ways; use ways <= {available}")
+        counts, each = np.diff(file.offsets)[classes], shape.shots + shape.queries
+        few = [f"{file.names[index]!r} ({count})" for index, count in zip(classes, counts, strict=True) if count < each]
+        if few:
+            raise DataError(
+                f"{place}: {shape.shots} shots + {shape.queries} queries need {each} images per class, and"
+                f" {len(few)} classes have fewer: {', '.join(few[:3])}; ask for at most {counts.min()}"
+            )
+        self._fitting.add((split, shape))
+
+    def _require_whole(self, classes: Iterable[int]) -> None:
+        """Raise where the pixels of a class are damaged; looks once, when the class is first used."""
+        for index in classes:
+            if index not in self._whole and not self._file.is_whole(index):
+                rows = f"{self._offsets[index]} to {self._offsets[index + 1] - 1}"
+                raise DataError(
+                    f"{self._path}: the images of class {self._file.names[index]!r} (rows {rows}) are not what was"
+                    " written: the file is damaged; copy it anew, or make it again with `python -m jobs.ingest`"
+                )
+            self._whole.add(index)
+
+
+def channels_first(pixels: Pixels, colours: int) -> Pixels:
+    """Images [..., H, W] or [..., H, W, 3] as [..., C, H, W]."""
+    return np.expand_dims(pixels, -3) if colours == 1 else np.moveaxis(pixels, -1, -3)

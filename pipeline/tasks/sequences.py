@@ -1,0 +1,89 @@
+"""Images one after the other, each label shown after its answer: the protocol of MANN.
+
+Santoro, Bartunov, Botvinick, Wierstra, Lillicrap: One-shot Learning with Memory-Augmented Neural Networks,
+arXiv 1605.06065.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from annotated_types import Ge, Le
+
+from pipeline.core.failures import ConfigError
+from pipeline.core.seeding import Split, Ticket
+from pipeline.core.source import Spec, TaskShapes
+from pipeline.core.types import MayChange, Sequence, Task
+from pipeline.tasks.classes import Classes, channels_first
+from pipeline.tasks.classfile import Pixels
+
+
+@dataclass(frozen=True)
+class SequencesConfig:
+    """``path`` and ``split`` as for images. ``side``: images are made so many pixels square, published is 20."""
+
+    path: Annotated[str, MayChange()]
+    split: str = "random"
+    side: Annotated[int, Ge(1), Le(1024)] | None = None
+
+
+class Sequences:
+    """``ways`` classes with ``queries`` images each, in random order; a class's slot is drawn anew for each task.
+
+    ``shots`` images of each class come before, judged by nobody; with 0, as published, a task begins with nothing.
+    ``x`` is float32 [T, C, H, W] in [0, 1]; ``y`` int64 [T], the slot. Images are made smaller by the mean over the
+    area of a pixel, when a task is sampled: one ingested file serves every size.
+
+    Raises:
+        DataError: the file is missing, damaged or has no such split set; or the split ``train`` cannot fill its shape.
+        ConfigError: ``side`` is more than the images have.
+    """
+
+    Config: ClassVar[type[SequencesConfig]] = SequencesConfig
+
+    def __init__(self, config: SequencesConfig, shapes: TaskShapes) -> None:
+        self._classes, self._shapes = Classes(Path(config.path), config.split), shapes
+        self._classes.require("train", shapes.train)
+        self.splits: tuple[Split, ...] = self._classes.splits
+        colours, *sides = self._classes.input_shape
+        if config.side is not None and config.side > min(sides):
+            raise ConfigError(
+                f"source.side: {config.side}, but the images of {config.path} are {sides[0]}×{sides[1]}; use at most"
+                f" {min(sides)}"
+            )
+        to = sides if config.side is None else [config.side, config.side]
+        self._shares = [shares(side, new) for side, new in zip(sides, to, strict=True)]
+        self._input_shape = (colours, *to)
+        resized = hashlib.sha256(b"".join(share.tobytes() for share in self._shares)).hexdigest()[:16]
+        self.fingerprint = f"{self._classes.fingerprint}/{to[0]}×{to[1]}/{resized}"
+
+    def spec(self) -> Spec:
+        return Spec("sequence", self._input_shape, self._shapes.train.ways)
+
+    def sample(self, ticket: Ticket) -> Task[Sequence]:
+        shape, rng = self._shapes.of(ticket), ticket.rng("task")
+        pixels_WN = self._classes.draw(rng, ticket.split, shape)
+        support, query = (self._sequence(part, rng) for part in np.split(pixels_WN, [shape.shots], axis=1))
+        return Task(ticket.id, support, query, shape.ways)
+
+    def _sequence(self, pixels_WN: Pixels, rng: np.random.Generator) -> Sequence:
+        ways, each, *_ = pixels_WN.shape
+        order = rng.permutation(ways * each)
+        pixels = channels_first(pixels_WN.reshape(ways * each, *pixels_WN.shape[2:]), self._input_shape[0])[order]
+        down, across = self._shares
+        # Whole numbers all the way, which float64 holds exactly: no machine gives other bits.
+        summed = down @ pixels.astype(np.float64) @ across.T
+        x = (summed / (255 * down[0].sum() * across[0].sum())).astype(np.float32)
+        return Sequence(torch.from_numpy(x), torch.from_numpy(order // each))
+
+
+def shares(side: int, new: int) -> np.ndarray:
+    """How much of each of ``side`` pixels lies in each of ``new``: whole numbers [new, side], ``side`` to a row."""
+    starts, old = np.arange(new)[:, None] * side, np.arange(side)[None, :] * new
+    overlap = np.minimum(starts + side, old + new) - np.maximum(starts, old)
+    return overlap.clip(0).astype(np.float64)
