@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.algorithms.anil import ANIL
+from pipeline.algorithms.gradientmemory import GradientMemoryMAML
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
 from pipeline.algorithms.mbpa import MBPA
+from pipeline.algorithms.metamemory import MetaMemory
 from pipeline.algorithms.metasgd import MetaSGD
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
@@ -26,4 +28,6 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "mamlpp": MAMLPP,
     "imaml": IMAML,
     "mbpa": MBPA,
+    "metamemory": MetaMemory,
+    "gradientmemory": GradientMemoryMAML,
 }

@@ -19,7 +19,7 @@ SMALLEST = 1e-16
 
 def cosine(memory_MW: Tensor, key: Tensor) -> Tensor:
     """The cosine of each key [..., W] with each slot: [..., M]; exact for both longer than ``FLOOR``."""
-    return _unit(key) @ _unit(memory_MW).mT
+    return unit(key) @ unit(memory_MW).mT
 
 
 def by_content(memory_MW: Tensor, key: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
@@ -53,5 +53,6 @@ def first_slot(slots: int, like: Tensor) -> Tensor:
     return (torch.arange(slots, device=like.device) == 0).to(like.dtype)
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors [..., W] at length 1; those shorter than ``FLOOR`` stay shorter than 1."""
     return vectors * vectors.square().sum(-1, keepdim=True).clamp_min(FLOOR**2).rsqrt()
