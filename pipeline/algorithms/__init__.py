@@ -10,12 +10,15 @@ from typing import Any
 from pipeline.algorithms.anil import ANIL
 from pipeline.algorithms.baseline import Baseline
 from pipeline.algorithms.finetune import Finetune
+from pipeline.algorithms.gradientmemory import GradientMemoryMAML
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
 from pipeline.algorithms.mann import MANN
+from pipeline.algorithms.mbpa import MBPA
 from pipeline.algorithms.memorygated import MemoryGated
 from pipeline.algorithms.memoryrnn import MemoryRNN
+from pipeline.algorithms.metamemory import MetaMemory
 from pipeline.algorithms.metasgd import MetaSGD
 from pipeline.algorithms.multitask import Multitask
 from pipeline.algorithms.nearest import Nearest
@@ -42,4 +45,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "ntm": NTM,
     "memoryrnn": MemoryRNN,
     "memorygated": MemoryGated,
+    "mbpa": MBPA,
+    "metamemory": MetaMemory,
+    "gradientmemory": GradientMemoryMAML,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.nets.normalisation import (
     ExampleStatistics,
     FixedStatistics,
     Mode,
+    Normaliser,
     NoStatistics,
 )
 
@@ -80,18 +82,27 @@ class Model:
 
     def observe(self, adapted: Adapted, x: Tensor) -> tuple[Tensor, Params]:
         """``predict``, and the moments that the queries themselves gave ({} where they decide nothing)."""
-        phi, conditioning = adapted
+        return self._of_queries(self.net, adapted, x)
+
+    def features(self, adapted: Adapted, x: Tensor) -> Tensor:
+        """The features [N, …] that the head would see in ``predict``."""
+        return self._of_queries(self.net.embed, adapted, x)[0]
+
+    def _of_queries(
+        self, forward: Callable[[Params, Tensor, Normaliser], Tensor], of: Adapted, x: Tensor
+    ) -> tuple[Tensor, Params]:
+        phi, conditioning = of
         if "support_x" in conditioning:
-            return self._one_query_at_a_time(phi, x, conditioning["support_x"]), {}
+            support_x = conditioning["support_x"]
+
+            def one(query: Tensor) -> Tensor:
+                return forward(phi, torch.cat([support_x, query.unsqueeze(0)]), self._own_statistics())[-1]
+
+            return torch.func.vmap(one)(x), {}
         if conditioning:
-            return self.net(phi, x, FixedStatistics(conditioning)), {}
-        return self.fit(phi, x)
-
-    def _one_query_at_a_time(self, params: Params, x: Tensor, support_x: Tensor) -> Tensor:
-        def one(query: Tensor) -> Tensor:
-            return self.fit(params, torch.cat([support_x, query.unsqueeze(0)]))[0][-1]
-
-        return torch.func.vmap(one)(x)
+            return forward(phi, x, FixedStatistics(conditioning)), {}
+        normalise = self._own_statistics()
+        return forward(phi, x, normalise), normalise.moments
 
     def _own_statistics(self) -> BatchStatistics | ExampleStatistics | NoStatistics:
         if self.mode == "none":

@@ -46,6 +46,8 @@ SPECS: dict[Kind, Spec] = {
     "sequence": Spec("sequence", (1, 16, 16), 3),
 }
 SEED = 3
+FOLDED = 9
+"""The task whose records are in the state groups of a case's theta."""
 
 
 def small(config: type[Any], **changes: Any) -> Any:
@@ -122,10 +124,14 @@ class Case(NamedTuple):
     exact: bool = True
 
     def theta(self) -> MetaParams:
-        """A fresh theta in float64."""
-        return pytree.tree_map(
+        """A fresh theta in float64, with state groups as after a first step: an empty memory would show little."""
+        theta = pytree.tree_map(
             lambda leaf: leaf.detach().to(torch.float64, copy=True), self.algorithm.init(init_rng(SEED))
         )
+        if not self.algorithm.state_groups:
+            return theta
+        _, score = self.algorithm.learn(theta, *self.drawn(FOLDED))
+        return theta | self.algorithm.fold(theta, [score.records] if score.records else [])
 
     def layout(self) -> Layout:
         return Layout.of(self.theta(), torch.float64)

@@ -86,5 +86,10 @@ def first_slot(slots: int, like: Tensor) -> Tensor:
     return (torch.arange(slots, device=like.device) == 0).to(like.dtype)
 
 
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors [..., W] at length 1; those shorter than ``FLOOR`` stay shorter than 1."""
+    return vectors * _inverse_length(vectors)
+
+
 def _inverse_length(vectors: Tensor) -> Tensor:
     return vectors.square().sum(-1, keepdim=True).clamp_min(FLOOR**2).rsqrt()

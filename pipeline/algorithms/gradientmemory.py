@@ -1,0 +1,144 @@
+"""Gradient memory: MAML whose inner loop starts from what tasks like this one were adapted to before.
+
+No paper has it by this name: an article on meta-learning with memories describes it under the name of iMAML, which is
+another method. The memory's keys are task embeddings, its values past adapted deltas: phi_k - theta of the network's
+head. What a task's key retrieves is added to theta, and the inner steps are MAML's from there.
+
+A task's embedding is the gradient of its mean support loss with respect to the head, at theta, with a constant 1 behind
+it. It is a mean over examples, so it does not depend on their order; inputs and labels both speak in it; and by the
+constant a cosine tells a long gradient from a short one.
+
+The content is changed by the outer step in two ways. M_0, a few slots that are always there, is learned by gradient as
+theta is: keys, deltas (which start at 0) and the sharpness of the attention. The others are a state group, empty at
+first: ``fold`` writes each task's key and delta, where a hit (a cosine of ``same`` or more) is averaged into its slot
+and a miss takes the slot that ``forgetting`` names.
+
+With nothing stored and M_0's deltas 0 it is MAML (arXiv 1703.03400).
+
+Shapes: M slots, K width of a key, P numbers in the head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from pipeline.core.algorithm import Differentiable
+from pipeline.core.inner import SGD, unroll
+from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
+from pipeline.nets.descent import Descent
+from pipeline.nets.losses import Loss
+from pipeline.nets.memory.addressing import cosine
+from pipeline.nets.memory.forgetting import FORGETTING
+from pipeline.nets.memory.keyvalue import Code, Found, KeyValue, attention, empty
+from pipeline.nets.model import Adapted, Model
+
+HEAD = "head/"
+
+
+@dataclass(frozen=True)
+class GradientMemoryConfig:
+    """The inner loop as MAML's. ``learned_slots`` are M_0's, ``slots`` those that deltas are stored in.
+
+    ``forgetting: gate`` is no choice: ``fold`` has no gradient to learn it by. ``keep`` is for ``decay`` alone.
+    """
+
+    inner_lr: Annotated[float, Gt(0)] = 0.01
+    inner_steps: Annotated[int, Ge(1)] = 1
+    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 10
+    first_order: bool = False
+    slots: Annotated[int, Ge(1)] = 128
+    learned_slots: Annotated[int, Ge(1)] = 4
+    same: Annotated[float, Gt(-1), Le(1)] = 0.99
+    forgetting: Literal["lru", "none", "decay", "importance"] = "lru"
+    keep: Annotated[float, Gt(0), Le(1)] = 0.99
+
+
+class Deltas(KeyValue):
+    """The answer is Σ attention · delta, over M_0 (``params``) and all that is stored."""
+
+    def __init__(self, config: GradientMemoryConfig) -> None:
+        super().__init__(FORGETTING[config.forgetting](config.keep))
+        self.same = config.same
+
+    def right(self, code: Code, nearest: Tensor, value: Tensor) -> Tensor:
+        return nearest >= self.same
+
+    def integrate(self, params: Params, code: Code, found: Found) -> Tensor:
+        cosines = torch.cat([cosine(params["keys"], code.key), found.cosine], -1)
+        return attention(cosines, params["sharpness"]) @ torch.cat([params["deltas"], found.values])
+
+
+class GradientMemoryMAML(Descent, Differentiable[Batch, Adapted]):
+    """phi_0 = theta + Σ a_m delta_m; then MAML's steps. ``trace`` begins at phi_0: retrieval without a step."""
+
+    Config: ClassVar[type[GradientMemoryConfig]] = GradientMemoryConfig
+    family: ClassVar[Family] = "memory"
+    paper: ClassVar[str] = "none; MAML (Finn, Abbeel, Levine 2017, arXiv 1703.03400) with a memory of its deltas"
+    sends: ClassVar[str] = "the gradient of theta; the task's key and delta for `memory`"
+    state_groups = frozenset({"memory"})
+
+    def __init__(self, config: GradientMemoryConfig, model: Model, loss: Loss) -> None:
+        super().__init__(config, model, loss)
+        self.memory = Deltas(config)
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        model = self.model.init(rng)
+        numbers = len(_flat(_head(model)))
+        keys = torch.from_numpy(rng.normal(0.0, (numbers + 1) ** -0.5, (self.config.learned_slots, numbers + 1)))
+        start = {
+            "keys": keys,
+            "deltas": keys.new_zeros(self.config.learned_slots, numbers),
+            "sharpness": keys.new_tensor(10.0),
+        }
+        return {"model": model, "start": start, "memory": empty(self.config.slots, numbers + 1, numbers, keys)}
+
+    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+        return self._from(theta, self.embed(theta, support), support, context)
+
+    def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
+        key = self.embed(theta, task.support)
+        phi = self._from(theta, key, task.support, context)[-1]
+        score = self.score(self.model.adapted(phi, task.support.x), task.query, context)
+        delta = _flat(_head(phi)) - _flat(_head(theta["model"]))
+        return score._replace(records={"task": torch.cat([key, delta]).detach()})
+
+    def fold(self, theta: MetaParams, records: list[Params]) -> MetaParams:
+        """The memory after the keys and deltas of all used tasks, one after the other."""
+        rows = [record["task"] for record in records]
+        return {"memory": self.memory.write(theta["start"], torch.stack(rows), theta["memory"])} if rows else {}
+
+    def embed(self, theta: MetaParams, support: Batch) -> Tensor:
+        """The task's key: the head's gradient at theta, and a 1 behind it."""
+        features = self.model.embed(theta["model"], support.x)
+
+        def loss(head: Params) -> Tensor:
+            return self.loss(self.model.net.read_out(head, features), support.y).loss  # type: ignore[return-value]
+
+        key = _flat(torch.func.grad(loss)(_head(theta["model"])))
+        key = torch.cat([key, key.new_ones(1)])
+        return key.detach() if self.config.first_order else key
+
+    def _from(self, theta: MetaParams, key: Tensor, support: Batch, context: Context) -> tuple[Params, ...]:
+        delta = self.memory.look(theta["start"], key, theta["memory"]).answer
+        phi = theta["model"] | _added(_head(theta["model"]), delta)
+        rule, first_order = SGD(self.config.inner_lr), self.config.first_order
+        return unroll(self.support_loss(support), phi, self.steps(context), rule, first_order=first_order)
+
+
+def _head(phi: Params) -> Params:
+    return {name: leaf for name, leaf in phi.items() if name.startswith(HEAD)}
+
+
+def _flat(params: Params) -> Tensor:
+    return torch.cat([params[name].reshape(-1) for name in sorted(params)])
+
+
+def _added(params: Params, flat: Tensor) -> Params:
+    parts = flat.split([params[name].numel() for name in sorted(params)])
+    return {name: params[name] + part.view_as(params[name]) for name, part in zip(sorted(params), parts, strict=True)}

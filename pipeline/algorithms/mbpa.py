@@ -1,0 +1,121 @@
+"""MbPA: a memory of embedded examples; for each query, the output network is adapted to its neighbours, then restored.
+
+Sprechmann et al.: Memory-based Parameter Adaptation, arXiv 1802.10542. The six steps of a memory are there: a query is
+encoded, neighbours are retrieved, their weighted loss integrates them, the output network is updated, its answer is
+given and the update forgotten; the support set was stored before.
+
+Here the memory holds one task's support set and begins empty with each task: slots of classes, and the values of a
+regression, mean nothing in another. For the same reason the networks are trained *through* the local adaptation, second
+derivatives included; the paper trains them without it, and adapts at test alone.
+
+Shapes: N support, Q query, K neighbours, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from pipeline.core.algorithm import Differentiable
+from pipeline.core.failures import ConfigError
+from pipeline.core.inner import SGD, unroll
+from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Score
+from pipeline.nets.losses import Loss
+from pipeline.nets.model import Adapted, Model
+
+HEAD = "head/"
+
+
+@dataclass(frozen=True)
+class MBPAConfig:
+    """``local_lr`` is per neighbours' weighted *mean* loss; ``pull`` holds the output network near where it was.
+
+    The paper's alpha_M is ``local_lr``, its beta ``local_lr`` · ``pull``. ``epsilon`` bounds a neighbour's weight.
+    """
+
+    neighbours: Annotated[int, Ge(1)] = 10
+    local_lr: Annotated[float, Gt(0)] = 0.1
+    local_steps: Annotated[int, Ge(0)] = 5
+    eval_local_steps: Annotated[int, Ge(0), MayChange()] = 5
+    pull: Annotated[float, Ge(0)] = 0.1
+    epsilon: Annotated[float, Gt(0)] = 1e-3
+
+
+class Episodes(NamedTuple):
+    """The memory: keys [N, D] and labels [N, …]; the networks, and how many local steps a query gets."""
+
+    keys: Tensor
+    labels: Tensor
+    networks: Adapted
+    steps: int
+
+
+class MBPA(Differentiable[Batch, Episodes]):
+    """theta_x <- theta_x - alpha_M ∇Σ w_k L(g(h_k; theta_x), v_k) - beta (theta_x - theta), w_k ~ 1 / (ε + ‖h_k - q‖²).
+
+    Raises:
+        ConfigError: ``normalisation: running``: what is stored would not be what a query is compared with.
+    """
+
+    Config: ClassVar[type[MBPAConfig]] = MBPAConfig
+    family: ClassVar[Family] = "memory"
+    paper: ClassVar[str] = "Sprechmann et al. 2018, arXiv 1802.10542"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
+    head: ClassVar[bool] = True
+
+    def __init__(self, config: MBPAConfig, model: Model, loss: Loss) -> None:
+        if model.mode == "running":
+            raise ConfigError("normalisation: MBPA gathers no 'running' moments; use support, one_query or layer")
+        self.config, self.model, self.loss = config, model, loss
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        return {"model": self.model.init(rng)}
+
+    def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Episodes:
+        phi = theta["model"]
+        steps = self.config.local_steps if context.phase == "train" else self.config.eval_local_steps
+        return Episodes(self.model.embed(phi, support.x), support.y, self.model.adapted(phi, support.x), steps)
+
+    def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Episodes, ...]:
+        episodes = self.adapt(theta, support, context)
+        return tuple(episodes._replace(steps=steps) for steps in range(episodes.steps + 1))
+
+    def predict(self, adapted: Episodes, x: Tensor) -> Tensor:
+        # Each query has an output network of its own, so no row sees another.
+        return torch.func.vmap(lambda h_D: self._answer(adapted, h_D))(self.model.features(adapted.networks, x))
+
+    def score(self, adapted: Episodes, query: Batch, context: Context) -> Score:
+        return self.loss(self.predict(adapted, query.x), query.y)
+
+    def _answer(self, episodes: Episodes, h_D: Tensor) -> Tensor:
+        head = {name: leaf for name, leaf in episodes.networks.phi.items() if name.startswith(HEAD)}
+        at_K, weights_K = neighbours(episodes.keys, h_D, self.config.neighbours, self.config.epsilon)
+        keys_KD, labels_K = episodes.keys[at_K], episodes.labels[at_K]
+
+        def local_loss(moved: Params, j: int) -> Tensor:
+            outputs = self.model.net.read_out(moved, keys_KD)
+            fit = (weights_K * torch.func.vmap(self._loss_of_one)(outputs, labels_K)).sum()
+            return fit + self.config.pull / 2 * _squared_distance(moved, head)
+
+        moved = unroll(local_loss, head, episodes.steps, SGD(self.config.local_lr), first_order=False)[-1]
+        return self.model.net.read_out(moved, h_D)
+
+    def _loss_of_one(self, output: Tensor, label: Tensor) -> Tensor:
+        return self.loss(output.unsqueeze(0), label.unsqueeze(0)).loss  # type: ignore[return-value]
+
+
+def neighbours(keys_ND: Tensor, h_D: Tensor, count: int, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Rows [K] of the ``count`` nearest keys (all, if there are fewer), nearest first, and weights that sum to 1."""
+    squares_N = (keys_ND - h_D).square().sum(-1)
+    nearest = squares_N.topk(min(count, len(squares_N)), largest=False)
+    weights_K = 1 / (epsilon + nearest.values)
+    return nearest.indices, weights_K / weights_K.sum()
+
+
+def _squared_distance(a: Params, b: Params) -> Tensor:
+    return torch.stack([(a[name] - b[name]).square().sum() for name in a]).sum()

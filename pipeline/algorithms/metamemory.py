@@ -1,0 +1,174 @@
+"""A memory that lasts: classes met in earlier tasks tell what the embeddings of this one are to become.
+
+Kaiser, Nachum, Roy, Bengio: Learning to Remember Rare Events, arXiv 1703.03129. Their memory maps keys to labels and
+lasts for all of training, since their labels do. Here a label is a slot, which means something inside one task only; so
+there are two memories, both written by their rule of hit, miss and age (``nets/memory/keyvalue``):
+
+* The *episode's* begins empty with each task, maps embeddings to slots, and answers by a softmax over the nearest, at
+  sharpness 40. As published is the memory loss [cos(q, nearest wrong) - cos(q, nearest right) + alpha]+. Other than
+  published: the answers' cross-entropy is added to it (theirs is the memory loss alone); only queries are judged, not
+  support examples as they are written; and the gradient flows into stored keys too, as all belong to one task.
+* The *lasting* one is a state group of theta. Its keys are support means of classes of earlier tasks, its values what
+  those classes turned out to be: the means of their query embeddings. Each embedding z of a task looks it up, and
+  becomes z + W r with a learned W. After a step ``fold`` writes the classes of all its tasks, one after the other. A
+  hit is a cosine of ``same`` or more, as there are no labels to compare; ``forgetting`` says which slot gives way on a
+  miss.
+
+Shapes: N support, Q query, C ways, D embedding, M slots, K nearest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
+
+from pipeline.core.algorithm import Differentiable
+from pipeline.core.failures import ConfigError
+from pipeline.core.types import Batch, Context, Family, Kind, MetaParams, Params, Score
+from pipeline.nets.losses import Loss
+from pipeline.nets.memory.cycle import Answered
+from pipeline.nets.memory.forgetting import FORGETTING, LeastRecentlyUsed
+from pipeline.nets.memory.keyvalue import ABSENT, NEVER, Code, Found, KeyValue, attention, empty
+from pipeline.nets.model import Adapted, Model
+from pipeline.nets.net import fan_in_normal
+
+
+@dataclass(frozen=True)
+class MetaMemoryConfig:
+    """``slots`` of the lasting memory and ``episode_slots`` of a task's; ``sharpness`` is the inverse temperature.
+
+    ``forgetting: gate`` is no choice: ``fold`` has no gradient to learn it by. ``keep`` is for ``decay`` alone.
+    """
+
+    slots: Annotated[int, Ge(1)] = 256
+    same: Annotated[float, Gt(-1), Le(1)] = 0.95
+    forgetting: Literal["lru", "none", "decay", "importance"] = "lru"
+    keep: Annotated[float, Gt(0), Le(1)] = 0.99
+    episode_slots: Annotated[int, Ge(1)] = 32
+    nearest: Annotated[int, Ge(1)] = 256
+    sharpness: Annotated[float, Gt(0)] = 40.0
+    margin: Annotated[float, Gt(0)] = 0.1
+
+
+class Episode(KeyValue):
+    """The task's memory: values are labels [C], one-hot; the answer is a logit for each class."""
+
+    def __init__(self, nearest: int, sharpness: float) -> None:
+        super().__init__(LeastRecentlyUsed())
+        self.nearest, self.sharpness = nearest, sharpness
+
+    def right(self, code: Code, nearest: Tensor, value: Tensor) -> Tensor:
+        return (code.value == value).all()
+
+    def integrate(self, params: Params, code: Code, found: Found) -> Tensor:
+        """log of the sums of exp(sharpness · cosine) over the nearest slots of each class: [..., C]."""
+        top = found.cosine.topk(min(self.nearest, found.cosine.shape[-1]))
+        of_KC = found.values[top.indices]
+        return torch.where(of_KC > 0, self.sharpness * top.values.unsqueeze(-1), NEVER).logsumexp(-2)
+
+
+class Lasting(KeyValue):
+    """Of classes of earlier tasks; the answer is the vector and W times what they say it becomes."""
+
+    def __init__(self, config: MetaMemoryConfig) -> None:
+        super().__init__(FORGETTING[config.forgetting](config.keep))
+        self.same = config.same
+
+    def right(self, code: Code, nearest: Tensor, value: Tensor) -> Tensor:
+        return nearest >= self.same
+
+    def integrate(self, params: Params, code: Code, found: Found) -> Tensor:
+        recalled = attention(found.cosine, params["sharpness"]) @ found.values
+        return code.vector + recalled @ params["weight"].T
+
+
+class Remembered(NamedTuple):
+    """The task's memory, the lasting one with the weights that integrate it, support means [C, D] and the encoder."""
+
+    episode: Params
+    lasting: Params
+    integrate: Params
+    means: Tensor
+    encoder: Adapted
+
+
+class MetaMemory(Differentiable[Batch, Remembered]):
+    """p(class | x) ~ Σ exp(40 cos(q, key)) over the nearest keys of the class, with q = z + W Σ a_m value_m.
+
+    Raises:
+        ConfigError: ``normalisation: running``: embeddings of training and of evaluation would not be the same.
+    """
+
+    Config: ClassVar[type[MetaMemoryConfig]] = MetaMemoryConfig
+    family: ClassVar[Family] = "memory"
+    paper: ClassVar[str] = "Kaiser et al. 2017, arXiv 1703.03129"
+    sends: ClassVar[str] = "the gradient of theta; keys and values of the task's classes for `memory`"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
+    head: ClassVar[bool] = False
+    state_groups = frozenset({"memory"})
+
+    def __init__(self, config: MetaMemoryConfig, model: Model, loss: Loss) -> None:
+        if model.mode == "running":
+            raise ConfigError("normalisation: MetaMemory gathers no 'running' moments; use support or transductive")
+        self.config, self.model, self.loss = config, model, loss
+        self.episode, self.lasting = Episode(config.nearest, config.sharpness), Lasting(config)
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        params = self.model.init(rng)
+        some = next(iter(params.values()))
+        width = self.model.embed(params, some.new_zeros(2, *self.model.input_shape)).shape[1]
+        # Small, so that training begins as it would without the lasting memory.
+        integrate = {
+            "weight": fan_in_normal(rng, (width, width), width, 1e-4),
+            "sharpness": torch.tensor(10.0, dtype=torch.float64),
+        }
+        return {"model": params, "integrate": integrate, "memory": empty(self.config.slots, width, width, some)}
+
+    def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Remembered:
+        phi, lasting, integrate = theta["model"], theta["memory"], theta["integrate"]
+        z_ND = self.model.embed(phi, support.x)
+        member_NC = torch.eye(context.ways, dtype=z_ND.dtype, device=z_ND.device)[support.y]
+        joined_ND = self.lasting.look(integrate, z_ND, lasting).answer
+        nothing = empty(self.config.episode_slots, z_ND.shape[1], context.ways, z_ND)
+        episode = self.episode.write({}, torch.cat([joined_ND, member_NC], 1), nothing)
+        return Remembered(episode, lasting, integrate, _means(z_ND, member_NC), self.model.adapted(phi, support.x))
+
+    def predict(self, adapted: Remembered, x: Tensor) -> Tensor:
+        return self._ask(adapted, self.model.predict(adapted.encoder, x)).answer
+
+    def score(self, adapted: Remembered, query: Batch, context: Context) -> Score:
+        z_QD = self.model.predict(adapted.encoder, query.x)
+        seen = self._ask(adapted, z_QD)
+        member_QC = torch.eye(context.ways, dtype=z_QD.dtype, device=z_QD.device)[query.y]
+        answers = self.loss(seen.answer, query.y)
+        loss = answers.loss + triplet(seen.found, member_QC, self.config.margin)  # type: ignore[operator]
+        records = {"classes": torch.cat([adapted.means, _means(z_QD, member_QC)], 1).detach()}
+        return answers._replace(loss=loss, records=records)
+
+    def fold(self, theta: MetaParams, records: list[Params]) -> MetaParams:
+        """The lasting memory after all classes of all used tasks, one after the other."""
+        memory = theta["memory"]
+        for record in records:
+            memory = self.lasting.write(theta["integrate"], record["classes"], memory)
+        return {"memory": memory}
+
+    def _ask(self, adapted: Remembered, z_QD: Tensor) -> Answered[Code, Found]:
+        joined_QD = self.lasting.look(adapted.integrate, z_QD, adapted.lasting).answer
+        return self.episode.look({}, joined_QD, adapted.episode)
+
+
+def triplet(found: Found, member_QC: Tensor, margin: float) -> Tensor:
+    """Mean over queries of [cos(q, nearest wrong key) - cos(q, nearest right key) + margin]+."""
+    right_QM, held_QM = member_QC @ found.values.T > 0, found.cosine > ABSENT
+    nearest_right_Q = torch.where(right_QM, found.cosine, ABSENT).amax(-1)
+    nearest_wrong_Q = torch.where(held_QM & ~right_QM, found.cosine, ABSENT).amax(-1)
+    return torch.relu(nearest_wrong_Q - nearest_right_Q + margin).mean()
+
+
+def _means(z_ND: Tensor, member_NC: Tensor) -> Tensor:
+    return (member_NC.T @ z_ND) / member_NC.sum(0).clamp_min(1).unsqueeze(1)
