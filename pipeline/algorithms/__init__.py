@@ -11,8 +11,11 @@ from pipeline.algorithms.anil import ANIL
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
+from pipeline.algorithms.matchingnet import MatchingNet
 from pipeline.algorithms.metasgd import MetaSGD
 from pipeline.algorithms.protonet import ProtoNet
+from pipeline.algorithms.recurrentmaml import RecurrentMAML
+from pipeline.algorithms.relationnet import RelationNet
 from pipeline.algorithms.reptile import Reptile
 from pipeline.core.algorithm import Algorithm
 
@@ -24,4 +27,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "metasgd": MetaSGD,
     "mamlpp": MAMLPP,
     "imaml": IMAML,
+    "matchingnet": MatchingNet,
+    "relationnet": RelationNet,
+    "recurrentmaml": RecurrentMAML,
 }

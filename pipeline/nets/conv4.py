@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -53,7 +54,7 @@ class Conv4(Net):
             )
         self.config, self.outputs, self.normalised = config, outputs, normalised
         self.input_channels = input_shape[0]
-        self.features = config.channels * (sides[0] * sides[1] if config.readout == "flatten" else 1)
+        self.feature_shape = (config.channels, *(sides if config.readout == "flatten" else ()))
 
     @staticmethod
     def _side(config: Conv4Config, side: int) -> int:
@@ -70,7 +71,7 @@ class Conv4(Net):
             if self.normalised:
                 params[f"block{i}/scale"] = torch.ones(self.config.channels)
             channels = self.config.channels
-        return params | self.init_head(rng, self.features)
+        return params | self.init_head(rng, math.prod(self.feature_shape))
 
     def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         stride = 2 if self.config.shrink == "stride" else 1

@@ -37,6 +37,7 @@ class MLP(Net):
         self.normalised = normalised
         self.outputs = outputs
         self.widths = (math.prod(input_shape), *config.hidden)
+        self.feature_shape = self.widths[-1:]
 
     def init(self, rng: np.random.Generator) -> Params:
         params: Params = {}

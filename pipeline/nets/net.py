@@ -20,6 +20,8 @@ class Net(ABC):
 
     Config: ClassVar[type[Any]]
     outputs: int | None
+    feature_shape: tuple[int, ...]
+    """What ``embed`` flattens: (features,), or the (channels, height, width) of a map."""
 
     @abstractmethod
     def __init__(self, config: Any, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool) -> None: ...
