@@ -57,10 +57,9 @@ class RelationNet(Metric[Relations]):
 
     def __init__(self, config: RelationNetConfig, model: Model, loss: Loss) -> None:
         super().__init__(config, model, _squared_error)
-        channels, *sides = model.net.feature_shape
-        self.pair_shape = (2 * channels, *sides)
-        head = Relation(Relation.Config(config.hidden), self.pair_shape, 1, normalised=model.mode != "none")
-        self.relation = Model(head, model.mode, self.pair_shape)
+        shape, normalised = model.net.feature_shape, model.mode != "none"
+        self.head_net = Relation(Relation.Config(config.hidden), shape, 1, normalised=normalised)
+        self.relation = Model(self.head_net, model.mode, self.head_net.joined_shape)
 
     def init(self, rng: np.random.Generator) -> MetaParams:
         theta, head = super().init(rng), self.relation.init(rng)
@@ -77,19 +76,14 @@ class RelationNet(Metric[Relations]):
             references, shares = z_ND, member_NC
         if self.config.aggregate == "score_mean":
             shares = shares / shares.sum(0)
-        relation = self.relation.adapted(theta["relation"], self._pairs(references, z_ND), self.running(theta, context))
-        return Relations(references, shares, relation, encoder)
+        head = theta["relation"]
+        seen = self.head_net.join(head, references, z_ND)
+        return Relations(references, shares, self.relation.adapted(head, seen, self.running(theta, context)), encoder)
 
     def compare(self, adapted: Relations, z_QD: Tensor) -> tuple[Tensor, Params]:
-        logits, moments = self.relation.observe(adapted.relation, self._pairs(adapted.references, z_QD))
+        pairs = self.head_net.join(adapted.relation.phi, adapted.references, z_QD)
+        logits, moments = self.relation.observe(adapted.relation, pairs)
         return torch.sigmoid(logits.reshape(len(z_QD), -1)) @ adapted.shares, moments
-
-    def _pairs(self, references_RD: Tensor, z_QD: Tensor) -> Tensor:
-        """Each query with each reference [Q·R, 2·channels, …], the reference's channels first."""
-        shape = (len(z_QD), len(references_RD), *self.model.net.feature_shape)
-        references = references_RD.unsqueeze(0).expand(len(z_QD), -1, -1).reshape(shape)
-        queries = z_QD.unsqueeze(1).expand(-1, len(references_RD), -1).reshape(shape)
-        return torch.cat([references, queries], 2).reshape(-1, *self.pair_shape)
 
 
 def _squared_error(scores_QC: Tensor, y_Q: Tensor) -> Score:
