@@ -15,6 +15,7 @@ from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
 from pipeline.algorithms.mann import MANN
+from pipeline.algorithms.matchingnet import MatchingNet
 from pipeline.algorithms.mbpa import MBPA
 from pipeline.algorithms.memorygated import MemoryGated
 from pipeline.algorithms.memoryrnn import MemoryRNN
@@ -25,6 +26,8 @@ from pipeline.algorithms.nearest import Nearest
 from pipeline.algorithms.ntm import NTM
 from pipeline.algorithms.pretrain import Pretrain
 from pipeline.algorithms.protonet import ProtoNet
+from pipeline.algorithms.recurrentmaml import RecurrentMAML
+from pipeline.algorithms.relationnet import RelationNet
 from pipeline.algorithms.reptile import Reptile
 from pipeline.core.algorithm import Algorithm
 
@@ -48,4 +51,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "mbpa": MBPA,
     "metamemory": MetaMemory,
     "gradientmemory": GradientMemoryMAML,
+    "matchingnet": MatchingNet,
+    "relationnet": RelationNet,
+    "recurrentmaml": RecurrentMAML,
 }

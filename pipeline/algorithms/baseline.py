@@ -62,7 +62,7 @@ class Baseline(Headed, Differentiable[Batch, Fitted]):
     def __init__(self, config: BaselineConfig, model: Model, loss: Loss) -> None:
         super().__init__(config, model, loss)
         # Only its width is of interest: a fresh head is drawn before there is a theta to look at.
-        self.features = self.model.init(np.random.default_rng(0))["head/weight"].shape[1]
+        self.features = model.net.features
 
     def init(self, rng: np.random.Generator) -> MetaParams:
         theta = super().init(rng)

@@ -53,7 +53,7 @@ class Conv4(Net):
             )
         self.config, self.outputs, self.normalised = config, outputs, normalised
         self.input_channels = input_shape[0]
-        self.features = config.channels * (sides[0] * sides[1] if config.readout == "flatten" else 1)
+        self.feature_shape = (config.channels, *(sides if config.readout == "flatten" else ()))
 
     @staticmethod
     def _side(config: Conv4Config, side: int) -> int:

@@ -19,7 +19,12 @@ def cross_entropy(logits_NC: Tensor, y_N: Tensor) -> Score:
     """
     log_p_NC = torch.log_softmax(logits_NC, -1)
     loss = -log_p_NC.gather(-1, y_N.unsqueeze(-1)).mean()
-    return Score(loss, {"accuracy": (logits_NC.detach().argmax(-1) == y_N).to(logits_NC.dtype).mean()})
+    return Score(loss, {"accuracy": accuracy(logits_NC, y_N)})
+
+
+def accuracy(outputs_NC: Tensor, y_N: Tensor) -> Tensor:
+    """The share of examples whose own slot has the largest output."""
+    return (outputs_NC.detach().argmax(-1) == y_N).to(outputs_NC.dtype).mean()
 
 
 def mean_squared_error(outputs: Tensor, y: Tensor) -> Score:

@@ -45,7 +45,7 @@ class MLP(Net):
         self.normalised = normalised
         self.outputs = outputs
         self.widths = (math.prod(input_shape), *config.hidden)
-        self.features = self.widths[-1]
+        self.feature_shape = self.widths[-1:]
         if not config.hidden and outputs is None:
             raise ConfigError("net.hidden: [], but an embedding without layers has nothing to learn; give one or more")
 

@@ -20,8 +20,13 @@ class Net(ABC):
 
     Config: ClassVar[type[Any]]
     outputs: int | None
-    features: int
-    """The width of the embedding."""
+    feature_shape: tuple[int, ...]
+    """What ``embed`` flattens: (features,), or the (channels, height, width) of a map."""
+
+    @property
+    def features(self) -> int:
+        """The width of the embedding."""
+        return math.prod(self.feature_shape)
 
     @abstractmethod
     def __init__(self, config: Any, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool) -> None: ...

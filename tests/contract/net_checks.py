@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -89,7 +90,8 @@ def check_outputs_are_as_wide_as_asked(case: NetCase) -> None:
     assert outputs.shape == (SUPPORT, case.outputs), f"outputs of shape {tuple(outputs.shape)}"
     embedding = case._replace(outputs=None).model()
     params = case._replace(outputs=None).params(embedding)
-    assert embedding.fit(params, support[0])[0].shape[0] == SUPPORT
+    features = embedding.fit(params, support[0])[0].shape
+    assert features == (SUPPORT, math.prod(embedding.net.feature_shape)), f"features of shape {tuple(features)}"
     assert set(params) < set(case.params(model)), "an embedding is the network without its head"
 
 

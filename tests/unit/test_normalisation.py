@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -213,7 +215,7 @@ def test_conv4_s_embedding_has_the_published_width(config, features):
     params = {name: leaf.double() for name, leaf in model.init(np.random.default_rng(0)).items()}
     outputs, _ = model.fit(params, torch.zeros(2, 1, 28, 28, dtype=torch.float64))
     assert outputs.shape == (2, features)
-    assert net.features == features
+    assert math.prod(net.feature_shape) == features
 
 
 def test_pooling_needs_sixteen_pixels():

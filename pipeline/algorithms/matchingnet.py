@@ -1,0 +1,91 @@
+"""MatchingNet: a query takes the labels of the support examples it resembles, by attention over their embeddings.
+
+Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra: Matching Networks for One Shot Learning, arXiv 1606.04080.
+
+Shapes: N support, Q query, C ways, D embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from pipeline.core.types import Batch, Context, Family, MetaParams, Params, Phase, Task
+from pipeline.nets.full_context import FullContext
+from pipeline.nets.losses import Loss
+from pipeline.nets.metric import Metric, members
+from pipeline.nets.model import Adapted, Model
+
+EPSILON = 1e-12
+"""Under the root of a squared length, so that an embedding of zeros has a direction's gradient."""
+
+
+@dataclass(frozen=True)
+class MatchingNetConfig:
+    """The paper's attention is the softmax of the bare cosine, a ``temperature`` of 1; a smaller one is sharper.
+
+    ``reads``: how often a query looks at the support set under ``full_context``; the paper names no number.
+    """
+
+    full_context: bool = False
+    reads: Annotated[int, Ge(1)] = 3
+    temperature: Annotated[float, Gt(0)] = 1.0
+
+
+class Matched(NamedTuple):
+    """Support embeddings [N, D], whose class each is [N, C], the weights that read them, and the encoder."""
+
+    keys: Tensor
+    members: Tensor
+    context: Params
+    encoder: Adapted
+
+
+class MatchingNet(Metric[Matched]):
+    """p(class | x) = sum of a(x, x_i) over the support examples of the class, a = softmax of cos(f(x), g(x_i)).
+
+    Its outputs are log-probabilities: their softmax is p, and cross entropy the negative log of the *summed* attention.
+    The LSTMs of ``full_context`` are a group of their own, so that the encoder is the same network with and without.
+    """
+
+    Config: ClassVar[type[MatchingNetConfig]] = MatchingNetConfig
+    family: ClassVar[Family] = "metric"
+    paper: ClassVar[str] = "Vinyals et al. 2016, arXiv 1606.04080"
+
+    def __init__(self, config: MatchingNetConfig, model: Model, loss: Loss) -> None:
+        super().__init__(config, model, loss)
+        self.context = FullContext(model.net.features, config.reads) if config.full_context else None
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        theta = super().init(rng)
+        return theta | ({"context": self.context.init(rng)} if self.context else {})
+
+    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        """``order`` [N]: in which the support set is read under ``full_context``; sources sort it by class."""
+        return {"order": torch.from_numpy(rng.permutation(len(task.support.y)))} if self.context else {}
+
+    def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Matched:
+        z_ND, encoder = self.embed(theta, support, context)
+        member_NC = members(support.y, context.ways, z_ND)
+        if self.context is None:
+            return Matched(z_ND, member_NC, {}, encoder)
+        weights = theta["context"]
+        return Matched(self.context.support(weights, z_ND, context.noise["order"]), member_NC, weights, encoder)
+
+    def compare(self, adapted: Matched, z_QD: Tensor) -> tuple[Tensor, Params]:
+        keys_ND, member_NC, weights, _ = adapted
+        f_QD = self.context.query(weights, z_QD, keys_ND) if self.context else z_QD
+        log_a_QN = torch.log_softmax(_unit(f_QD) @ _unit(keys_ND).T / self.config.temperature, -1)
+        # Summed as logarithms: a sharp attention would come out as log 0.
+        log_a_QNC = torch.where(member_NC > 0, log_a_QN.unsqueeze(-1), -math.inf)
+        return torch.logsumexp(log_a_QNC, 1), {}
+
+
+def _unit(z: Tensor) -> Tensor:
+    return z * torch.rsqrt(z.square().sum(-1, keepdim=True) + EPSILON)

@@ -1,0 +1,72 @@
+"""MAML over a recurrent model: the support set is read as a sequence, then adapted to from the state this leaves.
+
+The inner loop is MAML's (Finn, Abbeel, Levine, arXiv 1703.03400). The reading is that of memory-based methods: support
+examples come with their labels, queries without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from pipeline.core.algorithm import Differentiable
+from pipeline.core.inner import SGD, unroll
+from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Phase, Task
+from pipeline.nets.cells import CellName
+from pipeline.nets.descent import Descent
+from pipeline.nets.losses import Loss
+from pipeline.nets.model import Adapted, Model
+from pipeline.nets.stateful import Stateful
+
+
+@dataclass(frozen=True)
+class RecurrentMAMLConfig:
+    """``inner_lr`` is per *mean* support loss; ``eval_inner_steps`` count at evaluation and serving."""
+
+    cell: CellName = "lstm"
+    inner_lr: Annotated[float, Gt(0)] = 0.01
+    inner_steps: Annotated[int, Ge(1)] = 1
+    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 10
+
+
+class RecurrentMAML(Descent, Differentiable[Batch, Adapted]):
+    """h = the cell's state after the support set, read from zeros; phi_0 = theta and
+    phi_{j+1} = phi_j - alpha ∇L_support(phi_j; h); the outer loop descends L_query(phi_k; h).
+
+    One step of the same cell answers an example from h: each query, and without its label each support example again.
+    h is read once, with theta, and stays as it is; the outer gradient flows through the reading as through the inner
+    steps. So the trace begins with a memory network alone, before any descent.
+    """
+
+    Config: ClassVar[type[RecurrentMAMLConfig]] = RecurrentMAMLConfig
+    family: ClassVar[Family] = "optimisation"
+    paper: ClassVar[str] = "of our own, after Finn, Abbeel, Levine 2017, arXiv 1703.03400"
+
+    def __init__(self, config: RecurrentMAMLConfig, model: Model, loss: Loss) -> None:
+        self.net = Stateful(model.net, config.cell)
+        self.body = model
+        super().__init__(config, Model(self.net, model.mode, model.input_shape), loss)
+
+    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        """``order`` [N]: in which the support set is read; sources sort it by class."""
+        return {"order": torch.from_numpy(rng.permutation(len(task.support.y)))}
+
+    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+        phi, loss = theta["model"], self.support_loss(support)
+        state = self._read(phi, support, context.noise["order"])
+
+        def from_state(weights: Params, j: int) -> Tensor:
+            return loss(weights | state, j)
+
+        rule = SGD(self.config.inner_lr)
+        return tuple(one | state for one in unroll(from_state, phi, self.steps(context), rule, first_order=False))
+
+    def _read(self, phi: Params, support: Batch, order: Tensor) -> Params:
+        features, y = self.body.embed(phi, support.x), support.y
+        labels = y if y.is_floating_point() else torch.eye(self.net.label, dtype=features.dtype, device=y.device)[y]
+        return self.net.read(phi, features[order].unbind(0), labels[order].unbind(0))

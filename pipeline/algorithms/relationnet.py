@@ -1,0 +1,92 @@
+"""RelationNet: the metric is learned too, as a network that says how alike a query and a class are.
+
+Sung, Yang, Zhang, Xiang, Torr, Hospedales: Learning to Compare: Relation Network for Few-Shot Learning,
+arXiv 1711.06025.
+
+Shapes: N support, Q query, C ways, D embedding, R references (classes, or support examples).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from pipeline.core.types import Batch, Context, Family, MetaParams, Params, Score
+from pipeline.nets.losses import Loss, accuracy
+from pipeline.nets.metric import Metric, members
+from pipeline.nets.model import Adapted, Model
+from pipeline.nets.relation import Relation
+
+Aggregate = Literal["feature_sum", "score_sum", "score_mean"]
+
+
+@dataclass(frozen=True)
+class RelationNetConfig:
+    """``feature_sum``, the published one, relates a query to the sum of a class's embeddings; the others relate it to
+    each support example and sum or average the scores. ``hidden`` is the width of the head's linear layer."""
+
+    aggregate: Aggregate = "feature_sum"
+    hidden: Annotated[int, Ge(1)] = 8
+
+
+class Relations(NamedTuple):
+    """References [R, D], each one's share in each class's score [R, C], the head and the encoder."""
+
+    references: Tensor
+    shares: Tensor
+    relation: Adapted
+    encoder: Adapted
+
+
+class RelationNet(Metric[Relations]):
+    """score(class, x) = sigmoid(g([f(class), f(x)])), learned by its squared error to 1 or 0.
+
+    The head is a group of its own: the authors step and clip it apart from the encoder. It is normalised in the run's
+    mode, its batch being the pairs of all queries and references. What ``support`` and ``one_query`` see of the support
+    set are the pairs of its own examples with the references, and ``one_query`` adds one pair at a time to them.
+    """
+
+    Config: ClassVar[type[RelationNetConfig]] = RelationNetConfig
+    family: ClassVar[Family] = "metric"
+    paper: ClassVar[str] = "Sung et al. 2018, arXiv 1711.06025"
+
+    def __init__(self, config: RelationNetConfig, model: Model, loss: Loss) -> None:
+        super().__init__(config, model, _squared_error)
+        shape, normalised = model.net.feature_shape, model.mode != "none"
+        self.head_net = Relation(Relation.Config(config.hidden), shape, 1, normalised=normalised)
+        self.relation = Model(self.head_net, model.mode, self.head_net.joined_shape)
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        theta, head = super().init(rng), self.relation.init(rng)
+        if self.state_groups:
+            theta["running"] |= self.relation.running(head)
+        return theta | {"relation": head}
+
+    def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Relations:
+        z_ND, encoder = self.embed(theta, support, context)
+        member_NC = members(support.y, context.ways, z_ND)
+        if self.config.aggregate == "feature_sum":
+            references, shares = member_NC.T @ z_ND, torch.eye(context.ways, dtype=z_ND.dtype, device=z_ND.device)
+        else:
+            references, shares = z_ND, member_NC
+        if self.config.aggregate == "score_mean":
+            shares = shares / shares.sum(0)
+        head = theta["relation"]
+        seen = self.head_net.join(head, references, z_ND)
+        return Relations(references, shares, self.relation.adapted(head, seen, self.running(theta, context)), encoder)
+
+    def compare(self, adapted: Relations, z_QD: Tensor) -> tuple[Tensor, Params]:
+        pairs = self.head_net.join(adapted.relation.phi, adapted.references, z_QD)
+        logits, moments = self.relation.observe(adapted.relation, pairs)
+        return torch.sigmoid(logits.reshape(len(z_QD), -1)) @ adapted.shares, moments
+
+
+def _squared_error(scores_QC: Tensor, y_Q: Tensor) -> Score:
+    """Mean over queries and classes of the squared error to 1 (the query's class) or 0, and accuracy in [0, 1]."""
+    loss = (scores_QC - members(y_Q, scores_QC.shape[-1], scores_QC)).square().mean()
+    return Score(loss, {"accuracy": accuracy(scores_QC, y_Q)})

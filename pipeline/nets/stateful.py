@@ -1,0 +1,45 @@
+"""A network that answers from a state: between its features and its head stands one step of a recurrent cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.types import Params
+from pipeline.nets.cells import CELLS, CellName
+from pipeline.nets.net import Net
+from pipeline.nets.normalisation import Normaliser
+
+STATE = "state/"
+
+
+class Stateful(Net):
+    """A cell as wide as the body's features is fed (features, label), or (features, 0) where a label is asked for.
+
+    A state joins the parameters as the leaves ``state/…``, which are a task's, and are not among those of ``init``.
+    ``body`` has a head, and its outputs are as wide as a label.
+    """
+
+    def __init__(self, body: Net, cell: CellName) -> None:
+        width = body.features
+        self.body, self.outputs, self.feature_shape = body, body.outputs, (width,)
+        self.label = body.outputs or 0
+        self.cell = CELLS[cell]("cell", width + self.label, width)
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return self.body.init(rng) | self.cell.init(rng)
+
+    def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
+        features = self.body.embed(params, x, normalise)
+        state = {name.removeprefix(STATE): leaf for name, leaf in params.items() if name.startswith(STATE)}
+        unasked = features.new_zeros((len(features), self.label))
+        return self.cell(params, torch.cat([features, unasked], -1), state)["h"]
+
+    def read(self, params: Params, features: Sequence[Tensor], labels: Sequence[Tensor]) -> Params:
+        """The leaves ``state/…`` after reading examples in order, from a state of nothing seen."""
+        sequence = [torch.cat(example, -1) for example in zip(features, labels, strict=True)]
+        last = self.cell.read(params, sequence, self.cell.start(sequence[0]))[-1]
+        return {STATE + name: value for name, value in last.items()}
