@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.core.source import TaskSource
 from pipeline.tasks.images import Images
+from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sinusoid import Sinusoid
 
-SOURCES: dict[str, type[TaskSource[Any]]] = {"sinusoid": Sinusoid, "images": Images}
+SOURCES: dict[str, type[TaskSource[Any]]] = {"sinusoid": Sinusoid, "images": Images, "quadratics": Quadratics}
