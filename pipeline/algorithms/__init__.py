@@ -9,8 +9,10 @@ from typing import Any
 
 from pipeline.algorithms.anil import ANIL
 from pipeline.algorithms.imaml import IMAML
+from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
+from pipeline.algorithms.metalstm import MetaLSTM
 from pipeline.algorithms.metasgd import MetaSGD
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
@@ -24,4 +26,6 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "metasgd": MetaSGD,
     "mamlpp": MAMLPP,
     "imaml": IMAML,
+    "metalstm": MetaLSTM,
+    "learnedoptimizer": LearnedOptimizer,
 }
