@@ -12,6 +12,7 @@ from pipeline.algorithms.baseline import Baseline
 from pipeline.algorithms.finetune import Finetune
 from pipeline.algorithms.gradientmemory import GradientMemoryMAML
 from pipeline.algorithms.imaml import IMAML
+from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
 from pipeline.algorithms.mann import MANN
@@ -19,6 +20,7 @@ from pipeline.algorithms.matchingnet import MatchingNet
 from pipeline.algorithms.mbpa import MBPA
 from pipeline.algorithms.memorygated import MemoryGated
 from pipeline.algorithms.memoryrnn import MemoryRNN
+from pipeline.algorithms.metalstm import MetaLSTM
 from pipeline.algorithms.metamemory import MetaMemory
 from pipeline.algorithms.metasgd import MetaSGD
 from pipeline.algorithms.multitask import Multitask
@@ -54,4 +56,6 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "matchingnet": MatchingNet,
     "relationnet": RelationNet,
     "recurrentmaml": RecurrentMAML,
+    "metalstm": MetaLSTM,
+    "learnedoptimizer": LearnedOptimizer,
 }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.failures import InternalError
-from pipeline.core.types import MetaParams
+from pipeline.core.types import MetaParams, Params
 
 
 class Leaf(NamedTuple):
@@ -78,6 +78,18 @@ class Layout:
         """The names of all groups but these, in layout order."""
         left_out = set(groups)
         return tuple(group for group in self.groups if group not in left_out)
+
+
+def join(params: Params) -> Tensor:
+    """All coordinates of all leaves, in the order of their names, as one vector; differentiable."""
+    return torch.cat([params[name].reshape(-1) for name in sorted(params)])
+
+
+def split(vector: Tensor, like: Params) -> Params:
+    """The leaves that ``join`` made the vector of, in the shapes of ``like``."""
+    names = sorted(like)
+    parts = torch.split(vector, [like[name].numel() for name in names])
+    return {name: part.reshape(like[name].shape) for name, part in zip(names, parts, strict=True)}
 
 
 def sha256(vector: Tensor) -> str:

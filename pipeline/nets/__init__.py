@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline.nets.conv4 import Conv4
+from pipeline.nets.linear import Linear
 from pipeline.nets.mlp import MLP
 from pipeline.nets.net import Net
 
-NETS: dict[str, type[Net]] = {"mlp": MLP, "conv4": Conv4}
+NETS: dict[str, type[Net]] = {"mlp": MLP, "conv4": Conv4, "linear": Linear}

@@ -57,7 +57,7 @@ class Learner:
         if not hasattr(values, "__len__") or len(values) != rows:
             found = f"{len(values)} labels" if hasattr(values, "__len__") else repr(values)
             raise DataError(f"support_y: {found} for {rows} rows of support_x; expected one for each")
-        if self.spec.kind == "regression":
+        if self.spec.kind in ("regression", "optimisation"):
             expected = f"expected finite values ({rows}, {self.spec.outputs})"
             array = _numbers(values, "support_y", expected).reshape(rows, -1)
             if array.shape[1] != self.spec.outputs:

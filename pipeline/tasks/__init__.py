@@ -9,7 +9,13 @@ from typing import Any
 
 from pipeline.core.source import TaskSource
 from pipeline.tasks.images import Images
+from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sequences import Sequences
 from pipeline.tasks.sinusoid import Sinusoid
 
-SOURCES: dict[str, type[TaskSource[Any]]] = {"sinusoid": Sinusoid, "images": Images, "sequences": Sequences}
+SOURCES: dict[str, type[TaskSource[Any]]] = {
+    "sinusoid": Sinusoid,
+    "images": Images,
+    "sequences": Sequences,
+    "quadratics": Quadratics,
+}

@@ -32,18 +32,20 @@ from pipeline.nets.normalisation import MODES, Mode
 from pipeline.tasks import SOURCES
 
 WIDEST = 32
-LIMITS = {"steps": 2, "batch": 4, "slots": 4}
+LIMITS = {"steps": 2, "batch": 4, "slots": 4, "every": 1, "size": 2}
 """Integer fields whose names end so are cut to this; all others to ``WIDEST``."""
 
 SHAPES: dict[Kind, TaskShapes] = {
     "classification": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
     "regression": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
     "sequence": TaskShapes(TaskShape(3, 0, 2), TaskShape(3, 1, 2)),
+    "optimisation": TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)),
 }
 SPECS: dict[Kind, Spec] = {
     "classification": Spec("classification", (1, 16, 16), 3),
     "regression": Spec("regression", (1,), 1),
     "sequence": Spec("sequence", (1, 16, 16), 3),
+    "optimisation": Spec("optimisation", (10,), 1),
 }
 SEED = 3
 FOLDED = 9
@@ -103,7 +105,8 @@ def described() -> tuple[Described, ...]:
         for kind in sorted(algorithm.kinds):
             fitting = [one for net in NETS for mode in MODES if _fits(one := Described(name, kind, net, mode, plain))]
             found += fitting
-            found += [fitting[-1]._replace(mode=fitting[0].mode, changes=change) for change in others]
+            varied = [one for one in fitting if one.mode == fitting[0].mode][-1]
+            found += [varied._replace(changes=change) for change in others]
     return tuple(found)
 
 

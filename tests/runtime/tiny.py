@@ -10,6 +10,8 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.config import Recipe
 
 STEPS, TASKS, CHUNK = 4, 8, 2
+STEPPED = {"learnedoptimizer": "optimizer"}
+"""The group that a recipe's optimizer is for, where it is not ``model``."""
 SEEDS = {name: 5 + number for number, name in enumerate(ALGORITHMS)}
 
 
@@ -29,7 +31,7 @@ def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> 
         "source": {"name": "sinusoid"} if sinusoids else {"name": "images", "path": str(images), "labels": labels},
         "normalisation": "none" if sinusoids or algorithm == "nearest" else "transductive",
         "task": {"train": shape, "eval": shape},
-        "outer": {"model": {"optimizer": "adam", "lr": 0.01}},
+        "outer": {STEPPED.get(algorithm, "model"): {"optimizer": "adam", "lr": 0.01}},
         "evaluation": {"tasks": 4},
     }
     return config.validate(data | changes, data["name"])

@@ -45,7 +45,7 @@ KNOWN = "known are name, seed, steps"
         (["checkpoint.every=often"], "checkpoint.every: expected a number of outer steps, .* found 'often'"),
         # unknown names
         (["algorithm.name=mmal"], "algorithm.name: 'mmal' is none of maml, reptile, .*, did you mean maml"),
-        (["net.name=conv"], "net.name: 'conv' is none of mlp, conv4, did you mean conv4?"),
+        (["net.name=conv"], "net.name: 'conv' is none of mlp, conv4, linear, did you mean conv4?"),
         (["source.name=3"], "source.name: 3 is none of sinusoid, images"),
         (["algorithm={inner_lr: 3}"], "algorithm.name: None is none of maml"),
         (["algorithm=maml"], "algorithm: input should be an object, found 'maml'"),

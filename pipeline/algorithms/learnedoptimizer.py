@@ -1,0 +1,95 @@
+"""An optimiser that is an LSTM, the same one for each coordinate, trained on what it makes of the loss on its way.
+
+Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, arXiv 1606.04474, §2.
+
+Shapes: P weights of the learner, H hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor
+
+from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Phase, Task
+from pipeline.nets.cells import LSTM
+from pipeline.nets.losses import Loss
+from pipeline.nets.model import Model
+from pipeline.nets.trajectory import State, Trajectory, log_and_sign
+
+P_LOG = 10.0
+
+
+@dataclass(frozen=True)
+class LearnedOptimizerConfig:
+    """``output_scale`` keeps the first steps near 0; ``preprocess`` is what the gradient goes through.
+
+    The paper takes the gradient as it is on quadratics, and its logarithm and sign on networks.
+    """
+
+    inner_steps: Annotated[int, Ge(1)] = 100
+    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 100
+    cell_size: Annotated[int, Ge(1)] = 20
+    preprocess: Literal["log_and_sign", "none"] = "log_and_sign"
+    output_scale: Annotated[float, Gt(0)] = 0.1
+    detach_every: Annotated[int, Ge(1)] = 20
+
+
+class LearnedOptimizer(Trajectory):
+    """phi_t = phi_{t-1} + scale · LSTM(∇L(phi_{t-1})); the outer loop descends Σ_t L(phi_t), L the support loss.
+
+    The learner starts at random in each task, so ``optimizer`` is all there is in theta. A segment's loss is summed as
+    L + ⟨∇L, phi_t⟩ with ∇L a constant: of the same value and derivative, and no graph of the learner is kept.
+    """
+
+    Config: ClassVar[type[LearnedOptimizerConfig]] = LearnedOptimizerConfig
+    family: ClassVar[Family] = "learned optimiser"
+    paper: ClassVar[str] = "Andrychowicz et al. 2016, arXiv 1606.04474"
+    sends: ClassVar[str] = "the gradient of the optimiser"
+    kinds: ClassVar[frozenset[Kind]] = Trajectory.kinds | {"optimisation"}
+
+    def __init__(self, config: LearnedOptimizerConfig, model: Model, loss: Loss) -> None:
+        super().__init__(config, model, loss)
+        inputs = 2 if config.preprocess == "log_and_sign" else 1
+        self.cells = (LSTM("lower", inputs, config.cell_size), LSTM("upper", config.cell_size, config.cell_size))
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        optimizer = {name: leaf for cell in self.cells for name, leaf in cell.init(rng).items()}
+        bound = 1 / math.sqrt(self.config.cell_size)
+        # No bias: it would move all coordinates alike, which the softmax of a linear learner does not see.
+        optimizer["output/weight"] = torch.from_numpy(rng.uniform(-bound, bound, self.config.cell_size))
+        return {"optimizer": optimizer}
+
+    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        """The learner's weights before the first step."""
+        return self.model.init(rng)
+
+    def start(self, theta: MetaParams, context: Context) -> Params:
+        return context.noise
+
+    def memory(self, phi: Tensor) -> State:
+        return _named([cell.start(phi.unsqueeze(-1)) for cell in self.cells])
+
+    def step(self, optimizer: Params, state: State) -> State:
+        gradient = state["gradient"]
+        x = log_and_sign(gradient, P_LOG) if self.config.preprocess == "log_and_sign" else gradient.unsqueeze(-1)
+        states = []
+        for layer, cell in enumerate(self.cells):
+            states.append(cell(optimizer, x, {name: state[f"{layer}/{name}"] for name in ("h", "c")}))
+            x = states[-1]["h"]
+        update = self.config.output_scale * (x @ optimizer["output/weight"])
+        return _named(states) | {"phi": state["phi"] + update}
+
+    def judge(self, segment: Sequence[State], like: Params, task: Task[Batch], context: Context) -> Tensor:
+        losses = [one["loss"] + (one["gradient"] * (one["phi"] - one["phi"].detach())).sum() for one in segment]
+        return torch.stack(losses).sum()
+
+
+def _named(states: Sequence[State]) -> State:
+    return {f"{layer}/{name}": value for layer, state in enumerate(states) for name, value in state.items()}

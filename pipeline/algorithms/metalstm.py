@@ -1,0 +1,93 @@
+"""Meta-LSTM: an LSTM whose cell state is the learner's weights; its gates are the learned rule, its start is learned.
+
+Ravi, Larochelle: Optimization as a Model for Few-Shot Learning, ICLR 2017 (OpenReview rJY0-Kcll), §3.
+
+Shapes: P weights of the learner, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, cast
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from pipeline.core.flat import split
+from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Task
+from pipeline.nets.cells import LSTM
+from pipeline.nets.losses import Loss
+from pipeline.nets.model import Model
+from pipeline.nets.trajectory import State, Trajectory, log_and_sign
+
+P_LOG = 10.0
+SMALL = 0.01
+"""Weights start within ± this."""
+GATES = {"forget": (4.0, 5.0), "input": (-5.0, -4.0)}
+"""Where their biases start: near gradient descent at a rate of 0.01."""
+
+
+@dataclass(frozen=True)
+class MetaLSTMConfig:
+    """Each step sees the whole support set, as published for 5 ways: 8 steps for 5 shots, 12 for one."""
+
+    inner_steps: Annotated[int, Ge(1)] = 8
+    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 8
+    cell_size: Annotated[int, Ge(1)] = 20
+    detach_every: Annotated[int, Ge(1)] = 20
+
+
+class MetaLSTM(Trajectory):
+    """phi_t = f ∘ phi_{t-1} - i ∘ ∇L(phi_{t-1}); i, f = σ(W [h, phi_{t-1}, own last value] + b); phi_0 is ``model``.
+
+    h [P, H] comes from an LSTM on loss and gradient. A segment is judged by the query loss after its last step: with
+    as many steps as are published there is one. Others keep a gate's value before σ, and divide the gradient of a mean
+    loss by the batch once more; here both are as in the paper.
+    """
+
+    Config: ClassVar[type[MetaLSTMConfig]] = MetaLSTMConfig
+    family: ClassVar[Family] = "learned optimiser"
+    paper: ClassVar[str] = "Ravi, Larochelle 2017, OpenReview rJY0-Kcll"
+    sends: ClassVar[str] = "the gradient of the optimiser and of the initialisation"
+
+    def __init__(self, config: MetaLSTMConfig, model: Model, loss: Loss) -> None:
+        super().__init__(config, model, loss)
+        self.cell = LSTM("lstm", 4, config.cell_size)
+
+    def init(self, rng: np.random.Generator) -> MetaParams:
+        def uniform(shape: tuple[int, ...], low: float = -SMALL, high: float = SMALL) -> Tensor:
+            return torch.from_numpy(np.asarray(rng.uniform(low, high, shape)))
+
+        model = self.model.init(rng)
+        optimizer = {name: uniform(tuple(leaf.shape)) for name, leaf in self.cell.init(rng).items()}
+        for gate, (low, high) in GATES.items():
+            optimizer[f"{gate}/weight"] = uniform((self.config.cell_size + 2,))
+            optimizer[f"{gate}/bias"] = uniform((), low, high)
+        return {"model": model, "optimizer": optimizer}
+
+    def start(self, theta: MetaParams, context: Context) -> Params:
+        return theta["model"]
+
+    def memory(self, phi: Tensor) -> State:
+        nothing = torch.zeros_like(phi)
+        return self.cell.start(phi.unsqueeze(-1)) | dict.fromkeys(GATES, nothing)
+
+    def step(self, optimizer: Params, state: State) -> State:
+        phi, gradient = state["phi"], state["gradient"]
+        loss_P2 = log_and_sign(state["loss"], P_LOG).expand(len(phi), 2)
+        seen_P4 = torch.cat([loss_P2, log_and_sign(gradient, P_LOG)], -1)
+        hidden = self.cell(optimizer, seen_P4, {name: state[name] for name in ("h", "c")})
+
+        def gate(name: str) -> Tensor:
+            sees = torch.cat([hidden["h"], phi.unsqueeze(-1), state[name].unsqueeze(-1)], -1)
+            return torch.sigmoid(sees @ optimizer[f"{name}/weight"] + optimizer[f"{name}/bias"])
+
+        gates = {name: gate(name) for name in GATES}
+        return hidden | gates | {"phi": gates["forget"] * phi - gates["input"] * gradient}
+
+    def judge(self, segment: Sequence[State], like: Params, task: Task[Batch], context: Context) -> Tensor:
+        adapted = self.model.adapted(split(segment[-1]["phi"], like), task.support.x)
+        return cast(Tensor, self.score(adapted, task.query, context).loss)

@@ -1,0 +1,54 @@
+"""Outputs that are linear in the input, without a bias: to learn it is to move one point."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from annotated_types import Gt
+from torch import Tensor
+
+from pipeline.core.failures import ConfigError
+from pipeline.core.types import Params
+from pipeline.nets.net import Net
+from pipeline.nets.normalisation import Normaliser
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    """Weights start as N(0, ``init_deviation``²); 0.01 is the learned optimiser's authors' on quadratics."""
+
+    init_deviation: Annotated[float, Gt(0)] = 0.01
+
+
+class Linear(Net):
+    """Flattens its input; it is all head.
+
+    Raises:
+        ConfigError: a normalisation or an embedding is asked for, and there is no hidden layer to give it.
+    """
+
+    Config: ClassVar[type[LinearConfig]] = LinearConfig
+
+    def __init__(
+        self, config: LinearConfig, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool
+    ) -> None:
+        if normalised:
+            raise ConfigError(
+                "net.name: linear has no hidden layer to normalise; set normalisation to none, or use mlp"
+            )
+        if outputs is None:
+            raise ConfigError("net.name: linear has no hidden layer to embed by; use mlp")
+        self.config, self.outputs, self.shape = config, outputs, (outputs, math.prod(input_shape))
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return {"head/weight": torch.from_numpy(rng.normal(0.0, self.config.init_deviation, self.shape))}
+
+    def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
+        return x.flatten(1)
+
+    def read_out(self, params: Params, features: Tensor) -> Tensor:
+        return features @ params["head/weight"].T

@@ -1,0 +1,106 @@
+"""What the learned optimisers share: a trajectory of steps on one vector of weights, learned in segments."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from pipeline.core.algorithm import detach
+from pipeline.core.flat import join, split
+from pipeline.core.types import Batch, Context, MetaParams, Params, Score, Task
+from pipeline.nets.descent import Descent
+
+State = Params
+"""``phi`` [P], all of a learner's weights; support ``loss`` and ``gradient`` [P] there; what the optimiser keeps."""
+Look = Callable[[Tensor], Params]
+
+
+class Trajectory(Descent):
+    """Steps a learner's weights by an optimiser that is learned: the group ``optimizer``, shared by all coordinates.
+
+    What the optimiser sees of the learner is constant to the derivative, as in both papers: no second derivatives.
+    A ticket is a whole trajectory: after each ``detach_every`` steps the state becomes a constant, and the segments'
+    gradients are summed into one outer update, where the papers update after each one. Each one's graph is freed before
+    the next.
+    """
+
+    @abstractmethod
+    def start(self, theta: MetaParams, context: Context) -> Params:
+        """The learner's weights before the first step."""
+
+    @abstractmethod
+    def memory(self, phi: Tensor) -> State:
+        """What the optimiser keeps, before the first step; for each coordinate a row."""
+
+    @abstractmethod
+    def step(self, optimizer: Params, state: State) -> State:
+        """``phi`` after one step, and what the optimiser keeps."""
+
+    @abstractmethod
+    def judge(self, segment: Sequence[State], like: Params, task: Task[Batch], context: Context) -> Tensor:
+        """The loss of a segment, given the states after each of its steps."""
+
+    def path(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
+        like = self.start(theta, context)
+        look = self._look(support, like)
+        state = self._begin(theta, look, context)
+        yield like
+        for _ in range(self.steps(context)):
+            state = self._advance(theta, state, look)
+            yield split(state["phi"], like)
+
+    def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
+        like, steps, every = self.start(theta, context), self.steps(context), self.config.detach_every
+        look = self._look(task.support, like)
+
+        def segment(leaves: MetaParams, state: State | None, length: int) -> tuple[Tensor, tuple[Tensor, State]]:
+            states = [self._begin(leaves, look, context) if state is None else state]
+            for _ in range(length):
+                states.append(self._advance(leaves, states[-1], look))
+            loss = self.judge(states[1:], like, task, context)
+            return loss, (loss, states[-1])
+
+        state, losses, gradients = None, [], []
+        for done in range(0, steps, every):
+            gradient, (loss, state) = torch.func.grad(segment, has_aux=True)(theta, state, min(every, steps - done))
+            gradients.append(gradient)
+            losses.append(loss)
+        phi = split(cast(State, state)["phi"], like)
+        score = self.score(self.model.adapted(phi, task.support.x), task.query, context)
+        return _total(gradients), detach(score._replace(loss=torch.stack(losses).sum()))
+
+    def _begin(self, theta: MetaParams, look: Look, context: Context) -> State:
+        phi = join(self.start(theta, context))
+        return {"phi": phi} | look(phi) | self.memory(phi)
+
+    def _advance(self, theta: MetaParams, state: State, look: Look) -> State:
+        moved = self.step(theta["optimizer"], state)
+        return moved | look(moved["phi"])
+
+    def _look(self, support: Batch, like: Params) -> Look:
+        fit = self.support_loss(support)
+
+        def look(phi: Tensor) -> Params:
+            gradient, loss = torch.func.grad_and_value(lambda at: fit(split(at, like), 0))(phi.detach())
+            return {"loss": loss.detach(), "gradient": gradient.detach()}
+
+        return look
+
+
+def log_and_sign(x: Tensor, p: float) -> Tensor:
+    """[…] -> […, 2]: (log|x| / p, sign x), or (-1, e^p x) where |x| < e^-p (arXiv 1606.04474, appendix A)."""
+    large = x.abs() >= math.exp(-p)
+    log = torch.where(large, x.abs().clamp(min=math.exp(-p)).log() / p, -1.0)
+    return torch.stack([log, torch.where(large, x.sign(), math.exp(p) * x)], -1)
+
+
+def _total(gradients: Sequence[MetaParams]) -> MetaParams:
+    return {
+        group: {name: torch.stack([one[group][name] for one in gradients]).sum(0) for name in leaves}
+        for group, leaves in gradients[0].items()
+    }

@@ -1,0 +1,198 @@
+"""papers.md §7, item 22: the learned optimisers are SGD where they should be, and learn what their segments say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
+from pipeline.algorithms.metalstm import MetaLSTM
+from pipeline.core.flat import join, split
+from pipeline.core.inner import SGD, unroll
+from pipeline.core.types import Batch, Context, MetaParams, Params, Task
+from pipeline.nets.losses import mean_squared_error
+from pipeline.nets.mlp import MLP
+from pipeline.nets.model import Model
+from pipeline.nets.trajectory import State, log_and_sign
+
+pytestmark = pytest.mark.usefixtures("torch_threads")
+
+RATE, STEPS = 0.1, 7
+MODEL = Model(MLP(MLP.Config(hidden=(5,), activation="tanh"), (2,), 1, normalised=False), "none", (2,))
+PHASES: tuple[Any, ...] = ("train", "evaluate")
+
+
+def batch(seed: int) -> Batch:
+    rng = np.random.default_rng(seed)
+    return Batch(torch.from_numpy(rng.normal(size=(6, 2))), torch.from_numpy(rng.normal(size=(6, 1))))
+
+
+TASK = Task("task", batch(1), batch(2))
+
+
+def double(tree: Params) -> Params:
+    return {name: leaf.double() for name, leaf in tree.items()}
+
+
+START = double(MODEL.init(np.random.default_rng(3)))
+
+
+def context(noise: Params | None = None, phase: Any = "train") -> Context:
+    return Context(1, phase, 1, noise or {})
+
+
+def metalstm(**config: Any) -> MetaLSTM:
+    given = {"inner_steps": STEPS, "eval_inner_steps": STEPS, "cell_size": 3} | config
+    return MetaLSTM(MetaLSTM.Config(**given), MODEL, mean_squared_error)
+
+
+def coordinatewise(**config: Any) -> LearnedOptimizer:
+    given = {"inner_steps": STEPS, "eval_inner_steps": STEPS, "cell_size": 3} | config
+    return LearnedOptimizer(LearnedOptimizer.Config(**given), MODEL, mean_squared_error)
+
+
+def assert_descends(path: Any, rtol: float) -> None:
+    """Whether a path is SGD's, from the same start."""
+
+    def fit(phi: Params, j: int) -> Tensor:
+        return (MODEL.fit(phi, TASK.support.x)[0] - TASK.support.y).square().mean()
+
+    expected = unroll(fit, START, STEPS, SGD(RATE), first_order=True)
+    for found, wanted in zip(path, expected, strict=True):
+        assert_close(join(found), join(wanted), rtol=rtol, atol=0)
+    assert not torch.allclose(join(expected[-1]), join(START), rtol=0.05)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_22_a_meta_lstm_with_constant_gates_is_sgd(phase):
+    algorithm = metalstm()
+    optimizer = {name: leaf * 0 for name, leaf in algorithm.init(np.random.default_rng(0))["optimizer"].items()}
+    optimizer["forget/bias"] = torch.tensor(math.inf, dtype=torch.float64)
+    optimizer["input/bias"] = torch.tensor(math.log(RATE / (1 - RATE)), dtype=torch.float64)
+    theta = {"model": START, "optimizer": optimizer}
+    assert_descends(algorithm.path(theta, TASK.support, context(phase=phase)), 1e-13)
+
+
+def test_22_a_coordinate_wise_lstm_of_open_gates_and_small_weights_is_sgd():
+    """Of one unit in each layer, with i = o = 1 and f = 0, the output is four times tanh of the gradient, scaled."""
+    algorithm, small = coordinatewise(cell_size=1, preprocess="none"), 1e-5
+    optimizer = {name: leaf * 0 for name, leaf in algorithm.init(np.random.default_rng(0))["optimizer"].items()}
+    for layer in ("lower", "upper"):
+        optimizer[f"{layer}/bias"] = torch.tensor([math.inf, -math.inf, 0.0, math.inf], dtype=torch.float64)
+    optimizer["lower/input"] = torch.tensor([[0.0], [0.0], [small], [0.0]], dtype=torch.float64)
+    optimizer["upper/input"] = torch.tensor([[0.0], [0.0], [1.0], [0.0]], dtype=torch.float64)
+    optimizer["output/weight"] = torch.tensor([-RATE / small / algorithm.config.output_scale], dtype=torch.float64)
+    assert_descends(algorithm.path({"optimizer": optimizer}, TASK.support, context(START)), 1e-8)
+
+
+class Identity(LearnedOptimizer):
+    """Its output is the gradient times -alpha: there is nothing but the trajectory to be wrong."""
+
+    def step(self, optimizer: Params, state: State) -> State:
+        return state | {"phi": state["phi"] - RATE * state["gradient"]}
+
+
+def test_22_an_identity_of_the_gradient_is_sgd():
+    algorithm = Identity(coordinatewise().config, MODEL, mean_squared_error)
+    assert_descends(algorithm.path({"optimizer": {}}, TASK.support, context(START)), 1e-13)
+
+
+def test_the_first_steps_are_those_of_gradient_descent_or_near_none():
+    """As both papers start: the gates near f = 1 and i = 0.01, the coordinate-wise output near 0."""
+    theta = metalstm().init(np.random.default_rng(0))
+    first, second = list(metalstm().path(theta | {"model": START}, TASK.support, context()))[:2]
+    step = join(second) - join(first)
+    assert step.norm() < 0.05 * join(first).norm()
+    for algorithm in (coordinatewise(preprocess="none", cell_size=20), coordinatewise(cell_size=20)):
+        theta = algorithm.init(np.random.default_rng(0))
+        path = list(algorithm.path(theta, TASK.support, context(START)))
+        assert (join(path[1]) - join(path[0])).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("p", [5.0, 10.0])
+def test_preprocessing_is_that_of_appendix_a(p):
+    x = torch.tensor([3.0, -0.5, math.exp(-p), -0.3 * math.exp(-p), 0.0], dtype=torch.float64)
+    found = log_and_sign(x, p)
+    expected = [(math.log(3) / p, 1.0), (math.log(0.5) / p, -1.0), (-1.0, 1.0), (-1.0, -0.3), (-1.0, 0.0)]
+    assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+def recorded(algorithm: Any, theta: MetaParams, noise: Params) -> list[State]:
+    """The states of a whole trajectory, with what the optimiser saw at each."""
+    like = algorithm.start(theta, context(noise))
+    look = algorithm._look(TASK.support, like)
+    states = [algorithm._begin(theta, look, context(noise))]
+    for _ in range(STEPS):
+        states.append(algorithm._advance(theta, states[-1], look))
+    return states
+
+
+def segments_by_hand(algorithm: Any, base: MetaParams, noise: Params, every: int, judge: Callable[[list[Tensor]], Any]):
+    """Σ of the segments' losses as a function of theta: each starts in ``base``'s state, and sees what ``base`` saw."""
+    states = recorded(algorithm, base, noise)
+
+    def total(theta: MetaParams) -> float:
+        found = 0.0
+        for first in range(0, STEPS, every):
+            state, visited = states[first], []
+            if first == 0:
+                state = state | {"phi": join(algorithm.start(theta, context(noise)))}
+            for number in range(first, min(first + every, STEPS)):
+                saw = {name: states[number][name] for name in ("loss", "gradient")}
+                state = algorithm.step(theta["optimizer"], state | saw)
+                visited.append(state["phi"])
+            found += judge(visited).item()
+        return found
+
+    return total
+
+
+def mse(phi: Tensor, on: Batch) -> Tensor:
+    return (MODEL.fit(split(phi, START), on.x)[0] - on.y).square().mean()
+
+
+CASES = [
+    (metalstm, lambda visited: mse(visited[-1], TASK.query), {}),
+    (coordinatewise, lambda visited: torch.stack([mse(phi, TASK.support) for phi in visited]).sum(), START),
+]
+
+
+@pytest.mark.parametrize("every", [3, 20], ids=["cut", "whole"])
+@pytest.mark.parametrize(("build", "judge", "noise"), CASES, ids=["metalstm", "learnedoptimizer"])
+def test_the_gradient_is_the_sum_of_the_segments_finite_differences(build, judge, noise, every):
+    algorithm = build(detach_every=every)
+    rng = np.random.default_rng(5)
+    theta = algorithm.init(rng)
+    theta["optimizer"] = {
+        name: leaf + torch.from_numpy(np.asarray(rng.normal(0, 0.3, tuple(leaf.shape))))
+        for name, leaf in theta["optimizer"].items()
+    }
+    if "model" in theta:
+        theta["model"] = START
+    total = segments_by_hand(algorithm, theta, noise, every, judge)
+    gradient, score = algorithm.learn(theta, TASK, context(noise))
+    assert score.loss.item() == pytest.approx(total(theta), rel=1e-12)
+    assert set(gradient) == set(theta)
+    for group, leaves in gradient.items():
+        scale = math.sqrt(sum(leaf.square().sum().item() for leaf in leaves.values()))
+        for name, slope in leaves.items():
+            way = torch.from_numpy(np.asarray(rng.normal(size=tuple(slope.shape))))
+            up, down = (
+                total(theta | {group: theta[group] | {name: theta[group][name] + sign * 1e-6 * way}})
+                for sign in (1, -1)
+            )
+            assert (slope * way).sum().item() == pytest.approx((up - down) / 2e-6, abs=1e-7 * scale + 1e-9)
+
+
+def test_a_cut_changes_the_gradient_and_not_the_way():
+    start = coordinatewise().init(np.random.default_rng(0))
+    cut, whole = (coordinatewise(detach_every=every).learn(start, TASK, context(START)) for every in (3, 20))
+    assert cut[1].loss.item() == pytest.approx(whole[1].loss.item(), rel=1e-12)
+    assert not torch.allclose(cut[0]["optimizer"]["output/weight"], whole[0]["optimizer"]["output/weight"], rtol=1e-3)
