@@ -141,9 +141,14 @@ def result_table(evaluation: Mapping[str, Any], beside: Sequence[Result] = ()) -
     for theta, steps, values in _points(evaluation):
         add("this run", theta, steps, values)
     for one in beside:
-        theta, steps, values = [point for point in _points(one.evaluation) if point[0] == "last"][-1]
-        add(f"{one.method} ({one.evaluation['normalisation']})", theta, steps, values)
+        add(f"{one.method} ({one.evaluation['normalisation']})", "last", *in_the_end(one.evaluation))
     return f"{_title(evaluation)}\n{_plain(table)}"
+
+
+def in_the_end(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """What the last theta came to at its last point: the inner steps taken, and each metric there, in words."""
+    _, steps, values = [point for point in _points(evaluation) if point[0] == "last"][-1]
+    return steps, values
 
 
 def _points(evaluation: Mapping[str, Any]) -> list[tuple[str, str, dict[str, str]]]:

@@ -1,0 +1,137 @@
+"""The page of all algorithms, made from the registry, the packaged recipes and the recorded results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pipeline import recipes
+from pipeline.algorithms import ALGORITHMS
+from pipeline.core.algorithm import Algorithm
+from pipeline.core.failures import ConfigError
+from pipeline.core.seeding import init_rng
+from pipeline.core.source import Spec
+from pipeline.core.types import Family, Kind
+from pipeline.nets import NETS
+from pipeline.nets.losses import LOSSES
+from pipeline.nets.model import Model
+from pipeline.nets.normalisation import MODES
+from pipeline.report import in_the_end
+from pipeline.results import RESULTS, Result, recorded
+
+PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"
+
+COMMAND = "python -m jobs.document"
+
+_ABOUT: dict[Family, str] = {
+    "optimisation": "A task adapts weights by gradient steps; what is learned is where and how they start.",
+    "metric": "A task is answered by distances between embeddings; what is learned is the embedding. No inner steps.",
+    "memory": "A task is read into a state or a memory that is written to; also called model-based.",
+    "learned optimiser": "A task is trained by an optimiser that was learned.",
+    "baseline": "What a method must beat to have learned something about adapting.",
+}
+
+_COLUMNS = ("algorithm", "paper", "tasks", "a worker sends", "groups of theta", "recipes", "measured")
+
+# Small inputs that every network takes which takes that kind at all.
+_SPECS: dict[Kind, Spec] = {
+    "classification": Spec("classification", (1, 16, 16), 3),
+    "regression": Spec("regression", (1,), 1),
+    "sequence": Spec("sequence", (1, 16, 16), 3),
+    "optimisation": Spec("optimisation", (4,), 1),
+}
+
+
+def page(results: Path = RESULTS) -> str:
+    """Markdown: a section for each family, a row for each algorithm."""
+    used, measured = _recipes(), _measured(results)
+    parts = [
+        "# Algorithms",
+        f"Made by `{COMMAND}` out of what each algorithm says of itself; do not edit. Groups of theta in brackets are "
+        "there in some settings only; those in italics are state: folded, never stepped by an optimizer. Measured is "
+        "what a recorded run of a recipe came to in the end, with its 95% interval over tasks and its normalisation.",
+    ]
+    for family in get_args(Family):
+        names = [name for name, algorithm in ALGORITHMS.items() if algorithm.family == family]
+        rows = [_row(name, used.get(name, []), measured.get(name, [])) for name in names]
+        if rows:
+            head = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
+            parts += [f"## {family[0].upper()}{family[1:]}", _ABOUT[family], "\n".join(head + rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def check(path: Path = PAGE, results: Path = RESULTS) -> None:
+    """Raises ``ConfigError`` where the page is not what the registry gives."""
+    if not path.exists() or path.read_text("utf-8") != page(results):
+        raise ConfigError(f"{path}: is not what the registry, the recipes and the results give; run `{COMMAND}`")
+
+
+def _row(name: str, used: list[str], measured: list[str]) -> str:
+    algorithm = ALGORITHMS[name]
+    return _line(
+        [
+            f"`{name}`",
+            algorithm.paper,
+            ", ".join(sorted(algorithm.kinds)),
+            algorithm.sends,
+            ", ".join(_groups(algorithm)) or "–",
+            ", ".join(f"`{recipe}`" for recipe in used) or "–",
+            "<br>".join(measured) or "not measured",
+        ]
+    )
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _groups(algorithm: type[Algorithm[Any, Any]]) -> Iterator[str]:
+    """The groups of theta in every setting that can be built."""
+    built = list(_instances(algorithm))
+    thetas = [set(one.init(init_rng(0))) for one in built]
+    for group in sorted(set().union(*thetas)):
+        shown = f"*{group}*" if any(group in one.state_groups for one in built) else group
+        yield shown if all(group in theta for theta in thetas) else f"({shown})"
+
+
+def _instances(algorithm: type[Algorithm[Any, Any]]) -> Iterator[Algorithm[Any, Any]]:
+    """One with its defaults for each kind and normalisation it takes, on the first network it takes there."""
+    build: Callable[..., Algorithm[Any, Any]] = algorithm
+    for kind in sorted(algorithm.kinds):
+        spec = _SPECS[kind]
+        for mode in MODES:
+            for net in NETS.values():
+                try:
+                    outputs = spec.outputs if algorithm.head else None
+                    body = net(net.Config(), spec.input_shape, outputs, normalised=mode != "none")
+                    yield build(algorithm.Config(), Model(body, mode, spec.input_shape), LOSSES[kind])
+                    break
+                except ConfigError:
+                    continue
+
+
+def _recipes() -> dict[str, list[str]]:
+    """Algorithm -> the packaged recipes that use it."""
+    used: dict[str, list[str]] = {}
+    for recipe in recipes.names():
+        used.setdefault(recipes.read(recipe)["algorithm"]["name"], []).append(recipe)
+    return used
+
+
+def _measured(results: Path) -> dict[str, list[str]]:
+    """Algorithm -> what its recorded runs came to."""
+    found: dict[str, list[str]] = {}
+    packaged = recipes.names()
+    for one in recorded(results):
+        recipe = one.summary["recipe"]
+        name = recipes.read(recipe)["algorithm"]["name"] if recipe in packaged else one.method
+        found.setdefault(name, []).append(_told(one))
+    return found
+
+
+def _told(one: Result) -> str:
+    steps, values = in_the_end(one.evaluation)
+    after = f" after {steps} steps" if steps.isdigit() else ""
+    numbers = ", ".join(f"{metric} {value}" for metric, value in values.items())
+    return f"`{one.summary['recipe']}`: {numbers}{after} ({one.evaluation['normalisation']})"
