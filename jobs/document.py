@@ -25,7 +25,7 @@ def main() -> None:
     if arguments.check:
         document.check()
     else:
-        document.PAGE.write_text(document.page(), "utf-8")
+        document.write()
     print(f"{document.PAGE} is what the registry gives")
 
 

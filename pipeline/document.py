@@ -19,6 +19,7 @@ from pipeline.nets.model import Model
 from pipeline.nets.normalisation import MODES
 from pipeline.report import in_the_end
 from pipeline.results import RESULTS, Result, recorded
+from pipeline.storage.local import write_whole
 
 PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"
 
@@ -59,6 +60,15 @@ def page(results: Path = RESULTS) -> str:
             head = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
             parts += [f"## {family[0].upper()}{family[1:]}", _ABOUT[family], "\n".join(head + rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def write(path: Path = PAGE, results: Path = RESULTS) -> None:
+    """Raises ``ConfigError`` where it cannot be written."""
+    text = page(results).encode()
+    try:
+        write_whole(path, lambda file: file.write(text))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); run it from a checkout") from None
 
 
 def check(path: Path = PAGE, results: Path = RESULTS) -> None:

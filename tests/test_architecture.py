@@ -70,7 +70,7 @@ ALLOWED: dict[str, Rule] = {
     ),
     "pipeline/results.py": Rule(("pipeline.core.failures", STORAGE)),
     "pipeline/report.py": Rule((CORE, ENGINE, "pipeline.doctor", "pipeline.results"), ("numpy", "rich")),
-    "pipeline/document.py": Rule((CORE, NETS, ALGORITHMS, RECIPES, "pipeline.report", "pipeline.results")),
+    "pipeline/document.py": Rule((CORE, NETS, ALGORITHMS, STORAGE, RECIPES, "pipeline.report", "pipeline.results")),
     "pipeline/run.py": Rule(
         (
             *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES),

@@ -83,6 +83,13 @@ def test_a_page_that_is_not_what_the_registry_gives_is_refused_with_the_command(
             document.check(tmp_path / "page.md")
 
 
+def test_a_page_that_was_written_is_the_page_and_one_that_cannot_be_is_said(tmp_path):
+    document.write(tmp_path / "page.md", tmp_path)
+    document.check(tmp_path / "page.md", tmp_path)
+    with pytest.raises(ConfigError, match=r"gone/page\.md: cannot be written .* run it from a checkout"):
+        document.write(tmp_path / "gone" / "page.md")
+
+
 @pytest.fixture
 def example(monkeypatch):
     """The class of the worked example, out of its file."""
