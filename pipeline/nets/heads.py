@@ -13,10 +13,9 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.types import Batch, Context, MetaParams, Params, Score, Task
 from pipeline.nets.losses import Loss
 from pipeline.nets.model import Adapted, Model
+from pipeline.nets.running import fold_moments
 
 HEAD = "head/"
-MOMENTUM = 0.1
-"""Share of the newest moments in the running ones, per outer step."""
 
 
 class Fitted(NamedTuple):
@@ -69,15 +68,7 @@ class Headed(Algorithm[Batch, Fitted]):
         return score._replace(records={name: moment.detach() for name, moment in kept.items()})
 
     def fold(self, theta: MetaParams, records: list[Params]) -> MetaParams:
-        """Running moments move towards the mean of the used tasks' own."""
-        if not records:
-            return {}
-        return {
-            "running": {
-                name: (1 - MOMENTUM) * old + MOMENTUM * torch.stack([record[name] for record in records]).mean(0)
-                for name, old in theta["running"].items()
-            }
-        }
+        return fold_moments(theta, records)
 
 
 def all_data(task: Task[Batch]) -> Batch:

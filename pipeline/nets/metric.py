@@ -13,9 +13,7 @@ from pipeline.core.algorithm import Differentiable
 from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Score
 from pipeline.nets.losses import Loss
 from pipeline.nets.model import Adapted, Model
-
-MOMENTUM = 0.1
-"""Share of the newest moments in the running ones, per outer step."""
+from pipeline.nets.running import fold_moments
 
 
 class Encoded(Protocol):
@@ -67,15 +65,7 @@ class Metric(Differentiable[Batch, E]):
         return score._replace(records={name: moment.detach() for name, moment in moments.items()})
 
     def fold(self, theta: MetaParams, records: list[Params]) -> MetaParams:
-        """Running moments move towards the mean of the used tasks' query moments."""
-        if not records:
-            return {}
-        return {
-            "running": {
-                name: (1 - MOMENTUM) * old + MOMENTUM * torch.stack([record[name] for record in records]).mean(0)
-                for name, old in theta["running"].items()
-            }
-        }
+        return fold_moments(theta, records)
 
     def _outputs(self, adapted: E, x: Tensor) -> tuple[Tensor, Params]:
         z_QD, moments = self.model.observe(adapted.encoder, x)
