@@ -16,6 +16,8 @@ from pipeline.core.types import Params
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Normaliser
 
+NO_BODY = "net.name: linear has no hidden layer to embed by; use mlp"
+
 
 @dataclass(frozen=True)
 class LinearConfig:
@@ -41,11 +43,15 @@ class Linear(Net):
                 "net.name: linear has no hidden layer to normalise; set normalisation to none, or use mlp"
             )
         if outputs is None:
-            raise ConfigError("net.name: linear has no hidden layer to embed by; use mlp")
-        self.config, self.outputs, self.shape = config, outputs, (outputs, math.prod(input_shape))
+            raise ConfigError(NO_BODY)
+        self.config, self.outputs, self.feature_shape = config, outputs, (math.prod(input_shape),)
 
     def init(self, rng: np.random.Generator) -> Params:
-        return {"head/weight": torch.from_numpy(rng.normal(0.0, self.config.init_deviation, self.shape))}
+        shape = (self.outputs or 0, self.features)
+        return {"head/weight": torch.from_numpy(rng.normal(0.0, self.config.init_deviation, shape))}
+
+    def body(self) -> Net:
+        raise ConfigError(NO_BODY)
 
     def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         return x.flatten(1)

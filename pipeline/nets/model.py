@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -43,9 +42,7 @@ class Model:
 
     def body(self) -> Model:
         """The same network without its head: its outputs are the features, leaves ``head/…`` are none of its."""
-        net = copy.copy(self.net)
-        net.outputs = None
-        return Model(net, self.mode, self.input_shape)
+        return Model(self.net.body(), self.mode, self.input_shape)
 
     def init(self, rng: np.random.Generator) -> Params:
         return self.net.init(rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -46,6 +47,12 @@ class Net(ABC):
     def __call__(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         """[N, *input] -> [N, outputs], or [N, features]."""
         return self.read_out(params, self.embed(params, x, normalise))
+
+    def body(self) -> Net:
+        """The same network without its head: its outputs are the features. Raises ``ConfigError`` where it has none."""
+        net = copy.copy(self)
+        net.outputs = None
+        return net
 
     def init_head(self, rng: np.random.Generator, features: int) -> Params:
         """Fresh leaves of the head."""

@@ -20,20 +20,20 @@ class Stateful(Net):
     """A cell as wide as the body's features is fed (features, label), or (features, 0) where a label is asked for.
 
     A state joins the parameters as the leaves ``state/…``, which are a task's, and are not among those of ``init``.
-    ``body`` has a head, and its outputs are as wide as a label.
+    ``net`` has a head, and its outputs are as wide as a label. Raises ``ConfigError`` where it has no body.
     """
 
-    def __init__(self, body: Net, cell: CellName) -> None:
-        width = body.features
-        self.body, self.outputs, self.feature_shape = body, body.outputs, (width,)
-        self.label = body.outputs or 0
+    def __init__(self, net: Net, cell: CellName) -> None:
+        width = net.features
+        self.encoder, self.outputs, self.feature_shape = net.body(), net.outputs, (width,)
+        self.label = net.outputs or 0
         self.cell = CELLS[cell]("cell", width + self.label, width)
 
     def init(self, rng: np.random.Generator) -> Params:
-        return self.body.init(rng) | self.cell.init(rng)
+        return self.encoder.init(rng) | self.cell.init(rng) | self.init_head(rng, self.features)
 
     def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
-        features = self.body.embed(params, x, normalise)
+        features = self.encoder.embed(params, x, normalise)
         state = {name.removeprefix(STATE): leaf for name, leaf in params.items() if name.startswith(STATE)}
         unasked = features.new_zeros((len(features), self.label))
         return self.cell(params, torch.cat([features, unasked], -1), state)["h"]
