@@ -12,9 +12,13 @@ from pipeline.algorithms.gradientmemory import GradientMemoryMAML
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
+from pipeline.algorithms.mann import MANN
 from pipeline.algorithms.mbpa import MBPA
+from pipeline.algorithms.memorygated import MemoryGated
+from pipeline.algorithms.memoryrnn import MemoryRNN
 from pipeline.algorithms.metamemory import MetaMemory
 from pipeline.algorithms.metasgd import MetaSGD
+from pipeline.algorithms.ntm import NTM
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
 from pipeline.core.algorithm import Algorithm
@@ -30,4 +34,8 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "mbpa": MBPA,
     "metamemory": MetaMemory,
     "gradientmemory": GradientMemoryMAML,
+    "mann": MANN,
+    "ntm": NTM,
+    "memoryrnn": MemoryRNN,
+    "memorygated": MemoryGated,
 }

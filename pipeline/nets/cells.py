@@ -39,8 +39,16 @@ class Cell(ABC):
         """The state of nothing seen yet, zeros [*like.shape[:-1], hidden] in the dtype and place of ``like``."""
 
     @abstractmethod
+    def step(self, params: Params, seen: Tensor, state: Params) -> Params:
+        """The state after what ``see`` made of an input."""
+
+    def see(self, params: Params, x: Tensor) -> Tensor:
+        """The share of inputs [..., inputs] in all gates [..., gates * hidden]: of a whole sequence in one product."""
+        return x @ params[f"{self.name}/input"].T + params[f"{self.name}/bias"]
+
     def __call__(self, params: Params, x: Tensor, state: Params) -> Params:
         """The state after ``x`` [..., inputs]."""
+        return self.step(params, self.see(params, x), state)
 
     def read(self, params: Params, xs: Sequence[Tensor], state: Params) -> tuple[Params, ...]:
         """The states after each of ``xs``, in order."""
@@ -67,8 +75,7 @@ class LSTM(Cell):
     def start(self, like: Tensor) -> Params:
         return {"h": self._zeros(like), "c": self._zeros(like)}
 
-    def __call__(self, params: Params, x: Tensor, state: Params) -> Params:
-        seen = x @ params[f"{self.name}/input"].T + params[f"{self.name}/bias"]
+    def step(self, params: Params, seen: Tensor, state: Params) -> Params:
         i, f, g, o = (seen + state["h"] @ params[f"{self.name}/recurrent"].T).chunk(4, -1)
         c = torch.sigmoid(f) * state["c"] + torch.sigmoid(i) * torch.tanh(g)
         return {"h": torch.sigmoid(o) * torch.tanh(c), "c": c}
@@ -85,9 +92,9 @@ class GRU(Cell):
     def start(self, like: Tensor) -> Params:
         return {"h": self._zeros(like)}
 
-    def __call__(self, params: Params, x: Tensor, state: Params) -> Params:
+    def step(self, params: Params, seen: Tensor, state: Params) -> Params:
         h = state["h"]
-        seen_r, seen_z, seen_n = (x @ params[f"{self.name}/input"].T + params[f"{self.name}/bias"]).chunk(3, -1)
+        seen_r, seen_z, seen_n = seen.chunk(3, -1)
         past_r, past_z, past_n = (h @ params[f"{self.name}/recurrent"].T).chunk(3, -1)
         r, z = torch.sigmoid(seen_r + past_r), torch.sigmoid(seen_z + past_z)
         n = torch.tanh(seen_n + r * (past_n + params[f"{self.name}/reset_bias"]))

@@ -11,6 +11,7 @@ import torch
 from annotated_types import Ge, Gt, Len
 from torch import Tensor
 
+from pipeline.core.failures import ConfigError
 from pipeline.core.types import Params
 from pipeline.nets.net import Net, fan_in_normal
 from pipeline.nets.normalisation import Normaliser
@@ -18,15 +19,22 @@ from pipeline.nets.normalisation import Normaliser
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """Hidden weights start as N(0, init_gain / fan_in): 2 keeps the variance under ReLU, 1 under tanh."""
+    """Hidden weights start as N(0, init_gain / fan_in): 2 keeps the variance under ReLU, 1 under tanh.
 
-    hidden: Annotated[tuple[Annotated[int, Ge(1)], ...], Len(1, 16)] = (40, 40)
+    ``hidden: []`` embeds an input as its own numbers, for a method that reads them as they are.
+    """
+
+    hidden: Annotated[tuple[Annotated[int, Ge(1)], ...], Len(0, 16)] = (40, 40)
     activation: Literal["relu", "tanh"] = "relu"
     init_gain: Annotated[float, Gt(0)] = 2.0
 
 
 class MLP(Net):
-    """Flattens its input; hidden layers are linear, normalise, activate."""
+    """Flattens its input; hidden layers are linear, normalise, activate.
+
+    Raises:
+        ConfigError: neither hidden layers nor a head.
+    """
 
     Config: ClassVar[type[MLPConfig]] = MLPConfig
 
@@ -37,6 +45,9 @@ class MLP(Net):
         self.normalised = normalised
         self.outputs = outputs
         self.widths = (math.prod(input_shape), *config.hidden)
+        self.features = self.widths[-1]
+        if not config.hidden and outputs is None:
+            raise ConfigError("net.hidden: [], but an embedding without layers has nothing to learn; give one or more")
 
     def init(self, rng: np.random.Generator) -> Params:
         params: Params = {}
@@ -45,7 +56,7 @@ class MLP(Net):
             params[f"layer{i}/bias"] = torch.zeros(width)
             if self.normalised:
                 params[f"layer{i}/scale"] = torch.ones(width)
-        return params | self.init_head(rng, self.widths[-1])
+        return params | self.init_head(rng, self.features)
 
     def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         h = x.flatten(1)

@@ -20,6 +20,8 @@ class Net(ABC):
 
     Config: ClassVar[type[Any]]
     outputs: int | None
+    features: int
+    """The width of the embedding."""
 
     @abstractmethod
     def __init__(self, config: Any, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool) -> None: ...

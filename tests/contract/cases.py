@@ -32,13 +32,13 @@ from pipeline.nets.normalisation import MODES, Mode
 from pipeline.tasks import SOURCES
 
 WIDEST = 32
-LIMITS = {"steps": 2, "batch": 4}
+LIMITS = {"steps": 2, "batch": 4, "slots": 4}
 """Integer fields whose names end so are cut to this; all others to ``WIDEST``."""
 
 SHAPES: dict[Kind, TaskShapes] = {
     "classification": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
     "regression": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
-    "sequence": TaskShapes(TaskShape(3, 0, 3), TaskShape(3, 1, 2)),
+    "sequence": TaskShapes(TaskShape(3, 0, 2), TaskShape(3, 1, 2)),
 }
 SPECS: dict[Kind, Spec] = {
     "classification": Spec("classification", (1, 16, 16), 3),

@@ -7,8 +7,11 @@ Graves, Wayne, Danihelka: Neural Turing Machines, arXiv 1410.5401; Santoro et al
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 FLOOR = 1e-3
 """The shortest a slot or a key is taken to be: nothing is like an empty slot, and its gradient stays small."""
@@ -16,10 +19,40 @@ FLOOR = 1e-3
 SMALLEST = 1e-16
 """A weight is taken to be this at least where it is raised to a power: the slope of 0^gamma has no bound."""
 
+SHIFTS = 3
+"""A head of the Neural Turing Machine moves by -1, 0 or 1 slots."""
+
+
+class Head(NamedTuple):
+    """What a head of the Neural Turing Machine asks: ``key`` [..., W], ``by`` [..., S], the rest [..., 1]."""
+
+    key: Tensor
+    strength: Tensor
+    gate: Tensor
+    by: Tensor
+    gamma: Tensor
+
+    @staticmethod
+    def numbers(width: int) -> int:
+        """How many numbers it is made of."""
+        return width + SHIFTS + 3
+
+    @classmethod
+    def of(cls, asked: Tensor, width: int) -> Head:
+        """Of any numbers: a strength becomes positive, a gate a share, shifts sum to 1, and gamma is over 1."""
+        key, strength, gate, by, gamma = asked.split([width, 1, 1, SHIFTS, 1], -1)
+        return cls(torch.tanh(key), softplus(strength), torch.sigmoid(gate), torch.softmax(by, -1), 1 + softplus(gamma))
+
+    def locate(self, memory_MW: Tensor, previous_M: Tensor) -> Tensor:
+        """Its weights over slots: content, then gate, then shift, then sharpen."""
+        content_M = by_content(memory_MW, self.key, self.strength)
+        return sharpen(shift(interpolate(content_M, previous_M, self.gate), self.by), self.gamma)
+
 
 def cosine(memory_MW: Tensor, key: Tensor) -> Tensor:
     """The cosine of each key [..., W] with each slot: [..., M]; exact for both longer than ``FLOOR``."""
-    return unit(key) @ unit(memory_MW).mT
+    # The products are scaled, not the memory: M numbers instead of M × W.
+    return (key @ memory_MW.mT) * _inverse_length(key) * _inverse_length(memory_MW).squeeze(-1)
 
 
 def by_content(memory_MW: Tensor, key: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
@@ -55,4 +88,8 @@ def first_slot(slots: int, like: Tensor) -> Tensor:
 
 def unit(vectors: Tensor) -> Tensor:
     """Vectors [..., W] at length 1; those shorter than ``FLOOR`` stay shorter than 1."""
-    return vectors * vectors.square().sum(-1, keepdim=True).clamp_min(FLOOR**2).rsqrt()
+    return vectors * _inverse_length(vectors)
+
+
+def _inverse_length(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(-1, keepdim=True).clamp_min(FLOOR**2).rsqrt()

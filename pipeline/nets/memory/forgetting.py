@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,9 @@ class SlotFacts(NamedTuple):
 class Policy(ABC):
     """``keep`` is the share of a slot that time leaves at each step, where time is what forgets."""
 
+    fades: ClassVar[bool] = False
+    """Whether less than all of a slot may stay: else nobody needs to ask for ``retention``."""
+
     def __init__(self, keep: float = 0.95) -> None:
         self.keep = keep
 
@@ -75,6 +78,8 @@ class Nothing(Policy):
 
 
 class Decay(Policy):
+    fades = True
+
     def retention(self, params: Params, facts: SlotFacts) -> Tensor:
         return torch.full_like(facts.usage, self.keep)
 
@@ -94,6 +99,8 @@ class LeastImportant(Policy):
 
 class LearnedGate(Policy):
     """σ(weight · content + bias), for each slot by itself."""
+
+    fades = True
 
     def init(self, rng: np.random.Generator, width: int) -> Params:
         weight = torch.from_numpy(rng.normal(0.0, 1 / math.sqrt(width), width))

@@ -1,0 +1,135 @@
+"""MANN: an LSTM with an external memory that binds what it saw to the label that comes one step later.
+
+Santoro, Bartunov, Botvinick, Wierstra, Lillicrap: One-shot Learning with Memory-Augmented Neural Networks,
+arXiv 1605.06065.
+
+Shapes: R heads (each reads and writes), M slots, W width of a slot, H hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le, Lt
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from pipeline.core.types import Family, Params
+from pipeline.nets.memory.addressing import by_content, first_slot
+from pipeline.nets.memory.controller import Controller
+from pipeline.nets.memory.cycle import Answered
+from pipeline.nets.memory.forgetting import ForgettingName
+from pipeline.nets.memory.reader import MemoryReader
+from pipeline.nets.memory.slots import SlotMemory, Slots
+from pipeline.nets.memory.writing import Record, WriteName, least_used_or_last_read
+from pipeline.nets.reading import Reading
+
+
+@dataclass(frozen=True)
+class MANNConfig:
+    """Published are all of these; ``strength: learned`` sharpens each read, which is without strength as published.
+
+    ``fade`` is γ of the trace of use by which the least used slot is found; ``keep`` is what ``forgetting: decay``
+    leaves of the content at each step.
+    """
+
+    hidden: Annotated[int, Ge(1)] = 200
+    slots: Annotated[int, Ge(2)] = 128
+    width: Annotated[int, Ge(1)] = 40
+    reads: Annotated[int, Ge(1)] = 4
+    write: WriteName = "lrua"
+    forgetting: ForgettingName = "lru"
+    strength: Literal["none", "learned"] = "none"
+    fade: Annotated[float, Gt(0), Lt(1)] = 0.95
+    keep: Annotated[float, Gt(0), Le(1)] = 0.95
+
+
+class Asked(NamedTuple):
+    """The controller's state, and what it asks: keys [R, W], strength and write gate [R, 1], what to erase [R, W]."""
+
+    controller: Params
+    keys: Tensor
+    strength: Tensor
+    gate: Tensor
+    erase: Tensor
+
+
+class Found(NamedTuple):
+    """Where was read, [R, M], and what, [R · W]."""
+
+    weights: Tensor
+    values: Tensor
+
+
+class State(NamedTuple):
+    """``read`` [R, M] is where was read the step before."""
+
+    controller: Params
+    read: Tensor
+    slots: Slots
+
+
+class LeastUsedAccess(MemoryReader[Asked, Found, Record, State]):
+    """Reads by content, writes its keys to the least used slot or to where it read the step before."""
+
+    def __init__(self, config: MANNConfig, inputs: int) -> None:
+        self.config, self.memory = config, SlotMemory(config)
+        read = config.reads * config.width
+        learned, erases = config.strength == "learned", self.memory.rule.erases
+        self.parts = [config.width, 1, int(learned), config.width if erases else 0]
+        self.controller = Controller(inputs, config.hidden, read, config.reads * sum(self.parts))
+        self.width = config.hidden + read
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return self.controller.init(rng) | self.memory.init(rng)
+
+    def start(self, params: Params) -> State:
+        slots = self.memory.start(params)
+        weights = first_slot(self.config.slots, slots.content).expand(self.config.reads, -1)
+        return State(self.controller.start(params), weights, slots)
+
+    def see(self, params: Params, inputs_TI: Tensor) -> Tensor:
+        return self.controller.see(params, inputs_TI)
+
+    def encode(self, params: Params, x: Tensor, state: State) -> Asked:
+        controller, asked = self.controller.step(params, x, state.controller)
+        keys, gate, strength, erase = asked.reshape(self.config.reads, -1).split(self.parts, -1)
+        return Asked(
+            controller,
+            torch.tanh(keys),
+            1 + softplus(strength).sum(-1, keepdim=True),
+            torch.sigmoid(gate),
+            torch.sigmoid(erase),
+        )
+
+    def retrieve(self, params: Params, code: Asked, state: State) -> Found:
+        weights = by_content(state.slots.content, code.keys, code.strength)
+        return Found(weights, (weights @ state.slots.content).flatten())
+
+    def integrate(self, params: Params, code: Asked, found: Found) -> Tensor:
+        return torch.cat([code.controller["h"], found.values])
+
+    def update(self, params: Params, seen: Answered[Asked, Found], state: State) -> Record:
+        weights = least_used_or_last_read(seen.code.gate, state.read, state.slots.victim)
+        return Record(weights, seen.code.keys, seen.code.erase, state.slots.victim)
+
+    def store(self, params: Params, seen: Answered[Asked, Found], record: Record, state: State) -> State:
+        controller = seen.code.controller | {"h": seen.answer}
+        return State(controller, seen.found.weights, self.memory.store(state.slots, record, seen.found.weights))
+
+    def forget(self, params: Params, state: State) -> State:
+        return state._replace(slots=self.memory.forget(params, state.slots))
+
+
+class MANN(Reading):
+    """Reads the memory as the last step left it, then writes; the answer is a linear function of [h, what was read]."""
+
+    Config: ClassVar[type[MANNConfig]] = MANNConfig
+    family: ClassVar[Family] = "memory"
+    paper: ClassVar[str] = "Santoro et al. 2016, arXiv 1605.06065"
+
+    def make_reader(self, inputs: int) -> LeastUsedAccess:
+        return LeastUsedAccess(self.config, inputs)

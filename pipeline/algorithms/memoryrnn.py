@@ -1,0 +1,60 @@
+"""Memory RNN: a support set is read as a sequence, and a query is answered from the last hidden state.
+
+The LSTM of Santoro et al. (arXiv 1605.06065), which has no memory but its state: the row beside MANN's. Also what
+Hochreiter, Younger, Conwell: Learning to Learn Using Gradient Descent (2001), learn with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+from annotated_types import Ge
+from torch import Tensor
+
+from pipeline.core.types import Family, Params
+from pipeline.nets.cells import CELLS, CellName
+from pipeline.nets.reading import Reading
+
+
+@dataclass(frozen=True)
+class MemoryRNNConfig:
+    """``cell`` and its hidden size; published beside MANN is an LSTM of 200."""
+
+    cell: CellName = "lstm"
+    hidden: Annotated[int, Ge(1)] = 200
+
+
+class Recurrent:
+    """A cell as what reads a sequence: its answer is h."""
+
+    def __init__(self, config: MemoryRNNConfig, inputs: int) -> None:
+        self.cell, self.width = CELLS[config.cell]("cell", inputs, config.hidden), config.hidden
+
+    def init(self, rng: np.random.Generator) -> Params:
+        return self.cell.init(rng)
+
+    def start(self, params: Params) -> Params:
+        return self.cell.start(params["cell/input"][0])
+
+    def see(self, params: Params, inputs_TI: Tensor) -> Tensor:
+        return self.cell.see(params, inputs_TI)
+
+    def answer(self, params: Params, seen: Tensor, state: Params) -> Tensor:
+        return self.cell.step(params, seen, state)["h"]
+
+    def read(self, params: Params, seen: Tensor, state: Params) -> tuple[Tensor, Params]:
+        after = self.cell.step(params, seen, state)
+        return after["h"], after
+
+
+class MemoryRNN(Reading):
+    """h_t = cell(x_t, y_{t-1}, h_{t-1}); the answer is a linear function of h."""
+
+    Config: ClassVar[type[MemoryRNNConfig]] = MemoryRNNConfig
+    family: ClassVar[Family] = "memory"
+    paper: ClassVar[str] = "Hochreiter, Younger, Conwell 2001; as in Santoro et al. 2016, arXiv 1605.06065"
+
+    def make_reader(self, inputs: int) -> Recurrent:
+        return Recurrent(self.config, inputs)

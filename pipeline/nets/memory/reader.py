@@ -1,0 +1,39 @@
+"""A memory cycle as what reads a sequence."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import final
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.core.types import Params
+from pipeline.nets.memory.cycle import C, Cycle, F, R, S
+
+
+class MemoryReader(Cycle[C, F, R, S]):
+    """The first ``width`` numbers of a cycle's answer are its answer to the world; the rest is for its next state."""
+
+    width: int
+
+    @abstractmethod
+    def init(self, rng: np.random.Generator) -> Params:
+        """Fresh leaves."""
+
+    @abstractmethod
+    def start(self, params: Params) -> S:
+        """The state of nothing read yet."""
+
+    @abstractmethod
+    def see(self, params: Params, inputs_TI: Tensor) -> Tensor:
+        """Of each input what does not depend on the state, [T, …]."""
+
+    @final
+    def answer(self, params: Params, seen: Tensor, state: S) -> Tensor:
+        return self.look(params, seen, state).answer[: self.width]
+
+    @final
+    def read(self, params: Params, seen: Tensor, state: S) -> tuple[Tensor, S]:
+        answer, after = self.turn(params, seen, state)
+        return answer[: self.width], after
