@@ -47,8 +47,9 @@ def rehearse(algorithm: Algorithm[Any, Any], source: TaskSource[Any], theta: Met
         unlearned = still if unlearned is None else unlearned & still
         if not unlearned:
             return
-        # What reads a memory that is empty may learn nothing yet: the next task finds this one in it.
-        theta = theta | algorithm.fold(theta, [score.records] if score.records else [])
+        with _naming(name):
+            # What reads a memory that is empty may learn nothing yet: the next task finds this one in it.
+            theta = theta | algorithm.fold(theta, [score.records] if score.records else [])
     raise ConfigError(
         f"algorithm {name}: no gradient reaches {', '.join(sorted(unlearned or ()))} (zero on {TASKS} training tasks); "
         "use it in the loss or leave it out of init, and see that no normalisation is left with one value"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline import build
+from pipeline.algorithms.gradientmemory import GradientMemoryMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.reptile import Reptile
 from pipeline.build import dry_run
@@ -151,3 +152,17 @@ def test_a_mistake_in_an_algorithm_is_named_by_the_dry_run(monkeypatch, planted,
     with pytest.raises(error, match=rf"^algorithm {planted.__name__}: .*{says}") as raised:
         dry_run(load("sinusoid_maml", [f"algorithm={{name: {name}}}"]))
     assert "\n" not in str(raised.value)
+
+
+class StoresNothing(GradientMemoryMAML):
+    def fold(self, theta, records):
+        return {}
+
+
+def test_what_learns_from_a_memory_alone_is_learned_once_something_is_stored(monkeypatch):
+    """M_0's keys have no gradient while every delta is 0."""
+    recipe = load("sinusoid_gradient_memory")
+    dry_run(recipe)
+    monkeypatch.setitem(build.ALGORITHMS, "gradientmemory", StoresNothing)
+    with pytest.raises(ConfigError, match="no gradient reaches start/keys"):
+        dry_run(recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
@@ -124,6 +125,59 @@ def test_preprocessing_is_that_of_appendix_a(p):
     assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
+def theirs(optimizer: Params, name: str, inputs: int) -> nn.LSTMCell:
+    """torch's cell with our weights, for a batch of coordinates."""
+    cell = nn.LSTMCell(inputs, 3, dtype=torch.float64)
+    ours = [optimizer[f"{name}/{leaf}"] for leaf in ("input", "recurrent", "bias")]
+    leaves = dict(zip(("weight_ih", "weight_hh", "bias_ih"), ours, strict=True))
+    cell.load_state_dict(leaves | {"bias_hh": torch.zeros(12, dtype=torch.float64)})
+    return cell.requires_grad_(False)
+
+
+def stirred(algorithm: Any) -> Params:
+    """An optimiser far from its start: all of its parts matter."""
+    rng = np.random.default_rng(5)
+    drawn = algorithm.init(rng)["optimizer"]
+    return {
+        name: leaf + torch.from_numpy(np.asarray(rng.normal(0, 0.3, tuple(leaf.shape)))) for name, leaf in drawn.items()
+    }
+
+
+def test_a_meta_lstm_steps_as_the_paper_writes():
+    """Each coordinate alone: f phi - i g, with gates that see h, phi and their own last value, after σ."""
+    algorithm = metalstm()
+    optimizer = stirred(algorithm)
+    states = recorded(algorithm, {"model": START, "optimizer": optimizer}, {})
+    cell = theirs(optimizer, "lstm", 4)
+    for coordinate in (0, 9):
+        hidden, last = None, {"forget": 0.0, "input": 0.0}
+        for before, after in itertools.pairwise(states):
+            phi, loss, gradient = before["phi"][coordinate], before["loss"], before["gradient"][coordinate]
+            seen = torch.cat([log_and_sign(loss, 10.0), log_and_sign(gradient, 10.0)])
+            hidden = cell(seen.unsqueeze(0), hidden)
+            for gate, value in last.items():
+                sees = torch.stack([*hidden[0][0], phi, torch.as_tensor(value, dtype=torch.float64)])
+                last[gate] = 1 / (
+                    1 + math.exp(-(optimizer[f"{gate}/weight"] @ sees + optimizer[f"{gate}/bias"]).item())
+                )
+            moved = last["forget"] * phi - last["input"] * gradient
+            assert_close(after["phi"][coordinate], moved, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("preprocess", ["log_and_sign", "none"])
+def test_a_coordinate_wise_lstm_steps_as_the_paper_writes(preprocess):
+    algorithm = coordinatewise(preprocess=preprocess)
+    optimizer = stirred(algorithm)
+    lower = theirs(optimizer, "lower", 2 if preprocess == "log_and_sign" else 1)
+    upper, first, second = theirs(optimizer, "upper", 3), None, None
+    for before, after in itertools.pairwise(recorded(algorithm, {"optimizer": optimizer}, START)):
+        gradient = before["gradient"].unsqueeze(1)
+        first = lower(log_and_sign(gradient[:, 0], 10.0) if preprocess == "log_and_sign" else gradient, first)
+        second = upper(first[0], second)
+        moved = before["phi"] + 0.1 * second[0] @ optimizer["output/weight"]
+        assert_close(after["phi"], moved, rtol=1e-12, atol=1e-14)
+
+
 def recorded(algorithm: Any, theta: MetaParams, noise: Params) -> list[State]:
     """The states of a whole trajectory, with what the optimiser saw at each."""
     like = algorithm.start(theta, context(noise))
@@ -168,14 +222,8 @@ CASES = [
 @pytest.mark.parametrize(("build", "judge", "noise"), CASES, ids=["metalstm", "learnedoptimizer"])
 def test_the_gradient_is_the_sum_of_the_segments_finite_differences(build, judge, noise, every):
     algorithm = build(detach_every=every)
-    rng = np.random.default_rng(5)
-    theta = algorithm.init(rng)
-    theta["optimizer"] = {
-        name: leaf + torch.from_numpy(np.asarray(rng.normal(0, 0.3, tuple(leaf.shape))))
-        for name, leaf in theta["optimizer"].items()
-    }
-    if "model" in theta:
-        theta["model"] = START
+    theta = {"optimizer": stirred(algorithm)} | ({} if noise else {"model": START})
+    rng = np.random.default_rng(6)
     total = segments_by_hand(algorithm, theta, noise, every, judge)
     gradient, score = algorithm.learn(theta, TASK, context(noise))
     assert score.loss.item() == pytest.approx(total(theta), rel=1e-12)
