@@ -30,7 +30,7 @@ EPSILON = 1e-12
 class MatchingNetConfig:
     """The paper's attention is the softmax of the bare cosine, a ``temperature`` of 1; a smaller one is sharper.
 
-    ``reads``: how often a query looks at the support set under ``full_context``; the paper names no number.
+    ``reads``: how often a query looks at the support set under ``full_context``.
     """
 
     full_context: bool = False

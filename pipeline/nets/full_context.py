@@ -1,6 +1,6 @@
 """Full context embeddings: each example of a task is embedded in the light of the whole support set.
 
-Vinyals et al. (arXiv 1606.04080), appendix. Shapes: N support, Q query, D embedding.
+Vinyals et al. (arXiv 1606.04080). Shapes: N support, Q query, D embedding.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class FullContext:
     def query(self, params: Params, z_QD: Tensor, g_ND: Tensor) -> Tensor:
         """f(x) after ``reads`` times attending to the support set, each query alone.
 
-        A read is r = softmax(h · g) g, and a step h = z + LSTM(z, [h, r]). h starts as z, c as 0; the paper leaves the
-        start open. Our cell takes r beside its input, which is the same product.
+        A read is r = softmax(h · g) g, and a step h = z + LSTM(z, [h, r]). That h starts as z and c as 0 is our choice.
+        Our cell takes r beside its input, which is the same product.
         """
         state = self.reader.start(z_QD) | {"h": z_QD}
         for _ in range(self.reads):

@@ -261,6 +261,12 @@ class AnswersTooWide(MLP):
         return torch.cat([h, h], 1)
 
 
+class MeasuresItselfWrong(MLP):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.feature_shape = (self.widths[-1], 2)
+
+
 NET_FAULTS = [
     (
         net_checks.check_weights_come_from_the_generator_and_stay_outside,
@@ -268,6 +274,7 @@ NET_FAULTS = [
         "do not depend on the parameters",
     ),
     (net_checks.check_outputs_are_as_wide_as_asked, AnswersTooWide, "outputs of shape"),
+    (net_checks.check_outputs_are_as_wide_as_asked, MeasuresItselfWrong, "features of shape"),
     (net_checks.check_vectorised_second_derivatives_equal_the_loop, TorchsOwnBatchNorm, "vectorised: off by"),
     (
         net_checks.check_second_derivatives_are_finite_differences,
