@@ -1,8 +1,8 @@
 """MbPA: a memory of embedded examples; for each query, the output network is adapted to its neighbours, then restored.
 
-Sprechmann et al.: Memory-based Parameter Adaptation, arXiv 1802.10542. The six steps of a memory are there: a query is
-encoded, neighbours are retrieved, their weighted loss integrates them, the output network is updated, its answer is
-given and the update forgotten; the support set was stored before.
+Sprechmann et al.: Memory-based Parameter Adaptation, arXiv 1802.10542. A memory's six steps, in an order of their own:
+the support set is encoded and stored; then for each query, neighbours are retrieved, a loss weighted by their nearness
+integrates them, the output network is updated by it, answers, and the update is forgotten.
 
 Here the memory holds one task's support set and begins empty with each task: slots of classes, and the values of a
 regression, mean nothing in another. For the same reason the networks are trained *through* the local adaptation, second
@@ -24,6 +24,7 @@ from torch import Tensor
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
 from pipeline.core.inner import SGD, unroll
+from pipeline.core.inner import Loss as LocalLoss
 from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Score
 from pipeline.nets.losses import Loss
 from pipeline.nets.model import Adapted, Model
@@ -93,20 +94,22 @@ class MBPA(Differentiable[Batch, Episodes]):
         return self.loss(self.predict(adapted, query.x), query.y)
 
     def _answer(self, episodes: Episodes, h_D: Tensor) -> Tensor:
-        head = {name: leaf for name, leaf in episodes.networks.phi.items() if name.startswith(HEAD)}
+        """Retrieve, integrate, update, answer; the update is forgotten with the return."""
         at_K, weights_K = neighbours(episodes.keys, h_D, self.config.neighbours, self.config.epsilon)
-        keys_KD, labels_K = episodes.keys[at_K], episodes.labels[at_K]
-
-        def local_loss(moved: Params, j: int) -> Tensor:
-            outputs = self.model.net.read_out(moved, keys_KD)
-            fit = (weights_K * torch.func.vmap(self._loss_of_one)(outputs, labels_K)).sum()
-            return fit + self.config.pull / 2 * _squared_distance(moved, head)
-
-        moved = unroll(local_loss, head, episodes.steps, SGD(self.config.local_lr), first_order=False)[-1]
+        head = {name: leaf for name, leaf in episodes.networks.phi.items() if name.startswith(HEAD)}
+        loss = self._local_loss(head, episodes.keys[at_K], episodes.labels[at_K], weights_K)
+        moved = unroll(loss, head, episodes.steps, SGD(self.config.local_lr), first_order=False)[-1]
         return self.model.net.read_out(moved, h_D)
 
-    def _loss_of_one(self, output: Tensor, label: Tensor) -> Tensor:
-        return self.loss(output.unsqueeze(0), label.unsqueeze(0)).loss  # type: ignore[return-value]
+    def _local_loss(self, head: Params, keys_KD: Tensor, labels_K: Tensor, weights_K: Tensor) -> LocalLoss:
+        def of_one(output: Tensor, label: Tensor) -> Tensor:
+            return self.loss(output.unsqueeze(0), label.unsqueeze(0)).loss  # type: ignore[return-value]
+
+        def loss(moved: Params, j: int) -> Tensor:
+            losses_K = torch.func.vmap(of_one)(self.model.net.read_out(moved, keys_KD), labels_K)
+            return (weights_K * losses_K).sum() + self.config.pull / 2 * _squared_distance(moved, head)
+
+        return loss
 
 
 def neighbours(keys_ND: Tensor, h_D: Tensor, count: int, epsilon: float) -> tuple[Tensor, Tensor]:
