@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pipeline.core.algorithm import detach
 from pipeline.core.flat import join, split
@@ -65,14 +66,14 @@ class Trajectory(Descent):
             loss = self.judge(states[1:], like, task, context)
             return loss, (loss, states[-1])
 
-        state, losses, gradients = None, [], []
+        total, state, losses = pytree.tree_map(torch.zeros_like, theta), None, []
         for done in range(0, steps, every):
             gradient, (loss, state) = torch.func.grad(segment, has_aux=True)(theta, state, min(every, steps - done))
-            gradients.append(gradient)
+            total = pytree.tree_map(torch.add, total, gradient)
             losses.append(loss)
         phi = split(cast(State, state)["phi"], like)
         score = self.score(self.model.adapted(phi, task.support.x), task.query, context)
-        return _total(gradients), detach(score._replace(loss=torch.stack(losses).sum()))
+        return total, detach(score._replace(loss=torch.stack(losses).sum()))
 
     def _begin(self, theta: MetaParams, look: Look, context: Context) -> State:
         phi = join(self.start(theta, context))
@@ -97,10 +98,3 @@ def log_and_sign(x: Tensor, p: float) -> Tensor:
     large = x.abs() >= math.exp(-p)
     log = torch.where(large, x.abs().clamp(min=math.exp(-p)).log() / p, -1.0)
     return torch.stack([log, torch.where(large, x.sign(), math.exp(p) * x)], -1)
-
-
-def _total(gradients: Sequence[MetaParams]) -> MetaParams:
-    return {
-        group: {name: torch.stack([one[group][name] for one in gradients]).sum(0) for name in leaves}
-        for group, leaves in gradients[0].items()
-    }

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from pipeline.algorithms.imaml import IMAML
+from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
+from pipeline.core.seeding import init_rng
+from pipeline.core.types import Context
+from pipeline.nets.losses import LOSSES
 from tests.bench import memory
 from tests.bench.memory import PROBLEMS, Living, held, slope
 
@@ -51,6 +56,24 @@ def test_the_memory_of_maml_grows_by_as_much_with_each_inner_step():
     assert each > weights, "a step keeps at least the weights it started from"
     for steps, size in zip(STEPS, found, strict=True):
         assert size == pytest.approx(found[0] + each * (steps - 1), rel=0.01)
+
+
+def test_a_trajectory_needs_the_memory_of_one_segment():
+    """Its graph is gone before the next begins; without a cut the graph is that of all steps."""
+    task = MLP.task()
+
+    def peak(steps: int, every: int) -> int:
+        config = LearnedOptimizer.Config(inner_steps=steps, detach_every=every, cell_size=4)
+        algorithm = LearnedOptimizer(config, MLP.model(), LOSSES["regression"])
+        theta, noise = algorithm.init(init_rng(0)), algorithm.draw(init_rng(1), task, "train")
+        floats = pytree.tree_map(torch.Tensor.float, (theta, noise))
+        with Living() as living:
+            algorithm.learn(floats[0], task, Context(1, "train", 1, floats[1]))
+        return living.peak
+
+    one, four, whole = peak(5, 5), peak(20, 5), peak(20, 20)
+    assert four < 1.3 * one
+    assert whole > 2.5 * one
 
 
 class Hoards(IMAML):
