@@ -27,11 +27,16 @@ from pipeline.nets.memory.slots import SlotMemory, Slots
 from pipeline.nets.memory.writing import Record, WriteName, least_used_or_last_read
 from pipeline.nets.reading import Reading
 
+SHARP = 10.0
+"""What a learned strength starts at: weak ones spread a read over all slots, so that nothing is bound to anything."""
+
 
 @dataclass(frozen=True)
 class MANNConfig:
-    """Published are all of these; ``strength: learned`` sharpens each read, which is without strength as published.
+    """Published are all of these. In the paper a head writes the key it reads by, and a read has no strength.
 
+    ``stores: values`` writes a vector of its own, as does the implementation these settings are from (T. Deleu's);
+    ``strength: learned`` sharpens each read.
     ``fade`` is γ of the trace of use by which the least used slot is found; ``keep`` is what ``forgetting: decay``
     leaves of the content at each step.
     """
@@ -42,18 +47,24 @@ class MANNConfig:
     reads: Annotated[int, Ge(1)] = 4
     write: WriteName = "lrua"
     forgetting: ForgettingName = "lru"
+    stores: Literal["keys", "values"] = "keys"
     strength: Literal["none", "learned"] = "none"
     fade: Annotated[float, Gt(0), Lt(1)] = 0.95
     keep: Annotated[float, Gt(0), Le(1)] = 0.95
 
 
 class Asked(NamedTuple):
-    """The controller's state, and what it asks: keys [R, W], strength and write gate [R, 1], what to erase [R, W]."""
+    """The controller's state, and what it asks.
+
+    ``keys`` [R, W] to read by, their ``strength`` [R, 1], the write ``gate`` [R, 1], ``values`` to write and what to
+    ``erase`` [R, W].
+    """
 
     controller: Params
     keys: Tensor
     strength: Tensor
     gate: Tensor
+    values: Tensor
     erase: Tensor
 
 
@@ -65,7 +76,7 @@ class Found(NamedTuple):
 
 
 class State(NamedTuple):
-    """``read`` [R, M] is where was read the step before."""
+    """``read`` [R, M] is where the keys of the step before lay after its write."""
 
     controller: Params
     read: Tensor
@@ -73,13 +84,17 @@ class State(NamedTuple):
 
 
 class LeastUsedAccess(MemoryReader[Asked, Found, Record, State]):
-    """Reads by content, writes its keys to the least used slot or to where it read the step before."""
+    """Reads by content, writes to the least used slot or to where it read the step before.
+
+    Published reads once, after the write, and answers with that. Here an answer is read before it, so that a query can
+    be answered without a write; where the next write may go is read after it, as published.
+    """
 
     def __init__(self, config: MANNConfig, inputs: int) -> None:
         self.config, self.memory = config, SlotMemory(config)
         read = config.reads * config.width
-        learned, erases = config.strength == "learned", self.memory.rule.erases
-        self.parts = [config.width, 1, int(learned), config.width if erases else 0]
+        learned, own, erases = config.strength == "learned", config.stores == "values", self.memory.rule.erases
+        self.parts = [config.width, 1, int(learned), config.width * own, config.width * erases]
         self.controller = Controller(inputs, config.hidden, read, config.reads * sum(self.parts))
         self.width = config.hidden + read
 
@@ -96,12 +111,13 @@ class LeastUsedAccess(MemoryReader[Asked, Found, Record, State]):
 
     def encode(self, params: Params, x: Tensor, state: State) -> Asked:
         controller, asked = self.controller.step(params, x, state.controller)
-        keys, gate, strength, erase = asked.reshape(self.config.reads, -1).split(self.parts, -1)
+        keys, gate, strength, values, erase = asked.reshape(self.config.reads, -1).split(self.parts, -1)
         return Asked(
             controller,
             torch.tanh(keys),
-            1 + softplus(strength).sum(-1, keepdim=True),
+            softplus(SHARP + strength) if self.config.strength == "learned" else torch.ones_like(gate),
             torch.sigmoid(gate),
+            torch.tanh(values if self.config.stores == "values" else keys),
             torch.sigmoid(erase),
         )
 
@@ -114,18 +130,21 @@ class LeastUsedAccess(MemoryReader[Asked, Found, Record, State]):
 
     def update(self, params: Params, seen: Answered[Asked, Found], state: State) -> Record:
         weights = least_used_or_last_read(seen.code.gate, state.read, state.slots.victim)
-        return Record(weights, seen.code.keys, seen.code.erase, state.slots.victim)
+        return Record(weights, seen.code.values, seen.code.erase, state.slots.victim)
 
     def store(self, params: Params, seen: Answered[Asked, Found], record: Record, state: State) -> State:
-        controller = seen.code.controller | {"h": seen.answer}
-        return State(controller, seen.found.weights, self.memory.store(state.slots, record, seen.found.weights))
+        # Where its keys lie now: in what was just written, above all, so that the next step can add the label there.
+        content = self.memory.write(state.slots, record)
+        read = by_content(content, seen.code.keys, seen.code.strength)
+        slots = self.memory.store(state.slots, content, record, read)
+        return State(seen.code.controller | {"h": seen.answer}, read, slots)
 
     def forget(self, params: Params, state: State) -> State:
         return state._replace(slots=self.memory.forget(params, state.slots))
 
 
 class MANN(Reading):
-    """Reads the memory as the last step left it, then writes; the answer is a linear function of [h, what was read]."""
+    """The answer is a linear function of [h, what was read]."""
 
     Config: ClassVar[type[MANNConfig]] = MANNConfig
     family: ClassVar[Family] = "memory"

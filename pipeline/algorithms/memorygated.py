@@ -120,7 +120,8 @@ class GatedByMemory(MemoryReader[Asked, Found, Record, State]):
 
     def store(self, params: Params, seen: Answered[Asked, Found], record: Record, state: State) -> State:
         h, c = seen.answer.chunk(2)
-        return State({"h": h, "c": c}, seen.found.weights, self.memory.store(state.slots, record, seen.found.weights))
+        content, read = self.memory.write(state.slots, record), seen.found.weights
+        return State({"h": h, "c": c}, read, self.memory.store(state.slots, content, record, read))
 
     def forget(self, params: Params, state: State) -> State:
         return state._replace(slots=self.memory.forget(params, state.slots))

@@ -119,7 +119,7 @@ class Tape(MemoryReader[Asked, Found, Record, State]):
 
     def store(self, params: Params, seen: Answered[Asked, Found], record: Record, state: State) -> State:
         controller = seen.code.controller | {"h": seen.answer}
-        slots = self.memory.store(state.slots, record, seen.found.weights)
+        slots = self.memory.store(state.slots, self.memory.write(state.slots, record), record, seen.found.weights)
         return State(controller, seen.found.weights, record.weights, slots)
 
     def forget(self, params: Params, state: State) -> State:

@@ -82,7 +82,7 @@ KNOWN = "known are name, seed, steps"
         (["seed=-1"], "seed: input should be greater than or equal to 0, found -1"),
         (["seed=99999999999999999999"], "seed: input should be less than 18446744073709551616"),
         (["net.hidden=[40, 0]"], "net.hidden.1: input should be greater than or equal to 1, found 0"),
-        (["net.hidden=[]"], "net.hidden: .*at least 1 item"),
+        (["net.hidden=[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]"], "net.hidden: .*at most 16 items"),
         (["source.phase=[0, 1, 2]"], "source.phase: .*at most 2 items"),
     ],
 )

@@ -73,14 +73,14 @@ def test_mann_is_its_equations():
         h, c = cell(torch.cat([x.unsqueeze(0), read], 1), (h, c))
         asked = (h @ params["interface/weight"].T + params["interface/bias"])[0]
         key, gate = torch.tanh(asked[:WIDTH]), torch.sigmoid(asked[WIDTH])
-        now = torch.softmax(cosines(memory, key), 0)
-        read = (now @ memory).unsqueeze(0)
+        read = (torch.softmax(cosines(memory, key), 0) @ memory).unsqueeze(0)
         expected.append(torch.cat([h[0], read[0]]))
         least = t + 1 if t + 1 < SLOTS else int(used.argmin())  # an empty slot goes first
         memory[least] = 0
         w_write = gate * w_read + (1 - gate) * torch.eye(SLOTS, dtype=torch.float64)[least]
         memory = memory + torch.outer(w_write, key)
-        used, w_read = FADE * used + now + w_write, now
+        w_read = torch.softmax(cosines(memory, key), 0)
+        used = FADE * used + w_read + w_write
         taken.append(least)
     assert_close(answers(reader, params), torch.stack(expected), **EXACT)
     assert len(set(taken[SLOTS:])) > 1, "several slots should have been taken anew"

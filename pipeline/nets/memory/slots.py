@@ -65,10 +65,14 @@ class SlotMemory:
         first = first_slot(self.slots, content)
         return self._named(params, Slots(content, first, torch.zeros_like(first), first, first))
 
-    def store(self, slots: Slots, record: Record, read_HM: Tensor) -> Slots:
-        """The slots after a write, and after they were read with these weights."""
+    def write(self, slots: Slots, record: Record) -> Tensor:
+        """The content after the record was written, [M, W]."""
+        return self.rule.change(slots.content, record)
+
+    def store(self, slots: Slots, content: Tensor, record: Record, read_HM: Tensor) -> Slots:
+        """The slots with the content that the record made, and after they were read with these weights."""
         return Slots(
-            self.rule.change(slots.content, record),
+            content,
             # Who gives way has no derivative: what it is decided by needs none.
             usage(slots.usage, read_HM.detach(), record.weights.detach(), self.fade),
             slots.importance + read_HM.detach().sum(-2),
