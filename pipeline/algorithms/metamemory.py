@@ -42,6 +42,7 @@ from pipeline.nets.net import fan_in_normal
 class MetaMemoryConfig:
     """``slots`` of the lasting memory and ``episode_slots`` of a task's; ``sharpness`` is the inverse temperature.
 
+    A support set of more classes and surprises than ``episode_slots`` loses its oldest, as the published rule has it.
     ``forgetting: gate`` is no choice: ``fold`` has no gradient to learn it by. ``keep`` is for ``decay`` alone.
     """
 
