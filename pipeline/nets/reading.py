@@ -1,8 +1,8 @@
 """What the methods share that adapt by reading: all but what reads.
 
-A support set is read as a sequence in which each label comes one step late: the inputs are (x_1, 0), (x_2, y_1) …
-Queries are answered from the state after it, each by itself, with the last label beside it; nothing is written. A
-sequence is judged at every step. Shapes: T steps, I inputs (features and label), Y outputs, A width of an answer.
+A support set is read in random order, each label with its example: (x_1, y_1), (x_2, y_2) … Queries are answered from
+the state after it, (x, 0), each by itself; nothing is written. In a sequence each label comes one step late, (x_1, 0),
+(x_2, y_1) …, and every step is judged. Shapes: T steps, I inputs (features and label), Y outputs, A width of an answer.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Reader(Protocol):
 
 
 class Read(NamedTuple):
-    """The weights, the state after the support set and the last label [Y], which the next input comes with."""
+    """The weights, the state after the support set, and the label [Y] that the next input comes with: 0 for none."""
 
     phi: Params
     state: Any
@@ -101,9 +101,10 @@ class Reading(Differentiable[Batch | Sequence, Read]):
         nothing = Read(phi, self.reader.start(phi), phi[f"{HEAD}bias"].new_zeros(self.outputs))
         if not len(x):
             return nothing
-        if "order" in context.noise:
-            x, y = x[context.noise["order"]], y[context.noise["order"]]
-        return self._read(nothing, x, y)[1]
+        if isinstance(support, Sequence):
+            return self._read(nothing, x, y)[1]
+        order = context.noise["order"]
+        return nothing._replace(state=self._run(nothing, x[order], self._labels(y, nothing.label)[order])[1])
 
     def predict(self, adapted: Read, x: Tensor) -> Tensor:
         phi, state, label = adapted
@@ -120,14 +121,19 @@ class Reading(Differentiable[Batch | Sequence, Read]):
 
     def _read(self, before: Read, x: Tensor, y: Tensor) -> tuple[Tensor, Read]:
         """Outputs [T, Y] at each step, each before its label is shown, and what is known after the last."""
-        phi, state, label = before
-        labels = torch.cat([label.unsqueeze(0), self._labels(y, label)])
-        seen = self.reader.see(phi, self._inputs(phi, x, labels[:-1]))
+        labels = torch.cat([before.label.unsqueeze(0), self._labels(y, before.label)])
+        outputs, state = self._run(before, x, labels[:-1])
+        return outputs, Read(before.phi, state, labels[-1])
+
+    def _run(self, before: Read, x: Tensor, labels_TY: Tensor) -> tuple[Tensor, Any]:
+        """Outputs [T, Y] at each step, and the state after the last."""
+        phi, state, _ = before
+        seen = self.reader.see(phi, self._inputs(phi, x, labels_TY))
         answers = []
         for one in seen.unbind():
             answer, state = self.reader.read(phi, one, state)
             answers.append(answer)
-        return self._read_out(phi, torch.stack(answers)), Read(phi, state, labels[-1])
+        return self._read_out(phi, torch.stack(answers)), state
 
     def _inputs(self, phi: Params, x: Tensor, labels_TY: Tensor) -> Tensor:
         return torch.cat([self.model.embed(phi, x), labels_TY], -1)

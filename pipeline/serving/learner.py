@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections import abc
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec
-from pipeline.core.types import Batch, Context, MetaParams, Task
+from pipeline.core.types import Batch, Context, MetaParams, Sequence, Task
 
 
 class Learner:
@@ -35,7 +36,8 @@ class Learner:
         """
         x = self.inputs(support_x, "support_x")
         labels, y = self._targets(support_y, len(x))
-        support = Batch(x, y)
+        # As it was trained: a sequence is read in the order given, each label after its answer.
+        support = Sequence(x, y) if self.spec.kind == "sequence" else Batch(x, y)
         ways = max(len(labels), 1)
         # One fixed ticket: serving is deterministic.
         drawn = self.algorithm.draw(
@@ -53,7 +55,7 @@ class Learner:
             raise DataError(f"{name}: shape {array.shape}, {expected}")
         return torch.from_numpy(np.array(array)).to(self.dtype)
 
-    def _targets(self, values: Any, rows: int) -> tuple[Sequence[Hashable], Tensor]:
+    def _targets(self, values: Any, rows: int) -> tuple[abc.Sequence[Hashable], Tensor]:
         if not hasattr(values, "__len__") or len(values) != rows:
             found = f"{len(values)} labels" if hasattr(values, "__len__") else repr(values)
             raise DataError(f"support_y: {found} for {rows} rows of support_x; expected one for each")
@@ -93,7 +95,7 @@ def _numbers(values: Any, name: str, expected: str) -> np.ndarray:
 class Predictor:
     """One task's adapted value. ``labels`` are the support set's, in order of first appearance."""
 
-    def __init__(self, learner: Learner, adapted: Any, labels: Sequence[Hashable]) -> None:
+    def __init__(self, learner: Learner, adapted: Any, labels: abc.Sequence[Hashable]) -> None:
         self.learner, self.adapted, self.labels = learner, adapted, labels
 
     def outputs(self, x: Any) -> np.ndarray:

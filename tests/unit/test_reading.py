@@ -1,4 +1,4 @@
-"""Methods that adapt by reading: labels come one step late, queries are answered without being read."""
+"""Methods that adapt by reading: when labels are shown, and that queries are answered without being read."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_label_is_shown_one_step_after_its_answer(algorithm, changed):
     assert (moved > 1e-9).all(), "a label that was shown changed nothing"
 
 
-def test_a_query_after_a_support_set_is_the_next_step_of_the_sequence(algorithm):
+def test_a_query_after_a_sequence_is_its_next_step(algorithm):
     theta, of = theta_of(algorithm), sequence()
     expected = logits(algorithm, theta, of)
     for step in range(STEPS):
@@ -95,8 +95,11 @@ def test_a_support_set_is_read_in_an_order_that_the_ticket_draws(algorithm):
     order = noise["order"]
     assert sorted(order.tolist()) == list(range(STEPS)) != order.tolist()
     adapted = algorithm.adapt(theta, task.support, CONTEXT._replace(noise=noise))
-    in_order = algorithm.adapt(theta, Sequence(of.x[order], of.y[order]), CONTEXT)
+    as_it_is = CONTEXT._replace(noise={"order": torch.arange(STEPS)})
+    in_order = algorithm.adapt(theta, Batch(of.x[order], of.y[order]), as_it_is)
     assert_close(algorithm.predict(adapted, of.x), algorithm.predict(in_order, of.x), **EXACT)
+    other = algorithm.adapt(theta, Batch(of.x[order], of.y), as_it_is)
+    assert (algorithm.predict(adapted, of.x) - algorithm.predict(other, of.x)).abs().max() > 1e-6
     assert algorithm.draw(np.random.default_rng(4), Task("", of, of, WAYS), "train") == {}
 
 
@@ -131,6 +134,9 @@ def test_who_trained_on_sequences_serves_support_sets(algorithm):
     learner = Learner(algorithm, theta, Spec("sequence", (INPUTS,), WAYS))
     predictor = learner.adapt(of.x.numpy(), [("b", "a", "c")[slot] for slot in of.y])
     assert set(predictor.predict(of.x.numpy())) <= {"a", "b", "c"}
+    first = torch.tensor([predictor.labels.index(("b", "a", "c")[slot]) for slot in of.y])
+    expected = algorithm.predict(algorithm.adapt(theta, Sequence(of.x, first), CONTEXT), of.x)
+    assert_close(torch.from_numpy(predictor.outputs(of.x.numpy())), expected, **EXACT)
 
 
 @pytest.mark.parametrize("mode", ["transductive", "support", "running", "one_query"])

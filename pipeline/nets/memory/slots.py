@@ -47,7 +47,7 @@ class Slots(NamedTuple):
 class SlotMemory:
     """M slots of width W under a write rule and a forgetting policy. The first content is learned (``memory/start``).
 
-    Importance is all the weight that a slot was ever read with.
+    Importance is all the weight that a slot was read with since it last gave way.
     """
 
     def __init__(self, config: SlotConfig) -> None:
@@ -75,7 +75,7 @@ class SlotMemory:
             content,
             # Who gives way has no derivative: what it is decided by needs none.
             usage(slots.usage, read_HM.detach(), record.weights.detach(), self.fade),
-            slots.importance + read_HM.detach().sum(-2),
+            slots.importance * (1 - record.victim) + read_HM.detach().sum(-2),
             torch.maximum(slots.filled, record.victim),
             record.victim,
         )
