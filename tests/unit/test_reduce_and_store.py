@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from pipeline.algorithms.protonet import MOMENTUM, ProtoNet
+from pipeline.algorithms.protonet import ProtoNet
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import InternalError
 from pipeline.core.flat import Layout, sha256
@@ -28,6 +28,7 @@ from pipeline.engine.worker import Worker
 from pipeline.nets.losses import cross_entropy
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model
+from pipeline.nets.running import MOMENTUM
 from tests.unit.quadratic import FLOAT64, LOOPED
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
