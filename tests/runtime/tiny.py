@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline import config
 from pipeline.algorithms import ALGORITHMS
 from pipeline.config import Recipe
+from tests.contract.cases import small
 
 STEPS, TASKS, CHUNK = 4, 8, 2
 STEPPED = {"learnedoptimizer": "optimizer"}
@@ -26,7 +28,7 @@ def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> 
         "steps": steps,
         "tasks_per_step": TASKS,
         "chunk_size": CHUNK,
-        "algorithm": {"name": algorithm},
+        "algorithm": {"name": algorithm, **asdict(small(ALGORITHMS[algorithm].Config))},
         "net": {"name": "mlp", "init_gain": 0.3333} if sinusoids else {"name": "conv4", "channels": 8},
         "source": {"name": "sinusoid"} if sinusoids else {"name": "images", "path": str(images), "labels": labels},
         "normalisation": "none" if sinusoids or algorithm == "nearest" else "transductive",
