@@ -148,11 +148,12 @@ class Reading(Differentiable[Batch | Sequence, Read]):
 
 
 def accuracy_by_instance(logits_TC: Tensor, y_T: Tensor, ways: int) -> Params:
-    """``accuracy_k``: the share of right answers to what is the k-th of its class in the sequence.
-
-    Of tasks in which each class comes equally often.
-    """
+    """``accuracy_k``: the share of right answers to what is the k-th of its class in the sequence; 0 where none is."""
     earlier = torch.ones(len(y_T), len(y_T), dtype=torch.int64, device=y_T.device).tril(-1)
     instance_T = ((y_T.unsqueeze(1) == y_T.unsqueeze(0)) * earlier).sum(1)
     right_T = (logits_TC.argmax(-1) == y_T).to(logits_TC.dtype)
-    return {f"accuracy_{k + 1}": ((instance_T == k) * right_T).sum() / ways for k in range(len(y_T) // ways)}
+    shares = {}
+    for k in range(len(y_T) // ways):
+        is_kth_T = instance_T == k
+        shares[f"accuracy_{k + 1}"] = (is_kth_T * right_T).sum() / is_kth_T.sum().clamp_min(1)
+    return shares

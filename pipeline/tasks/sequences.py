@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from annotated_types import Ge, Le
 
@@ -25,17 +26,24 @@ from pipeline.tasks.classfile import Pixels
 
 @dataclass(frozen=True)
 class SequencesConfig:
-    """``path`` and ``split`` as for images. ``side``: images are made so many pixels square, published is 20."""
+    """``path`` and ``split`` as for images. ``side``: images are made so many pixels square, published is 20.
+
+    In a ``balanced`` sequence, as published, all classes come equally often, so that which label is due can be counted,
+    and methods that learn to count learn nothing else for long. ``training_order: independent`` draws the class of each
+    training example anew: labels tell nothing of those to come. Evaluation stays balanced.
+    """
 
     path: Annotated[str, MayChange()]
     split: str = "random"
     side: Annotated[int, Ge(1), Le(1024)] | None = None
+    training_order: Literal["balanced", "independent"] = "balanced"
 
 
 class Sequences:
     """``ways`` classes with ``queries`` images each, in random order; a class's slot is drawn anew for each task.
 
     ``shots`` images of each class come before, judged by nobody; with 0, as published, a task begins with nothing.
+    Of an independent order, an image comes again once all ``queries`` of its class have come.
     ``x`` is float32 [T, C, H, W] in [0, 1]; ``y`` int64 [T], the slot. Images are made smaller by the mean over the
     area of a pixel, when a task is sampled: one ingested file serves every size.
 
@@ -48,6 +56,7 @@ class Sequences:
 
     def __init__(self, config: SequencesConfig, shapes: TaskShapes) -> None:
         self._classes, self._shapes = Classes(Path(config.path), config.split), shapes
+        self._training_order = config.training_order
         self._classes.require("train", shapes.train)
         self.splits: tuple[Split, ...] = self._classes.splits
         colours, *sides = self._classes.input_shape
@@ -68,18 +77,31 @@ class Sequences:
     def sample(self, ticket: Ticket) -> Task[Sequence]:
         shape, rng = self._shapes.of(ticket), ticket.rng("task")
         pixels_WN, _ = self._classes.draw(rng, ticket.split, shape)
-        support, query = (self._sequence(part, rng) for part in np.split(pixels_WN, [shape.shots], axis=1))
+        independent = ticket.purpose == "train" and self._training_order == "independent"
+        order = _independent if independent else _balanced
+        parts = np.split(pixels_WN, [shape.shots], axis=1)
+        support, query = (self._sequence(part, order(rng, *part.shape[:2])) for part in parts)
         return Task(ticket.id, support, query, shape.ways)
 
-    def _sequence(self, pixels_WN: Pixels, rng: np.random.Generator) -> Sequence:
+    def _sequence(self, pixels_WN: Pixels, order: npt.NDArray[np.int64]) -> Sequence:
         ways, each, *_ = pixels_WN.shape
-        order = rng.permutation(ways * each)
         pixels = channels_first(pixels_WN.reshape(ways * each, *pixels_WN.shape[2:]), self._input_shape[0])[order]
         down, across = self._shares
         # Whole numbers all the way, which float64 holds exactly: no machine gives other bits.
         summed = down @ pixels.astype(np.float64) @ across.T
         x = (summed / (255 * down[0].sum() * across[0].sum())).astype(np.float32)
         return Sequence(torch.from_numpy(x), torch.from_numpy(order // each))
+
+
+def _balanced(rng: np.random.Generator, ways: int, each: int) -> npt.NDArray[np.int64]:
+    """Which of ``ways`` × ``each`` images comes when."""
+    return rng.permutation(ways * each)
+
+
+def _independent(rng: np.random.Generator, ways: int, each: int) -> npt.NDArray[np.int64]:
+    slots = rng.integers(ways, size=ways * each)
+    earlier = np.tril(slots[:, None] == slots[None, :], -1).sum(1)
+    return slots * each + earlier % max(each, 1)
 
 
 def shares(side: int, new: int) -> np.ndarray:

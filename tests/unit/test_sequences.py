@@ -38,9 +38,10 @@ def write(path, of) -> None:
     classfile.write(path, of, [EACH] * CLASSES, names, splits, "source")
 
 
-def source(path, side=None, **shape) -> Sequences:
+def source(path, side=None, training_order="balanced", **shape) -> Sequences:
     asked = TaskShape(**{"ways": 3, "shots": 0, "queries": 4, **shape})
-    return Sequences(Sequences.Config(str(path), side=side), TaskShapes(train=asked, eval=asked))
+    config = Sequences.Config(str(path), side=side, training_order=training_order)
+    return Sequences(config, TaskShapes(train=asked, eval=asked))
 
 
 def ticket(number: int) -> Ticket:
@@ -61,6 +62,24 @@ def test_a_slot_is_one_class_and_each_class_comes_as_often_as_asked(path):
         assert task.query.y.bincount(minlength=3).tolist() == [4, 4, 4]
         assert len(set(zip(owners(task.query.x), task.query.y.tolist(), strict=True))) == 3
         assert len({image.numpy().tobytes() for image in task.query.x}) == 12
+
+
+def test_an_independent_order_says_nothing_of_the_labels_to_come(path):
+    sequences = source(path, training_order="independent", shots=1, queries=4)
+    tasks = [sequences.sample(ticket(number)) for number in range(40 * TASKS)]
+    slots = np.stack([task.query.y.numpy() for task in tasks])
+    assert len({tuple(np.bincount(row, minlength=3)) for row in slots}) > 5, "counts should differ from task to task"
+    # The last label, given that the first two were of slot 0: as likely 0 as any other.
+    followed = slots[(slots[:, :2] == 0).all(1)][:, 2]
+    assert np.abs(np.bincount(followed, minlength=3) / len(followed) - 1 / 3).max() < 0.1
+    for task in tasks[:TASKS]:
+        assert len(set(zip(owners(task.query.x), task.query.y.tolist(), strict=True))) <= 3
+        images = [image.numpy().tobytes() for image in task.query.x]
+        for slot in range(3):
+            of_it = [image for image, y in zip(images, task.query.y.tolist(), strict=True) if y == slot]
+            assert len(set(of_it)) == min(len(of_it), 4), "an image came again before all of its class had come"
+    judged = sequences.sample(Ticket(11, "evaluate", "test", 0, 1))
+    assert judged.query.y.bincount(minlength=3).tolist() == [4, 4, 4]
 
 
 def test_order_and_slots_are_drawn_anew_for_each_task(path):
