@@ -1,8 +1,13 @@
 """What the methods share that adapt by reading: all but what reads.
 
-A support set is read in random order, each label with its example: (x_1, y_1), (x_2, y_2) … Queries are answered from
-the state after it, (x, 0), each by itself; nothing is written. In a sequence each label comes one step late, (x_1, 0),
-(x_2, y_1) …, and every step is judged. Shapes: T steps, I inputs (features and label), Y outputs, A width of an answer.
+An input is an example to be answered and, beside it, the one before with its label: (x_1; 0, 0), (x_2; x_1, y_1) … So
+each label comes one step late, as published, but with its example, which the reader would else have to keep for a step
+before it could bind the two: without it MANN bound nothing on Omniglot within 25,000 sequences.
+
+A support set is read in random order; queries are answered from the state after it, each by itself, and nothing is
+written. A sequence is judged at every step.
+
+Shapes: T steps, F features, I inputs (two examples and a label), Y outputs, A width of an answer.
 """
 
 from __future__ import annotations
@@ -50,11 +55,11 @@ class Reader(Protocol):
 
 
 class Read(NamedTuple):
-    """The weights, the state after the support set, and the label [Y] that the next input comes with: 0 for none."""
+    """The weights, the state after what was read, and the last example with its label [F + Y]: 0 where none was."""
 
     phi: Params
     state: Any
-    label: Tensor
+    shown: Tensor
 
 
 class Reading(Differentiable[Batch | Sequence, Read]):
@@ -75,7 +80,7 @@ class Reading(Differentiable[Batch | Sequence, Read]):
             )
         assert model.net.outputs is not None, "built with a head, so the network knows its outputs"
         self.config, self.model, self.loss, self.outputs = config, model, loss, model.net.outputs
-        self.reader = self.make_reader(model.net.features + self.outputs)
+        self.reader = self.make_reader(2 * model.net.features + self.outputs)
 
     @abstractmethod
     def make_reader(self, inputs: int) -> Reader:
@@ -98,18 +103,18 @@ class Reading(Differentiable[Batch | Sequence, Read]):
 
     def adapt(self, theta: MetaParams, support: Batch | Sequence, context: Context) -> Read:
         phi, (x, y) = theta["model"], support
-        nothing = Read(phi, self.reader.start(phi), phi[f"{HEAD}bias"].new_zeros(self.outputs))
+        shown = phi[f"{HEAD}bias"].new_zeros(self.model.net.features + self.outputs)
+        nothing = Read(phi, self.reader.start(phi), shown)
         if not len(x):
             return nothing
-        if isinstance(support, Sequence):
-            return self._read(nothing, x, y)[1]
-        order = context.noise["order"]
-        return nothing._replace(state=self._run(nothing, x[order], self._labels(y, nothing.label)[order])[1])
+        if "order" in context.noise:
+            x, y = x[context.noise["order"]], y[context.noise["order"]]
+        return self._read(nothing, x, y)[1]
 
     def predict(self, adapted: Read, x: Tensor) -> Tensor:
-        phi, state, label = adapted
-        seen = self.reader.see(phi, self._inputs(phi, x, label.expand(len(x), -1)))
-        answers = torch.func.vmap(lambda one: self.reader.answer(phi, one, state))(seen)
+        phi, state, shown = adapted
+        inputs = torch.cat([self.model.embed(phi, x), shown.expand(len(x), -1)], -1)
+        answers = torch.func.vmap(lambda one: self.reader.answer(phi, one, state))(self.reader.see(phi, inputs))
         return self._read_out(phi, answers)
 
     def score(self, adapted: Read, query: Batch | Sequence, context: Context) -> Score:
@@ -121,22 +126,15 @@ class Reading(Differentiable[Batch | Sequence, Read]):
 
     def _read(self, before: Read, x: Tensor, y: Tensor) -> tuple[Tensor, Read]:
         """Outputs [T, Y] at each step, each before its label is shown, and what is known after the last."""
-        labels = torch.cat([before.label.unsqueeze(0), self._labels(y, before.label)])
-        outputs, state = self._run(before, x, labels[:-1])
-        return outputs, Read(before.phi, state, labels[-1])
-
-    def _run(self, before: Read, x: Tensor, labels_TY: Tensor) -> tuple[Tensor, Any]:
-        """Outputs [T, Y] at each step, and the state after the last."""
-        phi, state, _ = before
-        seen = self.reader.see(phi, self._inputs(phi, x, labels_TY))
+        phi, state, shown = before
+        features = self.model.embed(phi, x)
+        examples = torch.cat([features, self._labels(y, features)], -1)
+        inputs = torch.cat([features, torch.cat([shown.unsqueeze(0), examples[:-1]])], -1)
         answers = []
-        for one in seen.unbind():
+        for one in self.reader.see(phi, inputs).unbind():
             answer, state = self.reader.read(phi, one, state)
             answers.append(answer)
-        return self._read_out(phi, torch.stack(answers)), state
-
-    def _inputs(self, phi: Params, x: Tensor, labels_TY: Tensor) -> Tensor:
-        return torch.cat([self.model.embed(phi, x), labels_TY], -1)
+        return self._read_out(phi, torch.stack(answers)), Read(phi, state, examples[-1])
 
     def _labels(self, y: Tensor, like: Tensor) -> Tensor:
         """Slots as one-hot rows, values as they are."""
