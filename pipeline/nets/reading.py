@@ -1,11 +1,12 @@
 """What the methods share that adapt by reading: all but what reads.
 
-An input is an example to be answered and, beside it, the one before with its label: (x_1; 0, 0), (x_2; x_1, y_1) … So
-each label comes one step late, as published, but with its example, which the reader would else have to keep for a step
-before it could bind the two: without it MANN bound nothing on Omniglot within 25,000 sequences.
+An input is an example to be answered and, beside it, one that is shown with its label. In a sequence that is the one
+before: (x_1; 0, 0), (x_2; x_1, y_1) … So each label comes one step late, as published, but with its example, which the
+reader would else have to keep for a step before it could bind the two: without it MANN bound nothing on Omniglot within
+25,000 sequences. Every step is judged.
 
-A support set is read in random order; queries are answered from the state after it, each by itself, and nothing is
-written. A sequence is judged at every step.
+A support set is read in random order, each example shown with its own label: (x_1; x_1, y_1), (x_2; x_2, y_2) … Queries
+are answered from the state after it, (x; 0, 0), each by itself, and nothing is written.
 
 Shapes: T steps, F features, I inputs (two examples and a label), Y outputs, A width of an answer.
 """
@@ -55,7 +56,7 @@ class Reader(Protocol):
 
 
 class Read(NamedTuple):
-    """The weights, the state after what was read, and the last example with its label [F + Y]: 0 where none was."""
+    """The weights, the state after what was read, and what the next input is shown beside it [F + Y]: 0 for nothing."""
 
     phi: Params
     state: Any
@@ -103,13 +104,15 @@ class Reading(Differentiable[Batch | Sequence, Read]):
 
     def adapt(self, theta: MetaParams, support: Batch | Sequence, context: Context) -> Read:
         phi, (x, y) = theta["model"], support
-        shown = phi[f"{HEAD}bias"].new_zeros(self.model.net.features + self.outputs)
-        nothing = Read(phi, self.reader.start(phi), shown)
+        nothing_shown = phi[f"{HEAD}bias"].new_zeros(self.model.net.features + self.outputs)
+        before = Read(phi, self.reader.start(phi), nothing_shown)
         if not len(x):
-            return nothing
-        if "order" in context.noise:
-            x, y = x[context.noise["order"]], y[context.noise["order"]]
-        return self._read(nothing, x, y)[1]
+            return before
+        if isinstance(support, Sequence):
+            return self._read(before, x, y)[1]
+        order = context.noise["order"]
+        features, examples = self._examples(phi, x[order], y[order])
+        return before._replace(state=self._run(before, torch.cat([features, examples], -1))[1])
 
     def predict(self, adapted: Read, x: Tensor) -> Tensor:
         phi, state, shown = adapted
@@ -126,15 +129,24 @@ class Reading(Differentiable[Batch | Sequence, Read]):
 
     def _read(self, before: Read, x: Tensor, y: Tensor) -> tuple[Tensor, Read]:
         """Outputs [T, Y] at each step, each before its label is shown, and what is known after the last."""
-        phi, state, shown = before
-        features = self.model.embed(phi, x)
-        examples = torch.cat([features, self._labels(y, features)], -1)
-        inputs = torch.cat([features, torch.cat([shown.unsqueeze(0), examples[:-1]])], -1)
+        features, examples = self._examples(before.phi, x, y)
+        shown = torch.cat([before.shown.unsqueeze(0), examples[:-1]])
+        outputs, state = self._run(before, torch.cat([features, shown], -1))
+        return outputs, Read(before.phi, state, examples[-1])
+
+    def _run(self, before: Read, inputs_TI: Tensor) -> tuple[Tensor, Any]:
+        """Outputs [T, Y] at each step, and the state after the last."""
+        phi, state, _ = before
         answers = []
-        for one in self.reader.see(phi, inputs).unbind():
+        for one in self.reader.see(phi, inputs_TI).unbind():
             answer, state = self.reader.read(phi, one, state)
             answers.append(answer)
-        return self._read_out(phi, torch.stack(answers)), Read(phi, state, examples[-1])
+        return self._read_out(phi, torch.stack(answers)), state
+
+    def _examples(self, phi: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [T, F], and the same with their labels [T, F + Y]."""
+        features = self.model.embed(phi, x)
+        return features, torch.cat([features, self._labels(y, features)], -1)
 
     def _labels(self, y: Tensor, like: Tensor) -> Tensor:
         """Slots as one-hot rows, values as they are."""
