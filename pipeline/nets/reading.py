@@ -5,8 +5,8 @@ before: (x_1; 0, 0), (x_2; x_1, y_1) … So each label comes one step late, as p
 reader would else have to keep for a step before it could bind the two: without it MANN bound nothing on Omniglot within
 25,000 sequences. Every step is judged.
 
-A support set is read in random order, each example shown with its own label: (x_1; x_1, y_1), (x_2; x_2, y_2) … Queries
-are answered from the state after it, (x; 0, 0), each by itself, and nothing is written.
+A support set is read in random order, each example with its own label: (x_1; 0, y_1), (x_2; 0, y_2) … Queries are
+answered from the state after it, (x; 0, 0), each by itself, and nothing is written.
 
 Shapes: T steps, F features, I inputs (two examples and a label), Y outputs, A width of an answer.
 """
@@ -111,8 +111,9 @@ class Reading(Differentiable[Batch | Sequence, Read]):
         if isinstance(support, Sequence):
             return self._read(before, x, y)[1]
         order = context.noise["order"]
-        features, examples = self._examples(phi, x[order], y[order])
-        return before._replace(state=self._run(before, torch.cat([features, examples], -1))[1])
+        features = self.model.embed(phi, x[order])
+        inputs = torch.cat([features, torch.zeros_like(features), self._labels(y[order], features)], -1)
+        return before._replace(state=self._run(before, inputs)[1])
 
     def predict(self, adapted: Read, x: Tensor) -> Tensor:
         phi, state, shown = adapted
@@ -129,7 +130,8 @@ class Reading(Differentiable[Batch | Sequence, Read]):
 
     def _read(self, before: Read, x: Tensor, y: Tensor) -> tuple[Tensor, Read]:
         """Outputs [T, Y] at each step, each before its label is shown, and what is known after the last."""
-        features, examples = self._examples(before.phi, x, y)
+        features = self.model.embed(before.phi, x)
+        examples = torch.cat([features, self._labels(y, features)], -1)
         shown = torch.cat([before.shown.unsqueeze(0), examples[:-1]])
         outputs, state = self._run(before, torch.cat([features, shown], -1))
         return outputs, Read(before.phi, state, examples[-1])
@@ -142,11 +144,6 @@ class Reading(Differentiable[Batch | Sequence, Read]):
             answer, state = self.reader.read(phi, one, state)
             answers.append(answer)
         return self._read_out(phi, torch.stack(answers)), state
-
-    def _examples(self, phi: Params, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [T, F], and the same with their labels [T, F + Y]."""
-        features = self.model.embed(phi, x)
-        return features, torch.cat([features, self._labels(y, features)], -1)
 
     def _labels(self, y: Tensor, like: Tensor) -> Tensor:
         """Slots as one-hot rows, values as they are."""
