@@ -1,4 +1,4 @@
-"""``python -m jobs.compare PROTOCOL [--only METHOD …]``: every method within one budget, judged on the same tasks."""
+"""``python -m jobs.compare PROTOCOL [--only METHOD,…]``: every method within one budget, judged on the same tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for every recipe, for example source.path=omniglot.arrow"
     )
-    described.add_argument("--only", nargs="+", metavar="METHOD", default=[], help="these methods of the protocol")
+    described.add_argument(
+        "--only",
+        metavar="METHOD,…",
+        type=lambda text: text.split(","),
+        default=[],
+        help="these methods of the protocol",
+    )
     described.add_argument("--print", action="store_true", help="train nothing: print the table of what is done")
     described.add_argument("--results", type=Path, help="where results are kept; default results/PROTOCOL")
     described.add_argument("--output", type=Path, metavar="DIR", help="where the runs lie; default runs/compare")
@@ -39,8 +45,7 @@ def main() -> None:
     from pipeline.run import Where
     from pipeline.standings import table
 
-    name = Path(asked.protocol).stem
-    kept = asked.results or RESULTS / name
+    kept = asked.results or RESULTS / Path(asked.protocol).stem
     columns = read(asked.protocol).columns
     if not asked.print:
         overrides = [*asked.overrides, f"workers.count={asked.workers}"]
