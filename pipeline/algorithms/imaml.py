@@ -64,14 +64,16 @@ class IMAML(Descent):
             score = self.score(self.model.adapted(at, task.support.x), task.query, context)
             return score.loss, score  # type: ignore[return-value]
 
+        # Backward through one gradient gives H v as often as it is asked: H is symmetric.
+        slope, curve = torch.func.vjp(fit_gradient, phi)[:2]
+
         def operator(v: Params) -> Params:
             """(I + H/lambda) v."""
-            curved: Params = torch.func.jvp(fit_gradient, (phi,), (v,))[1]
+            (curved,) = curve(v)
             return {name: v[name] + curved[name] / weight for name in v}
 
         wanted, score = torch.func.grad(query_loss, has_aux=True)(phi)
         gradient, residual = conjugate_gradient(operator, wanted, self.config.solver_steps)
-        slope = fit_gradient(phi)
         left = {name: slope[name] + weight * (phi[name] - theta["model"][name]) for name in phi}
         metrics = {"inner_gradient": norm(left) / norm(wanted), "solver_residual": residual}
         return {"model": gradient}, detach(score._replace(metrics=score.metrics | metrics))

@@ -129,23 +129,28 @@ def unroll(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: bo
 
 
 def conjugate_gradient(operator: Callable[[Params], Params], b: Params, steps: int) -> tuple[Params, Tensor]:
-    """x with ``operator`` x = b, for a symmetric positive definite operator, and ‖b - operator x‖ / ‖b‖.
+    """x with ``operator`` x = b, for a symmetric operator, and ‖b - operator x‖ / ‖b‖.
 
     Hestenes & Stiefel (1952). It starts at 0 and takes ``steps`` steps whatever happens, so that it can be vectorised;
-    once it has arrived, it stays.
+    once it has arrived, it stays. So it does where a direction curves down (Steihaug 1983): the operator is not
+    positive definite, and that way leads on without bound; where the first one does, x is b. The residual is the one
+    that the method carries along: it costs no further call.
     """
     x = {name: torch.zeros_like(value) for name, value in b.items()}
     r, p, rr = b, b, _dot(b, b)
+    going, moved = torch.ones_like(rr, dtype=torch.bool), torch.zeros_like(rr, dtype=torch.bool)
     for _ in range(steps):
         ap = operator(p)
-        alpha = _ratio(rr, _dot(p, ap))
+        curvature = _dot(p, ap)
+        going = going & (curvature > 0)
+        moved = moved | going
+        alpha = torch.where(going, _ratio(rr, curvature), 0.0)
         x = {name: x[name] + alpha * p[name] for name in x}
         r = {name: r[name] - alpha * ap[name] for name in r}
         before, rr = rr, _dot(r, r)
         beta = _ratio(rr, before)
         p = {name: r[name] + beta * p[name] for name in p}
-    left = operator(x)
-    return x, _ratio(norm({name: b[name] - left[name] for name in b}), norm(b))
+    return {name: torch.where(moved, x[name], b[name]) for name in x}, _ratio(norm(r), norm(b))
 
 
 def norm(params: Params) -> Tensor:

@@ -173,6 +173,25 @@ def test_11_conjugate_gradient_arrives_in_as_many_steps_as_there_are_dimensions(
     assert residual == 0.0
 
 
+def test_11_conjugate_gradient_stays_where_the_operator_curves_down():
+    """Of an indefinite operator it keeps what it has found; where the first direction curves down, that is b."""
+    diagonal = torch.tensor([4.0, 1.0, -1.0], dtype=torch.float64)
+
+    def operator(v: Params) -> Params:
+        return {"w": diagonal * v["w"]}
+
+    b = torch.tensor([1.0, 1.0, 0.5], dtype=torch.float64)
+    found = [conjugate_gradient(operator, {"w": b}, steps)[0]["w"] for steps in range(1, 7)]
+    assert_close(found[0], b * (b @ b) / (b @ (diagonal * b)), **EXACT)
+    # The second direction still curves up, the third does not: it would lead to the saddle point.
+    assert not torch.equal(found[1], found[0])
+    assert all(torch.equal(later, found[1]) for later in found[2:])
+    down = torch.tensor([0.1, 0.1, 1.0], dtype=torch.float64)
+    x, residual = conjugate_gradient(operator, {"w": down}, 5)
+    assert torch.equal(x["w"], down)
+    assert residual == 1.0
+
+
 def test_11_limits_of_the_proximal_weight(support, query):
     theta = vector()
     strong = learn(imaml(50, 1e9, rate=1e-10), {"model": {"w": theta}}, support, query)["model"]["w"]
