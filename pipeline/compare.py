@@ -36,6 +36,8 @@ from pipeline.tracking.mlflow_tracker import MLflowTracker
 
 DESCRIPTION = "mlflow.note.content"
 """The tag whose text MLflow's page of a run opens with, as Markdown."""
+WARM_UP = 0.3
+"""The share of a trial that is not counted: the second worker comes seconds after the first."""
 CURVE = 5
 """Points of a training curve, each a mean over the steps since the one before."""
 
@@ -162,20 +164,25 @@ class _Enough(Exception):
 
 
 class _Stopwatch:
-    """Ends a run ``seconds`` after its first step, and knows its steps per second."""
+    """Ends a run ``seconds`` after its first step, and knows its steps per second once its workers were all at work."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.rate = seconds, 0.0
 
     def start(self, steps: int, done: int) -> None:
         self._began: float | None = None
+        self._since: tuple[float, int] | None = None
 
     def step(self, step: int, loss: float, metrics: dict[str, float], tasks_per_s: float) -> None:
         now = time.monotonic()
         if self._began is None:
-            self._began = now  # the first step pays for much that the others find done
+            self._began = now
+        if self._since is None:
+            if now - self._began >= WARM_UP * self.seconds:
+                self._since = now, step
         elif now - self._began >= self.seconds:
-            self.rate = (step - 1) / (now - self._began)
+            since, done = self._since
+            self.rate = (step - done) / (now - since)
             raise _Enough
 
     def note(self, text: str) -> None: ...
