@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -27,9 +31,10 @@ NAMES = [name for name, kind in ALGORITHMS.items() if issubclass(kind, Reading)]
 CONTEXT = Context(0, "evaluate", WAYS, {})
 
 
-def made(name: str, mode: str = "none", hidden: tuple[int, ...] = ()) -> Reading:
+def made(name: str, mode: str = "none", hidden: tuple[int, ...] = (), **settings: Any) -> Reading:
     net = MLP(MLP.Config(hidden=hidden), (INPUTS,), WAYS, normalised=False)
-    return ALGORITHMS[name](small(ALGORITHMS[name].Config), Model(net, mode, (INPUTS,)), cross_entropy)
+    config = replace(small(ALGORITHMS[name].Config), **settings)
+    return ALGORITHMS[name](config, Model(net, mode, (INPUTS,)), cross_entropy)
 
 
 def theta_of(algorithm: Reading) -> MetaParams:
@@ -70,6 +75,15 @@ def test_a_label_is_shown_one_step_after_its_answer(algorithm, changed):
     assert torch.equal(before[: changed + 1], after[: changed + 1]), "an answer knew the label of its own step"
     moved = (before[changed + 1 :] - after[changed + 1 :]).abs().amax(1)
     assert (moved > 1e-9).all(), "a label that was shown changed nothing"
+
+
+@pytest.mark.parametrize(("slots", "alike"), [(STEPS + 1, True), (3, False)])
+def test_what_is_forgotten_decides_where_a_stream_is_longer_than_the_memory_and_nowhere_else(slots, alike):
+    answers = []
+    for forgetting in ("none", "lru", "importance"):
+        algorithm = made("mann", slots=slots, forgetting=forgetting)
+        answers.append(logits(algorithm, theta_of(algorithm), sequence()))
+    assert all(torch.equal(one, other) is alike for one, other in combinations(answers, 2))
 
 
 def test_a_query_after_a_sequence_is_its_next_step(algorithm):
