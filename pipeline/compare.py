@@ -129,7 +129,7 @@ def compare(
             recipe = recipe.model_copy(update={"tracking": tracking})
             place = where._replace(output=folder / f"{key}-{question}")
             ended = _train(protocol, protocol.methods[key], recipe, place, watcher, trial_s)
-            _result(protocol, key, recipe, ended).save(kept)
+            _result(Path(name).stem, protocol, key, recipe, ended).save(kept)
         found = results.load(kept)
         tracker.tag({DESCRIPTION: f"{protocol.about}\n\n{table(found, protocol.columns)}"})
     return found
@@ -201,7 +201,7 @@ def _steps_per_second(recipe: Recipe, where: Where, trial_s: float) -> float:
     raise InternalError(f"{recipe.name}: {trial.steps} steps took less than {trial_s} s")
 
 
-def _result(protocol: Protocol, key: str, recipe: Recipe, ended: Ended) -> Result:
+def _result(name: str, protocol: Protocol, key: str, recipe: Recipe, ended: Ended) -> Result:
     metric, _, steps = protocol.columns[0].partition("@")
     points = [str(point) for point in ended.scores.points]
     if metric not in ended.scores.metrics or (steps and steps not in points):
@@ -213,8 +213,8 @@ def _result(protocol: Protocol, key: str, recipe: Recipe, ended: Ended) -> Resul
         "scores": [round(float(value), 6) for value in ended.scores.metrics[metric][:, column]],
         "curve": _curve(str(ended.folder), metric),
     }
-    family, published = ALGORITHMS[recipe.algorithm.name].family, protocol.methods[key].published
-    return Result(key, family, published, ended.summary | facts)
+    algorithm, published = recipe.algorithm.name, protocol.methods[key].published
+    return Result(name, key, algorithm, ALGORITHMS[algorithm].family, published, ended.summary | facts)
 
 
 def _curve(folder: str, metric: str) -> list[tuple[int, float]]:

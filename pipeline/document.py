@@ -51,7 +51,7 @@ def page(results: Path = RESULTS) -> str:
         "# Algorithms",
         f"Made by `{COMMAND}` out of what each algorithm says of itself; do not edit. Groups of theta in brackets are "
         "there in some settings only; those in italics are state: folded, never stepped by an optimizer. Measured is "
-        "what a recorded run of a recipe came to in the end, with its 95% interval over tasks and its normalisation.",
+        "what a run came to in a protocol of `jobs.compare`, with its 95% interval over tasks and its normalisation.",
     ]
     for family in get_args(Family):
         names = [name for name, algorithm in ALGORITHMS.items() if algorithm.family == family]
@@ -132,16 +132,15 @@ def _recipes() -> dict[str, list[str]]:
 def _measured(results: Path) -> dict[str, list[str]]:
     """Algorithm -> what its recorded runs came to."""
     found: dict[str, list[str]] = {}
-    packaged = recipes.names()
     for one in recorded(results):
-        recipe = one.summary["recipe"]
-        name = recipes.read(recipe)["algorithm"]["name"] if recipe in packaged else one.method
-        found.setdefault(name, []).append(_told(one))
+        found.setdefault(one.algorithm, []).append(_told(one))
     return found
 
 
 def _told(one: Result) -> str:
     steps, values = in_the_end(one.evaluation)
     after = f" after {steps} steps" if steps.isdigit() else ""
-    numbers = ", ".join(f"{metric} {value}" for metric, value in values.items())
-    return f"`{one.summary['recipe']}`: {numbers}{after} ({one.evaluation['normalisation']})"
+    protocols = recipes.protocol_names()
+    judged = recipes.read_protocol(one.protocol)["columns"][:1] if one.protocol in protocols else list(values)
+    numbers = ", ".join(f"{metric} {values[metric]}" for metric in judged)
+    return f"`{one.protocol}`, {one.method}: {numbers}{after} ({one.evaluation['normalisation']})"

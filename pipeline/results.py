@@ -14,17 +14,20 @@ from pipeline.storage.local import write_whole
 RESULTS = Path(__file__).parents[1] / "results"
 """One folder for each protocol. A copy that was installed without the checkout has none."""
 
-_OWN = ("method", "family", "published")
+_OWN = ("protocol", "method", "algorithm", "family", "published")
 
 
 @dataclass(frozen=True)
 class Result:
     """A finished run as it is recorded: ``summary`` is the run's own, ``published`` the number that was printed for it.
 
-    ``published`` is text, as papers print an interval or none, and empty where there is no number.
+    ``method`` is its name in the protocol, ``algorithm`` that in the registry. ``published`` is text, as papers print
+    an interval or none, and empty where there is no number.
     """
 
+    protocol: str
     method: str
+    algorithm: str
     family: str
     published: str
     summary: Mapping[str, Any] = field(repr=False)

@@ -129,7 +129,7 @@ def result(method, family, scores, **evaluation):
     rows = [{"theta": "last", "point": 3, "metric": "accuracy", "mean": float(np.mean(scores)), "ci95": 0.01}]
     facts = {"hash": "a", "normalisation": "none", "rows": rows} | evaluation
     run = {"steps": 1000, "tasks_seen": 32000, "train_s": 299.6, "tasks_per_s": 106.8, "parameters": 112000}
-    return Result(method, family, "", {**run, "scores": scores, "evaluation": facts})
+    return Result("protocol", method, method, family, "", {**run, "scores": scores, "evaluation": facts})
 
 
 def test_the_table_ranks_and_pairs_with_the_best_baseline():

@@ -67,11 +67,11 @@ def test_groups_that_are_state_or_only_there_in_some_settings_are_marked(tmp_pat
 
 
 def test_what_is_recorded_stands_in_the_row_of_its_algorithm(tmp_path):
-    result("sinusoid_fomaml", "optimisation", points=((0, 0.2), (3, 0.75))).save(tmp_path / "protocol")
+    result("sinusoid_maml", "optimisation", points=((0, 0.2), (3, 0.75))).save(tmp_path / "protocol")
     result("nearest", normalisation="none").save(tmp_path / "protocol")
     rows = {line.split("`")[1]: line for line in document.page(tmp_path).splitlines() if line.startswith("| `")}
-    assert "`sinusoid_fomaml`: accuracy 75.00% ± 1.00% after 3 steps (transductive)" in rows["maml"]
-    assert "`nearest`: accuracy 50.00% ± 1.00% (none)" in rows["nearest"]
+    assert "`protocol`, sinusoid_maml: accuracy 75.00% ± 1.00% after 3 steps (transductive)" in rows["maml"]
+    assert "`protocol`, nearest: accuracy 50.00% ± 1.00% (none)" in rows["nearest"]
     assert rows["protonet"].endswith("not measured |")
 
 

@@ -14,9 +14,8 @@ HERE, ELSEWHERE = "aaaa111122223333", "bbbb111122223333"
 
 def result(method, family="baseline", hash_=HERE, points=((0, 0.5),), **changes):
     rows = [row(point, mean, 0.01) for point, mean in points]
-    return Result(
-        method, family, "", {"recipe": method, "steps": 1, "evaluation": evaluation(rows, hash=hash_, **changes)}
-    )
+    facts = {"recipe": method, "steps": 1, "evaluation": evaluation(rows, hash=hash_, **changes)}
+    return Result("protocol", method, method.removeprefix("sinusoid_"), family, "", facts)
 
 
 @pytest.fixture
@@ -32,7 +31,8 @@ def results(tmp_path):
 
 
 def test_what_is_saved_is_what_is_read(tmp_path):
-    one, other = result("nearest"), Result("maml", "optimisation", "98.7 ± 0.4", result("maml").summary)
+    one = result("nearest")
+    other = Result("protocol", "maml", "maml", "optimisation", "98.7 ± 0.4", one.summary)
     path = one.save(tmp_path)
     other.save(tmp_path)
     assert path == tmp_path / "nearest.json"
