@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -271,7 +272,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, marked where files differ from it; ``unknown`` outside a checkout."""
+    """The commit of the code that runs, marked where files differ; ``unknown`` outside a checkout or without git."""
+    if shutil.which("git") is None:
+        return "unknown"
     here = Path(__file__).parent
     answer = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,7 +95,8 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
                 trained.step,
                 {f"eval/{r['theta']}/{r['metric']}/after_{r['point']}_steps": r["mean"] for r in rows},
             )
-            summary = _summary(recipe, where, parts, trained, vector, rows, time.perf_counter() - started)
+            wall = time.perf_counter() - started
+            summary = _summary(recipe, where, parts, trained, vector, rows, executor.numerics, wall)
             return Ended(folder, summary, executor.close("FINISHED", summary), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder stays as it was, in MLflow too
             executor.close("FAILED", {})
@@ -214,6 +215,7 @@ def _summary(
     trained: Trained,
     vector: np.ndarray,
     rows: Sequence[dict[str, Any]],
+    numerics: Mapping[str, str],
     wall: float,
 ) -> dict[str, Any]:
     return {
@@ -226,6 +228,8 @@ def _summary(
         "wall_s": round(wall, 1),
         "executor": where.executor,
         "workers": recipe.workers.count if where.executor == "ray" else 1,
+        "device": numerics["device"],
+        "cpu": numerics["cpu"],
         "parameters": parts.layout.size,
         "git_commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

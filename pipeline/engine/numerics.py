@@ -48,6 +48,9 @@ class Numerics:
         if self.torch_device().type == "cuda":
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.allow_tf32 = (
+                False  # 10 bits of mantissa: no float32, and by default only in convolutions
+            )
 
     def fingerprint(self, chunk_size: int) -> dict[str, str]:
         """What two processes must share to give the same bits."""

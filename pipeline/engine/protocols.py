@@ -99,6 +99,9 @@ class Executor(Scorer, Protocol):
     note: Callable[[str], None]
 
     @property
+    def numerics(self) -> Mapping[str, str]: ...
+
+    @property
     def stop(self) -> Stop: ...
 
     def open(self) -> Opened:

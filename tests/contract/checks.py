@@ -107,7 +107,7 @@ def check_trace_ends_in_adapt(case: Case) -> None:
 
 def check_vectorised_learn_equals_the_loop(case: Case) -> None:
     (gradient, report), (looped, loop_report) = (
-        _worker(case, vectorise).learn(_vector(case), _chunk(case)) for vectorise in (True, False)
+        _worker(case, vectorise).learn(vector_of(case), chunk_of(case)) for vectorise in (True, False)
     )
     assert (gradient.groups, gradient.weight) == (looped.groups, looped.weight)
     layout = case.layout()
@@ -125,8 +125,8 @@ def check_vectorised_learn_equals_the_loop(case: Case) -> None:
 
 
 def check_vectorised_score_equals_the_loop(case: Case) -> None:
-    chunk, told = _chunk(case, evaluate=True), case._replace(algorithm=_LossAsMetric(case.algorithm))
-    together, alone = (_worker(told, vectorise).score(_vector(case), chunk) for vectorise in (True, False))
+    chunk, told = chunk_of(case, evaluate=True), case._replace(algorithm=_LossAsMetric(case.algorithm))
+    together, alone = (_worker(told, vectorise).score(vector_of(case), chunk) for vectorise in (True, False))
     assert together.points == alone.points
     assert together.metrics.keys() == alone.metrics.keys()
     for name, values in alone.metrics.items():
@@ -218,12 +218,12 @@ def check_state_groups_are_folded_only(case: Case) -> None:
 
 
 def check_messages_can_travel(case: Case) -> None:
-    worker, theta = _worker(case, vectorise=True), _vector(case)
+    worker, theta = _worker(case, vectorise=True), vector_of(case)
     messages: dict[str, Any] = {
         "task and context": case.drawn(0),
-        "chunk": _chunk(case),
-        "contribution and report": worker.learn(theta, _chunk(case)),
-        "score report": worker.score(theta, _chunk(case, evaluate=True)),
+        "chunk": chunk_of(case),
+        "contribution and report": worker.learn(theta, chunk_of(case)),
+        "score report": worker.score(theta, chunk_of(case, evaluate=True)),
         "learn": case.algorithm.learn(case.theta(), *case.drawn(0)),
     }
     for name, message in messages.items():
@@ -261,11 +261,11 @@ def _worker(case: Case, vectorise: bool) -> Worker:
     return worker
 
 
-def _vector(case: Case) -> np.ndarray:
+def vector_of(case: Case) -> np.ndarray:
     vector = Layout.of(case.theta(), torch.float64).pack(case.theta()).numpy()
     vector.flags.writeable = False
     return vector
 
 
-def _chunk(case: Case, *, evaluate: bool = False) -> Chunk:
+def chunk_of(case: Case, *, evaluate: bool = False) -> Chunk:
     return Chunk(1, 0, tuple(case.ticket(number, "evaluate" if evaluate else "train") for number in range(TASKS)))

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
-from pipeline.build import build_parts, dry_run, flatten, outer_of
+from pipeline.build import build_parts, dry_run, flatten, git_commit, outer_of
 from pipeline.config import load, plain, validate
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.source import TaskShape
@@ -110,6 +110,11 @@ def test_an_override_that_cannot_be_read_is_one_line(override: str, message: str
         load("sinusoid_maml", [override])
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() == "unknown"
 
 
 def test_all_problems_are_said_at_once():

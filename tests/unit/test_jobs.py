@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 import jobs
+from pipeline.engine.numerics import processor
 from pipeline.runtime.job import MARK
 
 JOBS = ("train", "evaluate", "ingest", "sync", "doctor")
@@ -161,6 +162,8 @@ def test_a_run_from_end_to_end(trained):
     assert {path.name for path in cwd.iterdir()} == {"run", "mlflow.db", "mlartifacts"}
     summary = json.loads((cwd / "run" / "summary.json").read_text())
     assert {"steps", "theta_sha256", "tasks_per_s", "wall_s", "evaluation"} <= set(summary)
+    assert summary["device"]
+    assert summary["cpu"] == processor()
     assert (summary["recipe"], summary["steps"], summary["executor"]) == ("sinusoid_maml", 5, "serial")
     assert {"split", "tasks", "hash", "normalisation", "ways", "shots", "queries", "rows"} <= set(summary["evaluation"])
     assert [row["point"] for row in summary["evaluation"]["rows"]] == list(range(11))
