@@ -177,5 +177,5 @@ def test_every_packaged_protocol_holds_together(name, small_images):
 def test_no_such_method_or_protocol(protocol):
     with pytest.raises(ConfigError, match="--only maaml: the protocol small has maml, fomaml, untrained"):
         recipes_of("small", read(protocol()), ["maaml"], [])
-    with pytest.raises(ConfigError, match="protocol 'nothing': packaged are omniglot_5w1s"):
+    with pytest.raises(ConfigError, match="protocol 'nothing': packaged are .*omniglot_5w1s"):
         read("nothing")
