@@ -48,9 +48,7 @@ class Numerics:
         if self.torch_device().type == "cuda":
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
-            torch.backends.cudnn.allow_tf32 = (
-                False  # 10 bits of mantissa: no float32, and by default only in convolutions
-            )
+            torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa, by default, in convolutions alone
 
     def fingerprint(self, chunk_size: int) -> dict[str, str]:
         """What two processes must share to give the same bits."""
