@@ -7,27 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.core.algorithm import detach
-from pipeline.core.inner import SGD, conjugate_gradient, iterate, norm
+from pipeline.core.inner import SGD, conjugate_gradient, hessian_free, iterate, norm
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
 from pipeline.nets.descent import Descent
 
 
 @dataclass(frozen=True)
 class IMAMLConfig:
-    """``proximal`` is lambda, ``inner_lr`` is per *mean* support loss, ``solver_steps`` are of conjugate gradient."""
+    """``proximal`` is lambda, ``solver_steps`` are of conjugate gradient, in the inner steps too that need it.
+
+    An inner step of ``gradient`` has the rate ``inner_lr``, per *mean* support loss; the paper's other one,
+    ``hessian_free`` (table 2), has none.
+    """
 
     inner_lr: Annotated[float, Gt(0)] = 0.01
     inner_steps: Annotated[int, Ge(1)] = 16
     eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 16
     proximal: Annotated[float, Gt(0)] = 2.0
     solver_steps: Annotated[int, Ge(1)] = 5
+    inner_solver: Literal["gradient", "hessian_free"] = "gradient"
 
 
 class IMAML(Descent):
@@ -51,6 +56,8 @@ class IMAML(Descent):
             distance = sum(((phi[name] - value) ** 2).sum() for name, value in centre.items())
             return fit(phi, j) + 0.5 * weight * distance
 
+        if self.config.inner_solver == "hessian_free":
+            return hessian_free(loss, centre, self.steps(context), self.config.solver_steps)
         return iterate(loss, centre, self.steps(context), SGD(self.config.inner_lr), first_order=True)
 
     def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:

@@ -17,6 +17,8 @@ from pipeline.core.types import Params
 State = dict[str, Params]
 Loss = Callable[[Params, int], Tensor]
 """The support loss at phi for inner step j."""
+REACHES = (1.0, 0.25, 0.0625, 0.015625, 0.00390625, 0.0009765625, 0.0)
+"""How much of a Newton step is tried: all of it, quarters of quarters, none."""
 
 
 class Rule(Protocol):
@@ -126,6 +128,33 @@ def iterate(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: b
 def unroll(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> tuple[Params, ...]:
     """All that ``iterate`` gives; length ``steps + 1``."""
     return tuple(iterate(loss, theta, steps, rule, first_order=first_order))
+
+
+def hessian_free(loss: Loss, theta: Params, steps: int, solver_steps: int) -> Iterator[Params]:
+    """phi before adaptation and after each of ``steps`` Newton steps, none of which is kept here, nor any graph.
+
+    Martens, Deep learning via Hessian-free optimization, ICML 2010, §2: the direction solves H(phi) d = gradient by
+    ``solver_steps`` of conjugate gradient. Of ``REACHES`` it takes the one that ends lowest, and one is to stay: no
+    step climbs, however sharply the loss curves.
+    """
+    phi = {name: value.detach() for name, value in theta.items()}
+    yield phi
+    for j in range(steps):
+        phi = _newton(lambda at, j=j: loss(at, j), phi, solver_steps)  # type: ignore[misc]
+        yield phi
+
+
+def _newton(loss: Callable[[Params], Tensor], phi: Params, solver_steps: int) -> Params:
+    gradient, curve = torch.func.vjp(torch.func.grad(loss), phi)[:2]
+    direction, _ = conjugate_gradient(lambda v: curve(v)[0], gradient, solver_steps)
+
+    def moved(reach: Tensor) -> Params:
+        return {name: value - reach * direction[name] for name, value in phi.items()}
+
+    reaches = next(iter(phi.values())).new_tensor(REACHES)
+    heights = torch.func.vmap(lambda reach: loss(moved(reach)))(reaches).nan_to_num(nan=torch.inf)
+    found = moved(reaches.gather(0, heights.argmin(0, keepdim=True)))
+    return {name: value.detach() for name, value in found.items()}
 
 
 def conjugate_gradient(operator: Callable[[Params], Params], b: Params, steps: int) -> tuple[Params, Tensor]:

@@ -1,4 +1,6 @@
-"""Bytes that an inner loop holds, step by step: ``python -m tests.bench.memory`` prints MAML's beside iMAML's.
+"""Bytes that an inner loop holds, step by step, in MAML and in iMAML with plain and with Newton steps.
+
+``python -m tests.bench.memory`` prints the tables.
 
 ``torch.autograd.graph.saved_tensors_hooks`` would count what is saved for the backward pass, but ``torch.func.grad``
 forbids them. So every tensor that any operation makes is counted, from when it is made until its memory is given back.
@@ -29,7 +31,11 @@ from pipeline.nets.model import Model
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Mode
 
-METHODS: dict[str, Any] = {"maml": MAML, "imaml": IMAML}
+METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "maml": (MAML, {}),
+    "imaml": (IMAML, {}),
+    "newton": (IMAML, {"inner_solver": "hessian_free"}),
+}
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -94,8 +100,9 @@ class Held(NamedTuple):
 
 
 def held(method: str, problem: Problem, steps: int) -> Held:
-    algorithm = METHODS[method](
-        METHODS[method].Config(inner_lr=1e-3, inner_steps=steps),
+    kind, settings = METHODS[method]
+    algorithm = kind(
+        kind.Config(inner_lr=1e-3, inner_steps=steps, **settings),
         problem.model(),
         LOSSES["regression" if problem.ways == 1 else "classification"],
     )

@@ -14,7 +14,7 @@ from pipeline.algorithms.anil import ANIL
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.mamlpp import MAMLPP, loss_weights
 from pipeline.algorithms.metasgd import MetaSGD
-from pipeline.core.inner import SGD, conjugate_gradient, unroll
+from pipeline.core.inner import SGD, conjugate_gradient, hessian_free, unroll
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
 from pipeline.nets.model import Model
 from pipeline.nets.net import Net
@@ -116,8 +116,8 @@ def test_second_derivatives_come_in_after_their_step(support, query):
     assert not torch.allclose(early, late)
 
 
-def imaml(steps: int, proximal: float, solver_steps: int = D, rate: float = 0.1) -> IMAML:
-    return IMAML(IMAML.Config(rate, steps, steps, proximal, solver_steps), MODEL, half_square)
+def imaml(steps: int, proximal: float, solver_steps: int = D, rate: float = 0.1, solver: Any = "gradient") -> IMAML:
+    return IMAML(IMAML.Config(rate, steps, steps, proximal, solver_steps, solver), MODEL, half_square)
 
 
 def implicit(support: Bowl, query: Bowl, theta: Tensor, proximal: float) -> Tensor:
@@ -125,10 +125,11 @@ def implicit(support: Bowl, query: Bowl, theta: Tensor, proximal: float) -> Tens
     return torch.linalg.solve(EYE + support.H / proximal, query.gradient(minimum))
 
 
+@pytest.mark.parametrize(("solver", "steps"), [("gradient", 400), ("hessian_free", 1)])
 @pytest.mark.parametrize("proximal", [0.5, 2.0])
-def test_9_imaml_at_the_minimum(support, query, proximal):
+def test_9_imaml_at_the_minimum(support, query, proximal, solver, steps):
     theta = vector()
-    algorithm = imaml(400, proximal)
+    algorithm = imaml(steps, proximal, solver=solver)
     task = Task("task", support.batch(), query.batch())
     gradient, score = algorithm.learn({"model": {"w": theta}}, task, Context(1, "train", 1, {}))
     assert_close(gradient["model"]["w"], implicit(support, query, theta, proximal), **EXACT)
@@ -152,6 +153,28 @@ def test_10_the_unrolled_gradient_comes_to_the_implicit_one_geometrically(suppor
         errors.append((gradient - expected).norm().item())
     assert errors[0] > 30 * errors[1] > 30 * 1000 * errors[2]
     assert errors[2] < 1e-9
+
+
+@pytest.mark.parametrize("bend", [1.0, -1.0], ids=["a bowl", "a ridge in each direction"])
+def test_10_no_hessian_free_step_climbs_where_gradient_descent_diverges(bend):
+    steepness = torch.tensor([1.0, 30.0, 1000.0], dtype=torch.float64)
+
+    def loss(phi: Params, j: int) -> Tensor:
+        return (steepness * (0.25 * phi["w"] ** 4 + 0.5 * bend * phi["w"] ** 2)).sum()
+
+    def walk(start: Tensor) -> tuple[Tensor, Tensor]:
+        path = [phi["w"] for phi in hessian_free(loss, {"w": start}, 10, D)]
+        return torch.stack(path), torch.stack([loss({"w": phi}, 0) for phi in path])
+
+    starts = torch.from_numpy(np.random.default_rng(8).uniform(-1.0, 1.0, (20, 3)))
+    paths, heights = torch.func.vmap(walk)(starts)
+    assert (heights.diff(dim=1) <= 1e-12).all()
+    assert (heights[:, 1] < heights[:, 0]).all()
+    if bend > 0:
+        assert_close(paths[:, -1], torch.zeros(20, 3, dtype=torch.float64), **EXACT)
+    for start, walked in zip(starts, paths, strict=True):
+        assert_close(walk(start)[0], walked, **EXACT)
+    assert not unroll(loss, {"w": starts[0]}, 10, SGD(0.01), first_order=True)[-1]["w"].isfinite().all()
 
 
 @pytest.mark.parametrize("size", [1, 2, 6])
