@@ -17,9 +17,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXIT_CODES,
     )
     described.add_argument("protocol", help="a packaged protocol or a path to a .yaml file")
-    described.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for every recipe, for example source.path=omniglot.arrow"
-    )
+    described.add_argument("overrides", nargs="*", metavar="key=value", help="for every recipe: source.path=my.arrow")
     described.add_argument(
         "--only",
         metavar="METHOD,…",
@@ -39,21 +37,22 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     asked = parser().parse_intermixed_args()
 
-    from pipeline.compare import compare, read
+    from pipeline.compare import compare
+    from pipeline.protocol import read
     from pipeline.report import Progress
     from pipeline.results import RESULTS, load
     from pipeline.run import Where
     from pipeline.standings import table
 
     kept = asked.results or RESULTS / Path(asked.protocol).stem
-    columns = read(asked.protocol).columns
+    protocol = read(asked.protocol)
     if not asked.print:
         overrides = [*asked.overrides, f"workers.count={asked.workers}"]
         where = Where(asked.executor, asked.address, asked.output)
         with closing(Progress()) as progress:
             compare(asked.protocol, asked.only, overrides, where, kept, progress)
     done = [one for one in load(kept) if not asked.only or one.method in asked.only]
-    print(f"\n{table(done, columns)}")
+    print(f"\n{table(done, protocol.columns, protocol.against)}")
 
 
 if __name__ == "__main__":

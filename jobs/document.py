@@ -1,4 +1,4 @@
-"""``python -m jobs.document``: write docs/algorithms.md anew, from what every algorithm says of itself."""
+"""``python -m jobs.document``: write the pages of algorithms and of results anew, as they stand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from jobs import run
 
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(
-        prog="python -m jobs.document", description="Write the page of all algorithms; run it from a checkout."
+        prog="python -m jobs.document",
+        description="Write docs/algorithms.md and docs/results.md; run it from a checkout.",
     )
     described.add_argument(
-        "--check", action="store_true", help="write nothing; exit code 2 if the page is not as it was"
+        "--check", action="store_true", help="write nothing; exit code 2 if a page is not what it is made of"
     )
     return described
 
@@ -20,13 +21,10 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
 
-    from pipeline import document
+    from pipeline import pages
 
-    if arguments.check:
-        document.check()
-    else:
-        document.write()
-    print(f"{document.PAGE} is what the registry gives")
+    for path in pages.check() if arguments.check else pages.write():
+        print(f"{path} is what the registry and the results give")
 
 
 if __name__ == "__main__":

@@ -46,9 +46,8 @@ def main() -> None:
     from pipeline.run import Where, describe, train_run, where_to_look
 
     loaded = load(recipe, overrides)
-    print(describe(loaded))
     where = Where(arguments.executor, arguments.address, arguments.output, arguments.resume, arguments.accept_numerics)
-    with closing(Progress()) as progress:
+    with closing(Progress(heading=describe(loaded))) as progress:
         ended = train_run(loaded, where, progress)
     print(f"\n{final_table(ended.summary['evaluation'])}\n\n{key_values(where_to_look(ended, loaded))}")
 

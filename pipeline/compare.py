@@ -14,19 +14,17 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge, Gt, Len
-from pydantic import ValidationError
 
-from pipeline import recipes, results
+from pipeline import results
 from pipeline.algorithms import ALGORITHMS
-from pipeline.config import Recipe, Section, load
+from pipeline.config import Recipe, load
 from pipeline.core.failures import ConfigError, InternalError
 from pipeline.engine.journal import Journal
 from pipeline.engine.loop import Watcher
 from pipeline.engine.protocols import Status
+from pipeline.protocol import Method, Protocol, read
 from pipeline.results import Result
 from pipeline.run import Ended, Where, absolute, train_run
 from pipeline.saved import validate_folder
@@ -40,46 +38,6 @@ WARM_UP = 0.3
 """The share of a trial that is not counted: the second worker comes seconds after the first."""
 CURVE = 5
 """Points of a training curve, each a mean over the steps since the one before."""
-
-
-class Method(Section):
-    """A recipe and what is changed in it. ``steps`` is for what learns nothing from more of them."""
-
-    recipe: str
-    change: tuple[str, ...] = ()
-    steps: Annotated[int, Ge(1)] | None = None
-    published: str = ""
-
-
-class Protocol(Section):
-    """What is compared: a budget of training ``seconds`` or of ``tasks``, changes to every recipe, and the methods.
-
-    ``columns`` are metrics after the last inner step, or as METRIC@STEPS after another; the first one decides.
-    """
-
-    about: str
-    seconds: Annotated[float, Gt(0)] | None = None
-    tasks: Annotated[int, Ge(1)] | None = None
-    change: tuple[str, ...] = ()
-    columns: Annotated[tuple[str, ...], Len(1)] = ("accuracy",)
-    methods: Annotated[dict[str, Method], Len(1)]
-
-
-def read(name: str) -> Protocol:
-    """A packaged protocol, or one at a path.
-
-    Raises:
-        ConfigError: names the protocol, the key and what was expected.
-    """
-    try:
-        protocol = Protocol.model_validate_json(json.dumps(recipes.read_protocol(name), default=str))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"protocol {name}: {where}: {first['msg']}, found {recipes.shown(first['input'])}") from None
-    if (protocol.seconds is None) == (protocol.tasks is None):
-        raise ConfigError(f"protocol {name}: expected a budget of seconds or one of tasks, and not both")
-    return protocol
 
 
 def recipes_of(name: str, protocol: Protocol, only: Collection[str], overrides: Sequence[str]) -> dict[str, Recipe]:
@@ -131,7 +89,7 @@ def compare(
             ended = _train(protocol, protocol.methods[key], recipe, place, watcher, trial_s)
             _result(Path(name).stem, protocol, key, recipe, ended).save(kept)
         found = results.load(kept)
-        tracker.tag({DESCRIPTION: f"{protocol.about}\n\n{table(found, protocol.columns)}"})
+        tracker.tag({DESCRIPTION: f"{protocol.about}\n\n{table(found, protocol.columns, protocol.against)}"})
     return found
 
 

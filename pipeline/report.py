@@ -25,10 +25,16 @@ LINE_S = 5.0
 
 
 class Progress:
-    """A bar on a terminal; elsewhere, such as in a job's log, plain lines: the first step, the last and one in 5 s."""
+    """A bar on a terminal; elsewhere, such as in a job's log, plain lines: the first step, the last and one in 5 s.
 
-    def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> None:
+    ``heading`` stands above them once there is something to train: what refuses a run should not have to be looked for.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic, heading: str = ""
+    ) -> None:
         self._stream = stream or sys.stdout
+        self._heading = heading
         self._now = now
         self._console = Console(file=self._stream, highlight=False)
         self._bar: Bar | None = None
@@ -41,6 +47,8 @@ class Progress:
     def start(self, steps: int, done: int) -> None:
         """``steps`` outer steps in all, of which ``done`` were taken before this run was resumed."""
         self._steps, self._done, self._began = steps, done, self._now()
+        if self._heading:
+            self.note(self._heading)
         if not (self._stream.isatty() and self._console.is_interactive):
             return
         self._bar = Bar(

@@ -1,4 +1,4 @@
-"""The table of a comparison: each method's scores, and its paired difference to the best baseline."""
+"""The table of a comparison: each method's scores, and its paired difference to the best baseline or a named method."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline.results import Result
 SMALLER_IS_BETTER = ("mse", "value", "loss")
 
 
-def table(results: Sequence[Result], columns: Sequence[str]) -> str:
-    """Markdown, the best first; ``columns`` as in a protocol.
+def table(results: Sequence[Result], columns: Sequence[str], against: str = "") -> str:
+    """Markdown, the best first; ``columns`` and ``against`` as in a protocol.
 
     Raises:
         ConfigError: two results were judged on other tasks, or one lacks a column.
@@ -27,13 +27,14 @@ def table(results: Sequence[Result], columns: Sequence[str]) -> str:
         raise ConfigError(f"{' and '.join(hashes.values())} were judged on other tasks; remove one and compare it anew")
     sign = 1 if _better_when_small(columns[0]) else -1
     ranked = sorted(results, key=lambda one: sign * float(np.mean(one.summary["scores"])))
-    best = next((one for one in ranked if one.family == "baseline"), None)
-    head = ["method", *columns, "against the best baseline", "normalisation", "steps", "tasks", "trained", "tasks/s"]
+    other = next((one for one in ranked if (one.method == against if against else one.family == "baseline")), None)
+    paired = f"less {other.method if other else against or 'the best baseline'}"
+    head = ["method", *columns, paired, "normalisation", "steps", "tasks", "trained", "tasks/s"]
     rows = [
         [
             one.method,
             *(_cell(one, column) for column in columns),
-            "" if best is None or one is best else _paired(one, best, columns[0]),
+            "" if other is None or one is other else _paired(one, other, columns[0]),
             one.evaluation["normalisation"],
             f"{one.summary['steps']:,}",
             f"{one.summary['tasks_seen']:,}",
@@ -60,9 +61,9 @@ def _cell(result: Result, column: str) -> str:
     return _value(metric, found[0]["mean"], found[0]["ci95"]) if found else ""
 
 
-def _paired(result: Result, best: Result, column: str) -> str:
-    """Mean over tasks of this method's score less the baseline's on the same task, with its 95% interval."""
-    mean, half = interval(np.subtract(result.summary["scores"], best.summary["scores"]))
+def _paired(result: Result, other: Result, column: str) -> str:
+    """Mean over tasks of this method's score less the other's on the same task, with its 95% interval."""
+    mean, half = interval(np.subtract(result.summary["scores"], other.summary["scores"]))
     return f"{'+' if mean >= 0 else '−'}{_value(column, abs(mean), half)}"
 
 

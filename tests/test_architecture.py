@@ -70,7 +70,13 @@ ALLOWED: dict[str, Rule] = {
     ),
     "pipeline/results.py": Rule(("pipeline.core.failures", STORAGE)),
     "pipeline/report.py": Rule((CORE, ENGINE, "pipeline.doctor", "pipeline.results"), ("numpy", "rich")),
-    "pipeline/document.py": Rule((CORE, NETS, ALGORITHMS, STORAGE, RECIPES, "pipeline.report", "pipeline.results")),
+    "pipeline/protocol.py": Rule((CORE, RECIPES, "pipeline.config"), ("annotated_types", "pydantic")),
+    "pipeline/pages/": Rule(
+        (
+            *(CORE, NETS, ALGORITHMS, STORAGE, RECIPES, "pipeline.pages", "pipeline.protocol"),
+            *("pipeline.report", "pipeline.results", "pipeline.standings"),
+        )
+    ),
     "pipeline/run.py": Rule(
         (
             *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES),
@@ -83,9 +89,10 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/compare.py": Rule(
         (
             *(CORE, ALGORITHMS, ENGINE, STORAGE, TRACKING, RECIPES),
-            *("pipeline.config", "pipeline.results", "pipeline.run", "pipeline.saved", "pipeline.standings"),
+            *("pipeline.config", "pipeline.protocol", "pipeline.results", "pipeline.run", "pipeline.saved"),
+            "pipeline.standings",
         ),
-        ("annotated_types", "numpy", "pydantic"),
+        ("numpy",),
     ),
     "pipeline/sync.py": Rule(
         (CORE, ENGINE, STORAGE, TRACKING, "pipeline.build", "pipeline.config", "pipeline.run", "pipeline.saved"),

@@ -10,9 +10,10 @@ import yaml
 from mlflow import MlflowClient
 
 from pipeline import recipes
-from pipeline.compare import compare, read, recipes_of
+from pipeline.compare import compare, recipes_of
 from pipeline.core.failures import ConfigError
 from pipeline.engine.evaluate import interval
+from pipeline.protocol import read
 from pipeline.results import Result, load
 from pipeline.run import Where
 from pipeline.standings import table
@@ -146,6 +147,17 @@ def test_the_table_ranks_and_pairs_with_the_best_baseline():
         table([found[0], result("maml", "optimisation", [0.8, 0.9], hash="b")], ["accuracy"])
 
 
+def test_the_table_pairs_with_a_method_that_is_named():
+    found = [result("maml", "optimisation", [0.8, 0.9]), result("nearest", "baseline", [0.2, 0.5])]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table(found, ["accuracy"], "maml").splitlines()
+    ]
+    assert head[2] == "less maml"
+    assert [row[2] for row in rows] == ["", "−50.00 ± 19.60"]
+    assert "less reptile" in table(found, ["accuracy"], "reptile"), "it may not be done yet"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -154,6 +166,7 @@ def test_the_table_ranks_and_pairs_with_the_best_baseline():
         ({"tasks": "many"}, "tasks: .*found 'many'"),
         ({"minutes": 3}, "minutes: .*found 3"),
         ({"methods": {}}, r"methods: .*found \{\}"),
+        ({"against": "mamll"}, "against: 'mamll' is none of its methods; it has maml, fomaml, untrained"),
     ],
 )
 def test_a_wrong_protocol_is_one_line(protocol, changes, message):

@@ -1,4 +1,4 @@
-"""The page of all algorithms is what the registry gives; the worked example is registered, checked and trained."""
+"""The made pages are what the registry and the results give; the worked example is registered, checked and trained."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import document
+from pipeline import pages
 from pipeline.algorithms import ALGORITHMS
-from pipeline.core.failures import ConfigError
+from pipeline.core.failures import ConfigError, DataError
+from pipeline.pages import algorithms, measured
 from tests.contract import cases
 from tests.contract.checks import CHECKS
 from tests.test_architecture import CHECKS as HOUSE
@@ -41,12 +42,12 @@ tracking: {{uri: "{uri}"}}
 """
 
 
-def test_the_page_is_what_the_registry_gives():
-    document.check()
+def test_the_pages_are_what_they_are_made_of():
+    pages.check()
 
 
 def test_every_algorithm_has_one_row_that_says_what_it_says(tmp_path):
-    rows = [line for line in document.page(tmp_path).splitlines() if line.startswith("| `")]
+    rows = [line for line in algorithms.page(tmp_path).splitlines() if line.startswith("| `")]
     assert sorted(row.split("`")[1] for row in rows) == sorted(ALGORITHMS)
     for row in rows:
         algorithm = ALGORITHMS[row.split("`")[1]]
@@ -58,7 +59,7 @@ def test_every_algorithm_has_one_row_that_says_what_it_says(tmp_path):
 
 def test_groups_that_are_state_or_only_there_in_some_settings_are_marked(tmp_path):
     groups = {
-        line.split("`")[1]: line.split(" | ")[4] for line in document.page(tmp_path).splitlines() if "| `" in line
+        line.split("`")[1]: line.split(" | ")[4] for line in algorithms.page(tmp_path).splitlines() if "| `" in line
     }
     assert groups["maml"] == "model"
     assert groups["metasgd"] == "inner_lr, model"
@@ -69,25 +70,49 @@ def test_groups_that_are_state_or_only_there_in_some_settings_are_marked(tmp_pat
 def test_what_is_recorded_stands_in_the_row_of_its_algorithm(tmp_path):
     result("sinusoid_maml", "optimisation", points=((0, 0.2), (3, 0.75))).save(tmp_path / "protocol")
     result("nearest", normalisation="none").save(tmp_path / "protocol")
-    rows = {line.split("`")[1]: line for line in document.page(tmp_path).splitlines() if line.startswith("| `")}
+    rows = {line.split("`")[1]: line for line in algorithms.page(tmp_path).splitlines() if line.startswith("| `")}
     assert "`protocol`, sinusoid_maml: accuracy 75.00% ± 1.00% after 3 steps (transductive)" in rows["maml"]
     assert "`protocol`, nearest: accuracy 50.00% ± 1.00% (none)" in rows["nearest"]
     assert rows["protonet"].endswith("not measured |")
 
 
-def test_a_page_that_is_not_what_the_registry_gives_is_refused_with_the_command(tmp_path):
-    for text in (None, document.page().replace("maml", "mamml", 1)):
+def test_the_page_of_results_has_a_table_for_each_protocol_and_what_was_found(tmp_path):
+    folder = tmp_path / "omniglot_5w1s_equal_tasks"
+    for one in (
+        result("fomaml", "optimisation", points=((0, 0.2), (1, 0.7))),
+        result("maml", "optimisation", points=((0, 0.2), (1, 0.9))),
+    ):
+        one.save(folder)
+    result("elsewhere").save(tmp_path / "not_packaged")
+    (folder / "README.md").write_text("Second derivatives pay.\n", "utf-8")
+    text = measured.page(tmp_path)
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "# Results",
+        "## Omniglot 5-way 1-shot, split random, 600 test tasks with 15 queries per class, 32,000 training tasks each",
+    ]
+    head, _, best, other = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert head[:4] == ["method", "accuracy", "accuracy@1", "less maml"]
+    assert best[:4] == ["maml", "90.00 ± 1.00", "90.00 ± 1.00", ""]
+    assert other[:4] == ["fomaml", "70.00 ± 1.00", "70.00 ± 1.00", "−20.00 ± 0.00"]
+    assert "* 2026-01-02, a small CPU, one process: fomaml, maml" in text
+    assert text.endswith("Second derivatives pay.")
+    (folder / "README.md").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"README\.md: cannot be read .* write it as UTF-8 text"):
+        measured.page(tmp_path)
+
+
+def test_a_page_that_is_not_what_it_is_made_of_is_refused_with_the_command(tmp_path):
+    for text in (None, pages.PAGES["algorithms.md"](tmp_path)):
         if text is not None:
-            (tmp_path / "page.md").write_text(text, "utf-8")
-        with pytest.raises(ConfigError, match=r"page\.md: is not what .* run `python -m jobs\.document`"):
-            document.check(tmp_path / "page.md")
+            (tmp_path / "algorithms.md").write_text(text.replace("maml", "mamml", 1), "utf-8")
+        with pytest.raises(ConfigError, match=r"algorithms\.md: is not what .* run `python -m jobs\.document`"):
+            pages.check(tmp_path, tmp_path)
 
 
-def test_a_page_that_was_written_is_the_page_and_one_that_cannot_be_is_said(tmp_path):
-    document.write(tmp_path / "page.md", tmp_path)
-    document.check(tmp_path / "page.md", tmp_path)
-    with pytest.raises(ConfigError, match=r"gone/page\.md: cannot be written .* run it from a checkout"):
-        document.write(tmp_path / "gone" / "page.md")
+def test_pages_that_were_written_are_the_pages_and_ones_that_cannot_be_are_said(tmp_path):
+    assert pages.write(tmp_path, tmp_path) == pages.check(tmp_path, tmp_path)
+    with pytest.raises(ConfigError, match=r"gone/algorithms\.md: cannot be written .* run it from a checkout"):
+        pages.write(tmp_path / "gone", tmp_path)
 
 
 @pytest.fixture

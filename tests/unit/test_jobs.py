@@ -95,7 +95,9 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("arguments", "parts"), [row[1:] for row in MISTAKES], ids=[row[0] for row in MISTAKES])
 def test_a_mistake_ends_in_one_line_and_nothing_is_written(here, tmp_path, arguments, parts):
-    says_one_line(here("train", *arguments, "--executor", "serial"), 2, *parts)
+    ended = here("train", *arguments, "--executor", "serial")
+    says_one_line(ended, 2, *parts)
+    assert ended.out == "", "what refuses a run stands alone"
     assert list((tmp_path / "cwd").iterdir()) == []
 
 

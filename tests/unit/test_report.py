@@ -88,6 +88,14 @@ def test_close_before_the_first_step_prints_nothing():
     assert stream.getvalue() == ""
 
 
+def test_a_heading_waits_until_there_is_something_to_train():
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress(stream, clock, heading="steps: 1")
+    assert stream.getvalue() == ""
+    run(progress, clock, steps=1)
+    assert stream.getvalue().splitlines()[0] == "steps: 1"
+
+
 def test_a_note_is_a_line_of_its_own_as_it_was_written():
     stream = io.StringIO()
     Progress(stream).note("val [bold] accuracy :smile: " + "x" * 200)

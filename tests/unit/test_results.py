@@ -10,11 +10,27 @@ from pipeline.results import Result, baselines, load
 from tests.unit.test_report import evaluation, row
 
 HERE, ELSEWHERE = "aaaa111122223333", "bbbb111122223333"
+RUN = {
+    "steps": 1,
+    "tasks_seen": 4,
+    "train_s": 1.0,
+    "tasks_per_s": 4.0,
+    "parameters": 2,
+    "executor": "serial",
+    "workers": 1,
+    "device": "cpu",
+    "cpu": "a small CPU",
+    "date": "2026-01-02T03:04:05+00:00",
+}
 
 
 def result(method, family="baseline", hash_=HERE, points=((0, 0.5),), **changes):
     rows = [row(point, mean, 0.01) for point, mean in points]
-    facts = {"recipe": method, "steps": 1, "evaluation": evaluation(rows, hash=hash_, **changes)}
+    facts = RUN | {
+        "recipe": method,
+        "scores": [points[-1][1]] * 2,
+        "evaluation": evaluation(rows, hash=hash_, **changes),
+    }
     return Result("protocol", method, method.removeprefix("sinusoid_"), family, "", facts)
 
 

@@ -17,13 +17,9 @@ from pipeline.nets import NETS
 from pipeline.nets.losses import LOSSES
 from pipeline.nets.model import Model
 from pipeline.nets.normalisation import MODES
+from pipeline.protocol import read
 from pipeline.report import in_the_end
 from pipeline.results import RESULTS, Result, recorded
-from pipeline.storage.local import write_whole
-
-PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"
-
-COMMAND = "python -m jobs.document"
 
 _ABOUT: dict[Family, str] = {
     "optimisation": "A task adapts weights by gradient steps; what is learned is where and how they start.",
@@ -49,9 +45,10 @@ def page(results: Path = RESULTS) -> str:
     used, measured = _recipes(), _measured(results)
     parts = [
         "# Algorithms",
-        f"Made by `{COMMAND}` out of what each algorithm says of itself; do not edit. Groups of theta in brackets are "
-        "there in some settings only; those in italics are state: folded, never stepped by an optimizer. Measured is "
-        "what a run came to in a protocol of `jobs.compare`, with its 95% interval over tasks and its normalisation.",
+        "Made by `python -m jobs.document` out of what each algorithm says of itself; do not edit. Groups of theta in "
+        "brackets are there in some settings only; those in italics are state: folded, never stepped by an optimizer. "
+        "Measured is what a run came to in a protocol of `jobs.compare`, with its 95% interval over tasks and its "
+        "normalisation; [results.md](results.md) has it all.",
     ]
     for family in get_args(Family):
         names = [name for name, algorithm in ALGORITHMS.items() if algorithm.family == family]
@@ -59,22 +56,7 @@ def page(results: Path = RESULTS) -> str:
         if rows:
             head = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
             parts += [f"## {family[0].upper()}{family[1:]}", _ABOUT[family], "\n".join(head + rows)]
-    return "\n\n".join(parts) + "\n"
-
-
-def write(path: Path = PAGE, results: Path = RESULTS) -> None:
-    """Raises ``ConfigError`` where it cannot be written."""
-    text = page(results).encode()
-    try:
-        write_whole(path, lambda file: file.write(text))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); run it from a checkout") from None
-
-
-def check(path: Path = PAGE, results: Path = RESULTS) -> None:
-    """Raises ``ConfigError`` where the page is not what the registry gives."""
-    if not path.exists() or path.read_text("utf-8") != page(results):
-        raise ConfigError(f"{path}: is not what the registry, the recipes and the results give; run `{COMMAND}`")
+    return "\n\n".join(parts)
 
 
 def _row(name: str, used: list[str], measured: list[str]) -> str:
@@ -140,7 +122,7 @@ def _measured(results: Path) -> dict[str, list[str]]:
 def _told(one: Result) -> str:
     steps, values = in_the_end(one.evaluation)
     after = f" after {steps} steps" if steps.isdigit() else ""
-    protocols = recipes.protocol_names()
-    judged = recipes.read_protocol(one.protocol)["columns"][:1] if one.protocol in protocols else list(values)
+    known = one.protocol in recipes.protocol_names()
+    judged = [read(one.protocol).columns[0].partition("@")[0]] if known else list(values)
     numbers = ", ".join(f"{metric} {values[metric]}" for metric in judged)
     return f"`{one.protocol}`, {one.method}: {numbers}{after} ({one.evaluation['normalisation']})"

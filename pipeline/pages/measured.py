@@ -1,0 +1,64 @@
+"""The page of all measured rows: a table for each protocol, made of what is recorded, and what was found in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline import recipes
+from pipeline.core.failures import DataError
+from pipeline.protocol import read
+from pipeline.results import RESULTS, Result, load
+from pipeline.standings import table
+
+FOUND = "README.md"
+"""What people found in a protocol's rows, in words: a file beside them."""
+
+
+def page(results: Path = RESULTS) -> str:
+    """Markdown: a section for each packaged protocol that has rows.
+
+    Raises:
+        DataError: a row or what was found in them cannot be read.
+    """
+    parts = [
+        "# Results",
+        "Made by `python -m jobs.document` out of `results/`, where each row lies with its commit, its training curve "
+        "and each task's score; do not edit. Mean ± 95% interval over tasks; `less X` is that of the differences to "
+        "X, task by task. A trial of 15 s tells how many steps a budget of seconds is: other work on the machine then "
+        "makes training take longer, not learn more.",
+    ]
+    for name in recipes.protocol_names():
+        rows = load(results / name)
+        if rows:
+            parts += _section(name, rows, results / name / FOUND)
+    return "\n\n".join(parts)
+
+
+def _section(name: str, rows: Sequence[Result], found: Path) -> Iterator[str]:
+    protocol = read(name)
+    yield f"## {protocol.about}"
+    yield f"`python -m jobs.compare {name}`"
+    yield table(rows, protocol.columns, protocol.against)
+    yield "\n".join(f"* {made}: {', '.join(methods)}" for made, methods in _made(rows).items())
+    if found.exists():
+        try:
+            yield found.read_text("utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{found}: cannot be read ({error}); write it as UTF-8 text, or remove it") from None
+
+
+def _made(rows: Sequence[Result]) -> dict[str, list[str]]:
+    """When and on what -> the methods."""
+    made: dict[str, list[str]] = {}
+    for one in rows:
+        made.setdefault(_where(one), []).append(one.method)
+    return dict(sorted(made.items()))
+
+
+def _where(one: Result) -> str:
+    run = one.summary
+    cpu = run.get("cpu") or "a CPU that was not recorded"
+    device = cpu if run.get("device") in (None, "cpu") else f"{run['device']} beside {cpu}"
+    executor = f"Ray with {run['workers']} workers" if run["executor"] == "ray" else "one process"
+    return f"{run['date'][:10]}, {device}, {executor}"

@@ -1,0 +1,58 @@
+"""What a comparison compares: methods within one budget, on the same tasks."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Len
+from pydantic import ValidationError
+
+from pipeline import recipes
+from pipeline.config import Section
+from pipeline.core.failures import ConfigError
+
+
+class Method(Section):
+    """A recipe and what is changed in it. ``steps`` is for what learns nothing from more of them."""
+
+    recipe: str
+    change: tuple[str, ...] = ()
+    steps: Annotated[int, Ge(1)] | None = None
+    published: str = ""
+
+
+class Protocol(Section):
+    """What is compared: a budget of training ``seconds`` or of ``tasks``, changes to every recipe, and the methods.
+
+    ``columns`` are metrics after the last inner step, or as METRIC@STEPS after another; the first one decides. Each
+    method is compared in pairs with the one that ``against`` names, or with the best baseline.
+    """
+
+    about: str
+    seconds: Annotated[float, Gt(0)] | None = None
+    tasks: Annotated[int, Ge(1)] | None = None
+    change: tuple[str, ...] = ()
+    columns: Annotated[tuple[str, ...], Len(1)] = ("accuracy",)
+    against: str = ""
+    methods: Annotated[dict[str, Method], Len(1)]
+
+
+def read(name: str) -> Protocol:
+    """A packaged protocol, or one at a path.
+
+    Raises:
+        ConfigError: names the protocol, the key and what was expected.
+    """
+    try:
+        protocol = Protocol.model_validate_json(json.dumps(recipes.read_protocol(name), default=str))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"protocol {name}: {where}: {first['msg']}, found {recipes.shown(first['input'])}") from None
+    if (protocol.seconds is None) == (protocol.tasks is None):
+        raise ConfigError(f"protocol {name}: expected a budget of seconds or one of tasks, and not both")
+    if protocol.against not in ("", *protocol.methods):
+        known = ", ".join(protocol.methods)
+        raise ConfigError(f"protocol {name}: against: {protocol.against!r} is none of its methods; it has {known}")
+    return protocol
