@@ -17,6 +17,8 @@ SMALLER_IS_BETTER = ("mse", "value", "loss")
 def table(results: Sequence[Result], columns: Sequence[str], against: str = "") -> str:
     """Markdown, the best first; ``columns`` and ``against`` as in a protocol.
 
+    There are no differences while what to compare with is not done.
+
     Raises:
         ConfigError: two results were judged on other tasks, or one lacks a column.
     """
@@ -28,13 +30,13 @@ def table(results: Sequence[Result], columns: Sequence[str], against: str = "") 
     sign = 1 if _better_when_small(columns[0]) else -1
     ranked = sorted(results, key=lambda one: sign * float(np.mean(one.summary["scores"])))
     other = next((one for one in ranked if (one.method == against if against else one.family == "baseline")), None)
-    paired = f"less {other.method if other else against or 'the best baseline'}"
-    head = ["method", *columns, paired, "normalisation", "steps", "tasks", "trained", "tasks/s"]
+    paired = [] if other is None else [f"less {other.method}"]
+    head = ["method", *columns, *paired, "normalisation", "steps", "tasks", "trained", "tasks/s"]
     rows = [
         [
             one.method,
             *(_cell(one, column) for column in columns),
-            "" if other is None or one is other else _paired(one, other, columns[0]),
+            *([] if other is None else ["" if one is other else _paired(one, other, columns[0])]),
             one.evaluation["normalisation"],
             f"{one.summary['steps']:,}",
             f"{one.summary['tasks_seen']:,}",
