@@ -133,7 +133,7 @@ def _end_early(executor: Executor, status: Status, recipe: Recipe, storage: Stor
         steps = Checkpoints(storage, 1).steps()
         yield (
             f"step {steps[-1] if steps else 0} is kept; to go on, add --resume --output {storage.where} "
-            "to the same command (of jobs.compare the same goes on as it is)"
+            "to the same command (jobs.compare goes on without)"
         )
 
 

@@ -24,7 +24,7 @@ class IMAMLConfig:
     """``proximal`` is lambda, ``solver_steps`` are of conjugate gradient, in the inner steps too that need it.
 
     An inner step of ``gradient`` has the rate ``inner_lr``, per *mean* support loss; the paper's other one,
-    ``hessian_free`` (table 2), has none.
+    ``hessian_free``, has none.
     """
 
     inner_lr: Annotated[float, Gt(0)] = 0.01

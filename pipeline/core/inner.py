@@ -133,26 +133,29 @@ def unroll(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: bo
 def hessian_free(loss: Loss, theta: Params, steps: int, solver_steps: int) -> Iterator[Params]:
     """phi before adaptation and after each of ``steps`` Newton steps, none of which is kept here, nor any graph.
 
-    Martens, Deep learning via Hessian-free optimization, ICML 2010, §2: the direction solves H(phi) d = gradient by
+    Martens, Deep learning via Hessian-free optimization, ICML 2010: the direction solves H(phi) d = gradient by
     ``solver_steps`` of conjugate gradient. Of ``REACHES`` it takes the one that ends lowest, and one is to stay: no
     step climbs, however sharply the loss curves.
     """
     phi = {name: value.detach() for name, value in theta.items()}
     yield phi
     for j in range(steps):
-        phi = _newton(lambda at, j=j: loss(at, j), phi, solver_steps)  # type: ignore[misc]
+        phi = _newton(loss, phi, j, solver_steps)
         yield phi
 
 
-def _newton(loss: Callable[[Params], Tensor], phi: Params, solver_steps: int) -> Params:
-    gradient, curve = torch.func.vjp(torch.func.grad(loss), phi)[:2]
+def _newton(loss: Loss, phi: Params, j: int, solver_steps: int) -> Params:
+    def height(at: Params) -> Tensor:
+        return loss(at, j)
+
+    gradient, curve = torch.func.vjp(torch.func.grad(height), phi)[:2]
     direction, _ = conjugate_gradient(lambda v: curve(v)[0], gradient, solver_steps)
 
     def moved(reach: Tensor) -> Params:
         return {name: value - reach * direction[name] for name, value in phi.items()}
 
     reaches = next(iter(phi.values())).new_tensor(REACHES)
-    heights = torch.func.vmap(lambda reach: loss(moved(reach)))(reaches).nan_to_num(nan=torch.inf)
+    heights = torch.func.vmap(lambda reach: height(moved(reach)))(reaches).nan_to_num(nan=torch.inf)
     found = moved(reaches.gather(0, heights.argmin(0, keepdim=True)))
     return {name: value.detach() for name, value in found.items()}
 

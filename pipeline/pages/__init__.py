@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.core.failures import ConfigError
 from pipeline.pages import algorithms, measured
@@ -12,28 +14,36 @@ from pipeline.storage.local import write_whole
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-COMMAND = "python -m jobs.document"
-
 PAGES: dict[str, Callable[[Path], str]] = {"algorithms.md": algorithms.page, "results.md": measured.page}
 """File name -> its text, given the folder of recorded results."""
 
 
 def write(docs: Path = DOCS, results: Path = RESULTS) -> list[Path]:
     """Write every page anew; returns where. Raises ``ConfigError`` where one cannot be written."""
-    for name, page in PAGES.items():
-        text, path = f"{page(results)}\n".encode(), docs / name
+    made = _made(docs, results)
+    for path, text in made.items():
         try:
-            write_whole(path, lambda file, text=text: file.write(text))  # type: ignore[misc]
+            write_whole(path, partial(_put, text))
         except OSError as error:
             why = error.strerror or error
             raise ConfigError(f"{path}: cannot be written ({why}); run it from a checkout") from None
-    return [docs / name for name in PAGES]
+    return list(made)
 
 
 def check(docs: Path = DOCS, results: Path = RESULTS) -> list[Path]:
     """Returns where the pages are. Raises ``ConfigError`` where one is not what it is made of."""
-    for name, page in PAGES.items():
-        path = docs / name
-        if not path.exists() or path.read_text("utf-8") != f"{page(results)}\n":
-            raise ConfigError(f"{path}: is not what the registry, the recipes and the results give; run `{COMMAND}`")
-    return [docs / name for name in PAGES]
+    made = _made(docs, results)
+    for path, text in made.items():
+        if not path.exists() or path.read_bytes() != text:
+            raise ConfigError(
+                f"{path}: is not what the registry, the recipes and the results give; run `python -m jobs.document`"
+            )
+    return list(made)
+
+
+def _made(docs: Path, results: Path) -> dict[Path, bytes]:
+    return {docs / name: f"{page(results)}\n".encode() for name, page in PAGES.items()}
+
+
+def _put(text: bytes, file: BinaryIO) -> None:
+    file.write(text)
