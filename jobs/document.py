@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
 
-    from pipeline import pages
+    from pipeline.comparison import pages
 
     for path in pages.check() if arguments.check else pages.write():
         print(f"{path} is what the registry and the results give")

@@ -19,6 +19,7 @@ from pipeline.config import Recipe, plain
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.flat import Layout
+from pipeline.core.losses import LOSSES, METRICS
 from pipeline.core.seeding import Split, Ticket, init_rng
 from pipeline.core.source import TaskSource
 from pipeline.engine.crew import Crew
@@ -38,7 +39,6 @@ from pipeline.engine.serial import InProcess, Monotonic, SerialExecutor
 from pipeline.engine.store import Store
 from pipeline.engine.worker import Worker
 from pipeline.nets import NETS
-from pipeline.nets.losses import LOSSES, METRICS
 from pipeline.nets.model import Model
 from pipeline.storage import storage_at
 from pipeline.storage.protocol import Storage

@@ -32,7 +32,8 @@ class Rule(NamedTuple):
     lazily: tuple[str, ...] = ()
 
 
-CORE, NETS, ALGORITHMS, TASKS = "pipeline.core", "pipeline.nets", "pipeline.algorithms", "pipeline.tasks"
+CORE, NETS, FAMILIES = "pipeline.core", "pipeline.nets", "pipeline.families"
+ALGORITHMS, TASKS = "pipeline.algorithms", "pipeline.tasks"
 STORAGE, ENGINE, RUNTIME = "pipeline.storage", "pipeline.engine", "pipeline.runtime"
 TRACKING, SERVING, RECIPES = "pipeline.tracking", "pipeline.serving", "pipeline.recipes"
 ARRAYS = ("torch", "numpy")
@@ -47,8 +48,9 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/core/": Rule((CORE,), (*ARRAYS, "annotated_types")),
     "pipeline/storage/": Rule((CORE, STORAGE), ("numpy", "pyarrow")),
     "pipeline/nets/": Rule((CORE, NETS), (*ARRAYS, "annotated_types")),
+    "pipeline/families/": Rule((CORE, NETS, FAMILIES), (*ARRAYS, "annotated_types")),
     "pipeline/algorithms/__init__.py": Rule((CORE, ALGORITHMS)),
-    "pipeline/algorithms/": Rule((CORE, NETS), (*ARRAYS, "annotated_types")),
+    "pipeline/algorithms/": Rule((CORE, NETS, FAMILIES), (*ARRAYS, "annotated_types")),
     "pipeline/tasks/": Rule((CORE, STORAGE, TASKS), (*ARRAYS, "annotated_types", "pyarrow", "PIL", "gymnasium")),
     "pipeline/engine/": Rule((CORE, STORAGE, ENGINE), (*ARRAYS, "annotated_types", "safetensors")),
     "pipeline/runtime/": Rule((CORE, ENGINE, RUNTIME), (*ARRAYS, "ray")),

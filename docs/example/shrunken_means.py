@@ -20,8 +20,8 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Family, Kind, MetaParams, Score
-from pipeline.nets.losses import Loss
 from pipeline.nets.model import Adapted, Model
 
 

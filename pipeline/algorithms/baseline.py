@@ -17,9 +17,9 @@ from torch import Tensor
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.batches import batches
 from pipeline.core.inner import Momentum, unroll
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Family, Kind, Labels, MayChange, MetaParams, Params, Phase, Score, Task
-from pipeline.nets.heads import HEAD, Fitted, Headed, all_data
-from pipeline.nets.losses import Loss
+from pipeline.families.frozen_body import HEAD, Fitted, Headed, all_data
 from pipeline.nets.model import Model
 from pipeline.nets.net import fan_in_normal
 

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 from pipeline.core.algorithm import detach
 from pipeline.core.inner import SGD, Adam, Rule, unroll
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
-from pipeline.nets.descent import Descent
+from pipeline.families.gradient import Descent
 
 
 @dataclass(frozen=True)

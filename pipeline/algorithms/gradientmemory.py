@@ -30,9 +30,9 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
-from pipeline.nets.descent import Descent
-from pipeline.nets.losses import Loss
+from pipeline.families.gradient import Descent
 from pipeline.nets.memory.addressing import cosine
 from pipeline.nets.memory.forgetting import FORGETTING
 from pipeline.nets.memory.keyvalue import Code, Found, KeyValue, attention, empty

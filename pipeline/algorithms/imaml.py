@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.core.algorithm import detach
 from pipeline.core.inner import SGD, conjugate_gradient, hessian_free, iterate, norm
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
-from pipeline.nets.descent import Descent
+from pipeline.families.gradient import Descent
 
 
 @dataclass(frozen=True)

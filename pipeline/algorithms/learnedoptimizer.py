@@ -17,11 +17,11 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Phase, Task
+from pipeline.families.learned_optimizer import State, Trajectory, log_and_sign
 from pipeline.nets.cells import LSTM
-from pipeline.nets.losses import Loss
 from pipeline.nets.model import Model
-from pipeline.nets.trajectory import State, Trajectory, log_and_sign
 
 P_LOG = 10.0
 

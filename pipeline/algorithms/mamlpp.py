@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, LeafwiseSGD, Rule, unroll
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
-from pipeline.nets.descent import Descent
+from pipeline.families.gradient import Descent
 from pipeline.nets.model import Adapted
 
 

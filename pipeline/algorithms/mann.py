@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pipeline.core.types import Family, Params
+from pipeline.families.memory import Reading
 from pipeline.nets.memory.addressing import by_content, first_slot
 from pipeline.nets.memory.controller import Controller
 from pipeline.nets.memory.cycle import Answered
@@ -25,7 +26,6 @@ from pipeline.nets.memory.forgetting import ForgettingName
 from pipeline.nets.memory.reader import MemoryReader
 from pipeline.nets.memory.slots import SlotMemory, Slots
 from pipeline.nets.memory.writing import Record, WriteName, least_used_or_last_read
-from pipeline.nets.reading import Reading
 
 SHARP = 10.0
 """What a learned strength starts at: weak ones spread a read over all slots, so that nothing is bound to anything."""

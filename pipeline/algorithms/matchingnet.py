@@ -16,10 +16,10 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Family, MetaParams, Params, Phase, Task
+from pipeline.families.metric import Metric, members
 from pipeline.nets.full_context import FullContext
-from pipeline.nets.losses import Loss
-from pipeline.nets.metric import Metric, members
 from pipeline.nets.model import Adapted, Model
 
 EPSILON = 1e-12

@@ -25,8 +25,8 @@ from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.inner import Loss as LocalLoss
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Score
-from pipeline.nets.losses import Loss
 from pipeline.nets.model import Adapted, Model
 
 HEAD = "head/"

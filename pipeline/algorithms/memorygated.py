@@ -18,6 +18,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from pipeline.core.types import Family, Params
+from pipeline.families.memory import Reading
 from pipeline.nets.cells import LSTM
 from pipeline.nets.memory.addressing import by_content, first_slot
 from pipeline.nets.memory.cycle import Answered
@@ -26,7 +27,6 @@ from pipeline.nets.memory.reader import MemoryReader
 from pipeline.nets.memory.slots import SlotMemory, Slots
 from pipeline.nets.memory.writing import Record, WriteName, least_used_or_last_read
 from pipeline.nets.net import fan_in_normal
-from pipeline.nets.reading import Reading
 
 
 @dataclass(frozen=True)

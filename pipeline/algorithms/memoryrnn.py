@@ -14,8 +14,8 @@ from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.core.types import Family, Params
+from pipeline.families.memory import Reading
 from pipeline.nets.cells import CELLS, CellName
-from pipeline.nets.reading import Reading
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.core.flat import split
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Task
+from pipeline.families.learned_optimizer import State, Trajectory, log_and_sign
 from pipeline.nets.cells import LSTM
-from pipeline.nets.losses import Loss
 from pipeline.nets.model import Model
-from pipeline.nets.trajectory import State, Trajectory, log_and_sign
 
 P_LOG = 10.0
 SMALL = 0.01

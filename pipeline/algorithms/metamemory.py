@@ -29,8 +29,8 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Family, Kind, MetaParams, Params, Score
-from pipeline.nets.losses import Loss
 from pipeline.nets.memory.cycle import Answered
 from pipeline.nets.memory.forgetting import FORGETTING, LeastRecentlyUsed
 from pipeline.nets.memory.keyvalue import ABSENT, NEVER, Code, Found, KeyValue, attention, empty

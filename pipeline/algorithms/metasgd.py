@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import LeafwiseSGD, unroll
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params
-from pipeline.nets.descent import Descent
+from pipeline.families.gradient import Descent
 from pipeline.nets.model import Adapted
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.core.algorithm import detach
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Score, Task
-from pipeline.nets.heads import Headed, all_data
+from pipeline.families.frozen_body import Headed, all_data
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from pipeline.core.types import Family, Params
+from pipeline.families.memory import Reading
 from pipeline.nets.memory.addressing import Head, first_slot
 from pipeline.nets.memory.controller import Controller
 from pipeline.nets.memory.cycle import Answered
@@ -23,7 +24,6 @@ from pipeline.nets.memory.forgetting import ForgettingName
 from pipeline.nets.memory.reader import MemoryReader
 from pipeline.nets.memory.slots import SlotMemory, Slots
 from pipeline.nets.memory.writing import Record, WriteName
-from pipeline.nets.reading import Reading
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from annotated_types import Ge, Gt
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Score, Task
-from pipeline.nets.descent import Descent
-from pipeline.nets.heads import all_data
+from pipeline.families.frozen_body import all_data
+from pipeline.families.gradient import Descent
 from pipeline.nets.model import Adapted
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from pipeline.core.types import Batch, Context, Family, MetaParams, Params
-from pipeline.nets.metric import Metric, members
+from pipeline.families.metric import Metric, members
 from pipeline.nets.model import Adapted
 
 

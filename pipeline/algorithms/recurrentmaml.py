@@ -16,10 +16,10 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Phase, Task
+from pipeline.families.gradient import Descent
 from pipeline.nets.cells import CellName
-from pipeline.nets.descent import Descent
-from pipeline.nets.losses import Loss
 from pipeline.nets.model import Adapted, Model
 from pipeline.nets.stateful import Stateful
 

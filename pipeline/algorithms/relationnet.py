@@ -16,9 +16,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from pipeline.core.losses import Loss, accuracy
 from pipeline.core.types import Batch, Context, Family, MetaParams, Params, Score
-from pipeline.nets.losses import Loss, accuracy
-from pipeline.nets.metric import Metric, members
+from pipeline.families.metric import Metric, members
 from pipeline.nets.model import Adapted, Model
 from pipeline.nets.relation import Relation
 

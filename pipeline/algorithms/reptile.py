@@ -17,7 +17,7 @@ from pipeline.core.algorithm import detach
 from pipeline.core.batches import batches
 from pipeline.core.inner import SGD, Adam, Rule, iterate
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Phase, Score, Task
-from pipeline.nets.descent import Descent
+from pipeline.families.gradient import Descent
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
+from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec
 from pipeline.core.types import Family, Kind
 from pipeline.nets import NETS
-from pipeline.nets.losses import LOSSES
 from pipeline.nets.model import Model
 from pipeline.nets.normalisation import MODES
 from pipeline.protocol import read

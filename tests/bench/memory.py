@@ -22,10 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.core.algorithm import require_grad
+from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import init_rng
 from pipeline.core.types import Batch, Context, Task
 from pipeline.nets.conv4 import Conv4
-from pipeline.nets.losses import LOSSES
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model
 from pipeline.nets.net import Net

@@ -21,11 +21,11 @@ from torch.utils import _pytree as pytree
 
 from pipeline.build import build_parts
 from pipeline.core.inner import SGD, Adam, Rule, iterate
+from pipeline.core.losses import METRICS
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import TaskSource
 from pipeline.core.types import Batch, Context, MetaParams, Params
-from pipeline.nets.losses import METRICS
-from pipeline.nets.trajectory import Trajectory
+from pipeline.families.learned_optimizer import Trajectory
 from pipeline.saved import newest, pack, validate_folder
 
 RULES: dict[str, Callable[[float], Rule]] = {"SGD": SGD, "Adam": Adam}

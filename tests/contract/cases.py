@@ -22,11 +22,11 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.flat import Layout
+from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Purpose, Ticket, init_rng
 from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource
 from pipeline.core.types import Context, Kind, MetaParams, Phase, Task
 from pipeline.nets import NETS
-from pipeline.nets.losses import LOSSES
 from pipeline.nets.model import Model
 from pipeline.nets.normalisation import MODES, Mode
 from pipeline.tasks import SOURCES

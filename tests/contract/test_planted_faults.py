@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
-from pipeline.nets.losses import LOSSES
+from pipeline.core.losses import LOSSES
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model
 from tests.contract import checks, net_checks

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.algorithms.relationnet import RelationNet
+from pipeline.core.losses import cross_entropy
 from pipeline.core.source import Spec
 from pipeline.nets.conv4 import Conv4
-from pipeline.nets.losses import cross_entropy
 from pipeline.nets.model import Model
 from pipeline.nets.normalisation import MODES, BatchStatistics
 from pipeline.nets.relation import Relation

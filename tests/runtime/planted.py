@@ -16,12 +16,12 @@ from torch import Tensor
 from pipeline.algorithms.reptile import Reptile
 from pipeline.build import BuildWorker
 from pipeline.core.flat import Layout
+from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket, init_rng
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import Batch, Context, MetaParams, Score, Task
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.worker import Worker
-from pipeline.nets.losses import LOSSES
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model
 from pipeline.tasks.sinusoid import Sinusoid

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import pages
 from pipeline.algorithms import ALGORITHMS
+from pipeline.comparison import pages
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.pages import algorithms, measured
 from tests.contract import cases

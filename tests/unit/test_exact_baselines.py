@@ -19,11 +19,11 @@ from pipeline.algorithms.pretrain import Pretrain
 from pipeline.build import dry_run
 from pipeline.core.batches import batches
 from pipeline.core.inner import Momentum, unroll
+from pipeline.core.losses import cross_entropy, mean_squared_error
 from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec
 from pipeline.core.types import Batch, Context, MetaParams, Params, Phase, Task
 from pipeline.nets.conv4 import Conv4
-from pipeline.nets.losses import cross_entropy, mean_squared_error
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model
 from pipeline.serving.learner import Learner

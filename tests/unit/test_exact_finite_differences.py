@@ -18,6 +18,7 @@ from torch.testing import assert_close
 
 from pipeline.algorithms.maml import MAML
 from pipeline.core.flat import Layout
+from pipeline.core.losses import cross_entropy
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
@@ -25,7 +26,6 @@ from pipeline.engine.numerics import Numerics
 from pipeline.engine.protocols import Chunk
 from pipeline.engine.worker import Worker
 from pipeline.nets.conv4 import Conv4
-from pipeline.nets.losses import cross_entropy
 from pipeline.nets.model import Model
 from pipeline.nets.normalisation import EPSILON, Mode
 

@@ -16,8 +16,8 @@ from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.metamemory import Episode, MetaMemory, triplet
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
+from pipeline.core.losses import LOSSES
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
-from pipeline.nets.losses import LOSSES
 from pipeline.nets.memory.keyvalue import ABSENT, Found
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model

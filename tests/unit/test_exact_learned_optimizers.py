@@ -17,11 +17,11 @@ from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
 from pipeline.algorithms.metalstm import MetaLSTM
 from pipeline.core.flat import join, split
 from pipeline.core.inner import SGD, unroll
+from pipeline.core.losses import mean_squared_error
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
-from pipeline.nets.losses import mean_squared_error
+from pipeline.families.learned_optimizer import State, log_and_sign
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model
-from pipeline.nets.trajectory import State, log_and_sign
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 
 from pipeline.algorithms.mbpa import MBPA, neighbours
 from pipeline.core.failures import ConfigError
+from pipeline.core.losses import LOSSES
 from pipeline.core.types import Batch, Context, Task
-from pipeline.nets.losses import LOSSES
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model
 from pipeline.nets.normalisation import Mode

@@ -13,7 +13,7 @@ from pipeline.algorithms.memorygated import GatedByMemory, MemoryGatedConfig
 from pipeline.algorithms.memoryrnn import MemoryRNNConfig, Recurrent
 from pipeline.algorithms.ntm import NTMConfig, Tape
 from pipeline.core.types import Params
-from pipeline.nets.reading import Reader
+from pipeline.families.memory import Reader
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 

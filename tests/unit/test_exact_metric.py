@@ -14,11 +14,11 @@ from torch.testing import assert_close
 from pipeline.algorithms.matchingnet import MatchingNet
 from pipeline.algorithms.protonet import ProtoNet, Prototypes
 from pipeline.algorithms.relationnet import RelationNet
+from pipeline.core.losses import cross_entropy
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
+from pipeline.families.metric import Metric
 from pipeline.nets.cells import LSTM
 from pipeline.nets.full_context import FullContext
-from pipeline.nets.losses import cross_entropy
-from pipeline.nets.metric import Metric
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Adapted, Model
 

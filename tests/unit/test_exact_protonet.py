@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pipeline.algorithms.protonet import ProtoNet
+from pipeline.core.losses import cross_entropy
 from pipeline.core.types import Batch, Context, Task
-from pipeline.nets.losses import cross_entropy
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model
 

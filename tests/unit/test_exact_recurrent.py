@@ -10,9 +10,9 @@ from torch.func import grad
 from torch.testing import assert_close
 
 from pipeline.algorithms.recurrentmaml import RecurrentMAML
+from pipeline.core.losses import cross_entropy, mean_squared_error
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
 from pipeline.nets.cells import CELLS
-from pipeline.nets.losses import cross_entropy, mean_squared_error
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model
 

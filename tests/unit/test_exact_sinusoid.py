@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pipeline.algorithms.maml import MAML
+from pipeline.core.losses import mean_squared_error
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import Batch, Context, Params, Task
-from pipeline.nets.losses import mean_squared_error
 from pipeline.nets.model import Model
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Normaliser

@@ -8,9 +8,9 @@ from torch.utils import _pytree as pytree
 
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
+from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import init_rng
 from pipeline.core.types import Context
-from pipeline.nets.losses import LOSSES
 from tests.bench import memory
 from tests.bench.memory import PROBLEMS, Living, held, slope
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from pipeline.core.failures import ConfigError
+from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.nets.linear import Linear
-from pipeline.nets.losses import LOSSES
 from pipeline.nets.model import Model
 from pipeline.tasks.quadratics import Quadratics
 

@@ -14,12 +14,12 @@ from torch.testing import assert_close
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.failures import ConfigError
+from pipeline.core.losses import cross_entropy
 from pipeline.core.source import Spec
 from pipeline.core.types import Batch, Context, MetaParams, Sequence, Task
-from pipeline.nets.losses import cross_entropy
+from pipeline.families.memory import Reading, accuracy_by_instance
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model
-from pipeline.nets.reading import Reading, accuracy_by_instance
 from pipeline.serving.learner import Learner
 from tests.contract.cases import small
 

@@ -17,6 +17,7 @@ from pipeline.algorithms.protonet import ProtoNet
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import InternalError
 from pipeline.core.flat import Layout, sha256
+from pipeline.core.losses import cross_entropy
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec
 from pipeline.core.types import Batch, Context, Contribution, MetaParams, Params, Score, Task
@@ -25,7 +26,6 @@ from pipeline.engine.protocols import Chunk
 from pipeline.engine.reduce import tree_sum
 from pipeline.engine.store import Store
 from pipeline.engine.worker import Worker
-from pipeline.nets.losses import cross_entropy
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model
 from pipeline.nets.running import MOMENTUM

@@ -13,8 +13,8 @@ from torch import Tensor
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.inner import Loss as SupportLoss
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Score
-from pipeline.nets.losses import Loss
 from pipeline.nets.model import Adapted, Model
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Score
-from pipeline.nets.losses import Loss
 from pipeline.nets.model import Adapted, Model
 from pipeline.nets.running import fold_moments
 

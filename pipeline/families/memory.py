@@ -22,8 +22,8 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
+from pipeline.core.losses import Loss
 from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Phase, Score, Sequence, Task
-from pipeline.nets.losses import Loss
 from pipeline.nets.model import Model
 from pipeline.nets.net import fan_in_normal
 from pipeline.nets.normalisation import BATCH_MODES
