@@ -30,9 +30,9 @@ from pipeline.engine import loop
 from pipeline.engine.checkpoint import Checkpoints, read_checkpoint
 from pipeline.engine.evaluate import Scores, evaluate
 from pipeline.engine.keeper import BEST
-from pipeline.engine.limits import Limits
 from pipeline.engine.loop import Trained, Watcher
 from pipeline.engine.protocols import Executor, Scorer, Status
+from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.runtime.job import in_ray_job
 from pipeline.saved import newest, pack, validate_folder
 from pipeline.storage import storage_at

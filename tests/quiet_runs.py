@@ -17,11 +17,11 @@ from pipeline import build
 from pipeline.config import Recipe
 from pipeline.core.flat import sha256
 from pipeline.engine import loop
-from pipeline.engine.dealer import Dealer
 from pipeline.engine.journal import Journal
 from pipeline.engine.keeper import Keeper
-from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Entry, Executor, Status
+from pipeline.engine.scheduling.scheduler import Dealer
+from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.engine.serial import SerialExecutor
 from pipeline.storage import storage_at
 

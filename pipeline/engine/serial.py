@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.engine.crew import Crew
-from pipeline.engine.dealer import Dealer, OnPoison
-from pipeline.engine.events import Done, Event, Joined, Lost
 from pipeline.engine.keeper import Keeper
-from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Applied, Chunk, Missing, Opened, Status, Work
+from pipeline.engine.scheduling.events import Done, Event, Joined, Lost
+from pipeline.engine.scheduling.pool import Crew
+from pipeline.engine.scheduling.scheduler import Dealer, OnPoison
+from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 

@@ -11,10 +11,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError
-from pipeline.engine.crew import Crew
-from pipeline.engine.dealer import Dealer
 from pipeline.engine.keeper import Keeper
 from pipeline.engine.protocols import Applied, Missing, Opened, Rewound, Status
+from pipeline.engine.scheduling.pool import Crew
+from pipeline.engine.scheduling.scheduler import Dealer
 from pipeline.engine.serial import Monotonic
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import ParameterActor

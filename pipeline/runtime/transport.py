@@ -11,10 +11,10 @@ import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
-from pipeline.engine.events import Done, Event, Joined, Leaving, Lost, Refused
 from pipeline.engine.identity import changed_numerics
-from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Chunk, Work
+from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost, Refused
+from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import Hello, TaskWorker

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.build import BuildWorker, build_parts, plan_of
 from pipeline.config import Recipe
 from pipeline.engine import loop
-from pipeline.engine.limits import Limits
+from pipeline.engine.scheduling.timeouts import Limits
 from tests.quiet_runs import on_ray
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from pipeline.engine.limits import Limits
+from pipeline.engine.scheduling.timeouts import Limits
 from tests.quiet_runs import run
 from tests.runtime.tiny import recipe
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.failures import ClusterError, PoisonError
 from pipeline.core.seeding import Ticket
-from pipeline.engine.limits import Limits
+from pipeline.engine.scheduling.timeouts import Limits
 from tests.quiet_runs import processes, run
 from tests.runtime.planted import BuildDeadlyWorker, BuildStuckWorker, hung, killed, out_of_memory
 from tests.runtime.tiny import STEPS, TASKS, recipe

@@ -10,11 +10,11 @@ import pytest
 
 from pipeline import build
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
-from pipeline.engine.crew import Crew
-from pipeline.engine.dealer import Dealer
 from pipeline.engine.evaluate import chunks_of
-from pipeline.engine.events import Joined
-from pipeline.engine.limits import Limits
+from pipeline.engine.scheduling.events import Joined
+from pipeline.engine.scheduling.pool import Crew
+from pipeline.engine.scheduling.scheduler import Dealer
+from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.engine.serial import Monotonic
 from pipeline.runtime.cluster import Workers
 from pipeline.runtime.transport import RayTransport

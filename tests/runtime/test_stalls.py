@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipeline.core.seeding import Ticket
-from pipeline.engine.limits import Limits
+from pipeline.engine.scheduling.timeouts import Limits
 from tests.quiet_runs import processes, run
 from tests.runtime.planted import BuildDeadlyWorker
 from tests.runtime.tiny import TASKS, recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jobs import run
 from pipeline.config import Recipe
-from pipeline.engine.limits import Limits
+from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.report import Progress
 from pipeline.run import Where, train_run
 

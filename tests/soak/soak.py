@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.engine.limits import Limits
+from pipeline.engine.scheduling.timeouts import Limits
 from tests.in_mlflow import check_metrics
 from tests.soak.driver import LIMITS
 from tests.soak.growth import Growth

@@ -14,19 +14,19 @@ from pipeline.core.flat import sha256
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape
 from pipeline.engine import loop
-from pipeline.engine.crew import Crew
-from pipeline.engine.dealer import MAX_KILLS, Dealer
 from pipeline.engine.evaluate import EvaluationPlan, chunks_of, evaluate
-from pipeline.engine.events import Abort, Accept, Deal, Done, Joined, Leaving, Lost, Note, Replace
 from pipeline.engine.identity import Identity
 from pipeline.engine.journal import Journal
 from pipeline.engine.keeper import Durability, Keeper
-from pipeline.engine.limits import Limits
 from pipeline.engine.loop import Plan
 from pipeline.engine.outer import Outer
-from pipeline.engine.places import Places
 from pipeline.engine.protocols import Chunk, Report, Work
 from pipeline.engine.publisher import Publisher, Run
+from pipeline.engine.scheduling.events import Abort, Accept, Deal, Done, Joined, Leaving, Lost, Note, Replace
+from pipeline.engine.scheduling.pool import Crew
+from pipeline.engine.scheduling.quarantine import Places
+from pipeline.engine.scheduling.scheduler import MAX_KILLS, Dealer
+from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.store import Store
 from pipeline.storage.local import Local

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.engine.crew import Crew
-from pipeline.engine.dealer import Dealer, OnPoison
-from pipeline.engine.events import Done, Event, Joined, Leaving, Lost
 from pipeline.engine.keeper import Keeper
-from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Applied, Chunk, Entry, Missing, Status, Work
+from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost
+from pipeline.engine.scheduling.pool import Crew
+from pipeline.engine.scheduling.scheduler import Dealer, OnPoison
+from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.engine.limits import Limits
+from pipeline.engine.scheduling.timeouts import Limits
 
 FORGIVEN = 0.25
 """Losses that one finished chunk makes up for."""

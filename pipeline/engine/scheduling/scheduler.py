@@ -16,7 +16,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Literal
 
-from pipeline.engine.events import (
+from pipeline.engine.protocols import Chunk, Work
+from pipeline.engine.scheduling.errors import corrupt, named, nobody, poison
+from pipeline.engine.scheduling.events import (
     Abort,
     Accept,
     Action,
@@ -32,11 +34,9 @@ from pipeline.engine.events import (
     Refused,
     Replace,
 )
-from pipeline.engine.limits import Limits
-from pipeline.engine.pace import Pace
-from pipeline.engine.places import Places
-from pipeline.engine.protocols import Chunk, Work
-from pipeline.engine.verdicts import corrupt, named, nobody, poison
+from pipeline.engine.scheduling.leases import Pace
+from pipeline.engine.scheduling.quarantine import Places
+from pipeline.engine.scheduling.timeouts import Limits
 
 MAX_KILLS = 3
 """Workers that a chunk may take with it before it is taken for poison."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from pipeline.engine.dealer import Dealer
-from pipeline.engine.events import Abort, Accept, Action, Deal, Event, Id, Note, Replace
 from pipeline.engine.protocols import Chunk, Clock, Report, ScoreReport, Work
+from pipeline.engine.scheduling.events import Abort, Accept, Action, Deal, Event, Id, Note, Replace
+from pipeline.engine.scheduling.scheduler import Dealer
 from pipeline.engine.stop import Stop
 
 

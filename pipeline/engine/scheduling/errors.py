@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.core.failures import ClusterError, CorruptionError, PoisonError
-from pipeline.engine.events import Order
 from pipeline.engine.protocols import Chunk
+from pipeline.engine.scheduling.events import Order
 
 
 def named(chunk: Chunk) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections import deque
 
-from pipeline.engine.limits import Limits
 from pipeline.engine.protocols import Work
+from pipeline.engine.scheduling.timeouts import Limits
 
 MEMORY = 64
 

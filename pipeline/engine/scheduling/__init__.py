@@ -1,0 +1,1 @@
+"""Who computes which chunk: the scheduler, the worker pool and what they measure by."""
