@@ -22,16 +22,16 @@ from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES, METRICS
 from pipeline.core.seeding import Split, Ticket, init_rng
 from pipeline.core.source import TaskSource
+from pipeline.engine.durability.coordinator import Durability, Keeper
+from pipeline.engine.durability.disk_space import check_room, checkpoint_bytes
+from pipeline.engine.durability.journal import Journal
+from pipeline.engine.durability.publisher import Publisher, Run
 from pipeline.engine.evaluate import EvaluationPlan
-from pipeline.engine.journal import Journal
-from pipeline.engine.keeper import Durability, Keeper
 from pipeline.engine.loop import Plan
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer import Outer
 from pipeline.engine.protocols import Chunk, Executor
-from pipeline.engine.publisher import Publisher, Run
 from pipeline.engine.rehearsal import rehearse
-from pipeline.engine.room import check_room, checkpoint_bytes
 from pipeline.engine.scheduling.pool import Crew
 from pipeline.engine.scheduling.scheduler import Dealer
 from pipeline.engine.scheduling.timeouts import Limits

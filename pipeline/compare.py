@@ -21,7 +21,7 @@ from pipeline import results
 from pipeline.algorithms import ALGORITHMS
 from pipeline.config import Recipe, load
 from pipeline.core.failures import ConfigError, InternalError
-from pipeline.engine.journal import Journal
+from pipeline.engine.durability.journal import Journal
 from pipeline.engine.loop import Watcher
 from pipeline.engine.protocols import Status
 from pipeline.protocol import Method, Protocol, read

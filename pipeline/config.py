@@ -26,7 +26,7 @@ from pipeline.core.redact import redact
 from pipeline.core.seeding import Split
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import MayChange
-from pipeline.engine.identity import Identity
+from pipeline.engine.durability.identity import Identity
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer import Outer
 from pipeline.nets import NETS

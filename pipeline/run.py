@@ -27,9 +27,9 @@ from pipeline.config import Recipe
 from pipeline.core.failures import ConfigError, ResumeError
 from pipeline.core.flat import sha256
 from pipeline.engine import loop
-from pipeline.engine.checkpoint import Checkpoints, read_checkpoint
+from pipeline.engine.durability.checkpoint import Checkpoints, read_checkpoint
+from pipeline.engine.durability.coordinator import BEST
 from pipeline.engine.evaluate import Scores, evaluate
-from pipeline.engine.keeper import BEST
 from pipeline.engine.loop import Trained, Watcher
 from pipeline.engine.protocols import Executor, Scorer, Status
 from pipeline.engine.scheduling.timeouts import Limits

@@ -14,7 +14,7 @@ from pipeline.config import Recipe, validate
 from pipeline.core.failures import ConfigError, InternalError, ResumeError
 from pipeline.core.seeding import Ticket
 from pipeline.core.types import MetaParams, Score
-from pipeline.engine.checkpoint import Checkpoint, Checkpoints
+from pipeline.engine.durability.checkpoint import Checkpoint, Checkpoints
 from pipeline.serving.learner import Learner, refuse_transductive
 from pipeline.storage import storage_at
 

@@ -10,10 +10,10 @@ from typing import NamedTuple, cast
 
 from pipeline.build import tracked_run
 from pipeline.core.failures import ResumeError
-from pipeline.engine.checkpoint import Checkpoints, name_of
-from pipeline.engine.journal import Journal
+from pipeline.engine.durability.checkpoint import Checkpoints, name_of
+from pipeline.engine.durability.journal import Journal
+from pipeline.engine.durability.publisher import STATUSES, Publisher
 from pipeline.engine.protocols import Status
-from pipeline.engine.publisher import STATUSES, Publisher
 from pipeline.run import absolute
 from pipeline.saved import validate_folder
 from pipeline.storage import storage_at

@@ -6,8 +6,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from pipeline.engine.journal import Journal
-from pipeline.engine.publisher import windows
+from pipeline.engine.durability.journal import Journal
+from pipeline.engine.durability.publisher import windows
 from pipeline.saved import validate_folder
 from pipeline.storage import storage_at
 

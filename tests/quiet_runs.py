@@ -17,8 +17,8 @@ from pipeline import build
 from pipeline.config import Recipe
 from pipeline.core.flat import sha256
 from pipeline.engine import loop
-from pipeline.engine.journal import Journal
-from pipeline.engine.keeper import Keeper
+from pipeline.engine.durability.coordinator import Keeper
+from pipeline.engine.durability.journal import Journal
 from pipeline.engine.protocols import Entry, Executor, Status
 from pipeline.engine.scheduling.scheduler import Dealer
 from pipeline.engine.scheduling.timeouts import Limits

@@ -64,7 +64,7 @@ ALLOWED: dict[str, Rule] = {
             ALGORITHMS,
             TASKS,
             RECIPES,
-            "pipeline.engine.identity",
+            "pipeline.engine.durability.identity",
             "pipeline.engine.numerics",
             "pipeline.engine.outer",
         ),

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.engine.keeper import Keeper
+from pipeline.engine.durability.coordinator import Keeper
 from pipeline.engine.protocols import Applied, Chunk, Missing, Opened, Status, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Lost
 from pipeline.engine.scheduling.pool import Crew

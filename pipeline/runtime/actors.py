@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from pipeline.core.types import Contribution
-from pipeline.engine.keeper import Keeper
+from pipeline.engine.durability.coordinator import Keeper
 from pipeline.engine.protocols import Applied, Chunk, Missing, Opened, Report, ScoreReport, Status
 from pipeline.engine.worker import Worker
 

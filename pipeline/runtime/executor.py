@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError
-from pipeline.engine.keeper import Keeper
+from pipeline.engine.durability.coordinator import Keeper
 from pipeline.engine.protocols import Applied, Missing, Opened, Rewound, Status
 from pipeline.engine.scheduling.pool import Crew
 from pipeline.engine.scheduling.scheduler import Dealer

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
-from pipeline.engine.identity import changed_numerics
+from pipeline.engine.durability.identity import changed_numerics
 from pipeline.engine.protocols import Chunk, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost, Refused
 from pipeline.engine.scheduling.timeouts import Limits

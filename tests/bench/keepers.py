@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from pipeline import build
 from pipeline.core.types import Contribution
-from pipeline.engine.journal import Journal
-from pipeline.engine.keeper import Durability, Keeper
+from pipeline.engine.durability.coordinator import Durability, Keeper
+from pipeline.engine.durability.journal import Journal
 from pipeline.engine.protocols import Entry, Status
 from pipeline.storage.protocol import Storage
 from tests.quiet_runs import BuildQuietKeeper

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from pipeline import recipes
 from pipeline.core.failures import ConfigError, DataError, ResumeError
-from pipeline.engine.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from pipeline.engine.durability.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.storage.local import Local
 from pipeline.tasks import classfile
 from pipeline.tasks.ingest import folder, omniglot
@@ -91,7 +91,7 @@ def forged(path: Path, facts: str, tensor: torch.Tensor) -> None:
     """A checkpoint whose checksum fits, whatever it holds: a checksum is no signature."""
     from safetensors.torch import save
 
-    from pipeline.engine.checkpoint import _digest
+    from pipeline.engine.durability.checkpoint import _digest
 
     tensors = {"theta": tensor}
     path.write_bytes(save(tensors, {"facts": facts, "sha256": _digest(tensors, facts)}))

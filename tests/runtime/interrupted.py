@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psutil
 
-from pipeline.engine.checkpoint import Checkpoints
+from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.storage.local import Local
 
 START_S = 120.0

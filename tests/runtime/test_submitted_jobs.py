@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipeline.engine.checkpoint import Checkpoints
+from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.storage.local import Local
 from tests.quiet_runs import run
 from tests.runtime.interrupted import status

@@ -10,8 +10,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.core.failures import ConfigError
-from pipeline.engine.journal import Journal
-from pipeline.engine.publisher import windows
+from pipeline.engine.durability.journal import Journal
+from pipeline.engine.durability.publisher import windows
 from pipeline.storage.local import Local
 from pipeline.sync import sync_run
 from tests.quiet_runs import run

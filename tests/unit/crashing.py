@@ -17,7 +17,7 @@ from pipeline import build
 from pipeline.config import Recipe
 from pipeline.core.failures import PipelineError
 from pipeline.engine import loop
-from pipeline.engine.journal import Journal
+from pipeline.engine.durability.journal import Journal
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.store import Store
 from pipeline.storage import local

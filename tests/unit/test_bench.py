@@ -14,10 +14,11 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.build import BuildWorker, build_parts, plan_of
 from pipeline.config import Recipe
-from pipeline.engine import loop, publisher
-from pipeline.engine.checkpoint import Checkpoints
-from pipeline.engine.journal import Journal
-from pipeline.engine.keeper import Keeper
+from pipeline.engine import loop
+from pipeline.engine.durability import publisher
+from pipeline.engine.durability.checkpoint import Checkpoints
+from pipeline.engine.durability.coordinator import Keeper
+from pipeline.engine.durability.journal import Journal
 from pipeline.engine.serial import SerialExecutor
 from pipeline.storage.local import Local
 from pipeline.sync import sync_run

@@ -18,8 +18,8 @@ import pytest
 from pyarrow.fs import FileSystem, S3FileSystem
 
 from pipeline.core.failures import ConfigError, FencedError, StorageError
-from pipeline.engine.checkpoint import Checkpoints
-from pipeline.engine.journal import Journal
+from pipeline.engine.durability.checkpoint import Checkpoints
+from pipeline.engine.durability.journal import Journal
 from pipeline.run import Where, evaluate_run, train_run
 from pipeline.saved import load_learner
 from pipeline.storage import storage_at
@@ -188,7 +188,7 @@ def test_a_run_that_dies_and_is_resumed_ends_as_on_a_disk(uri, tmp_path, monkeyp
             raise KeyboardInterrupt
 
     with monkeypatch.context() as dead:
-        dead.setattr("pipeline.engine.keeper.Keeper.close", lambda *_: None)
+        dead.setattr("pipeline.engine.durability.coordinator.Keeper.close", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             run(tiny(), uri, 0, after=dies)  # type: ignore[arg-type]
     resumed = run(tiny(), uri, 0)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.core.failures import ResumeError, StorageError
-from pipeline.engine.checkpoint import Checkpoint, Checkpoints, read_checkpoint, write_checkpoint
+from pipeline.engine.durability.checkpoint import Checkpoint, Checkpoints, read_checkpoint, write_checkpoint
 from pipeline.storage.local import Local
 
 
@@ -96,7 +96,7 @@ def test_swapped_content_is_found(written):
 
 
 def test_a_newer_format_is_named(written, monkeypatch):
-    monkeypatch.setattr("pipeline.engine.checkpoint.FORMAT", 1)
+    monkeypatch.setattr("pipeline.engine.durability.checkpoint.FORMAT", 1)
     with pytest.raises(ResumeError, match="format 2, this version reads up to format 1"):
         read(written)
 
@@ -104,7 +104,7 @@ def test_a_newer_format_is_named(written, monkeypatch):
 def test_an_older_format_is_read(tmp_path, monkeypatch):
     """To evaluate and to serve; the keeper goes on from its own format only."""
     with monkeypatch.context() as older:
-        older.setattr("pipeline.engine.checkpoint.FORMAT", 1)
+        older.setattr("pipeline.engine.durability.checkpoint.FORMAT", 1)
         write_checkpoint(Local(tmp_path), "one.safetensors", checkpoint())
     assert same(read(tmp_path / "one.safetensors"), checkpoint())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.failures import ConfigError, FencedError, StorageError
-from pipeline.engine.checkpoint import Checkpoints
+from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.storage.local import Local
 from tests.quiet_runs import Outcome, run
 from tests.runtime.tiny import recipe

@@ -14,14 +14,14 @@ from pipeline.core.flat import sha256
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape
 from pipeline.engine import loop
+from pipeline.engine.durability.coordinator import Durability, Keeper
+from pipeline.engine.durability.identity import Identity
+from pipeline.engine.durability.journal import Journal
+from pipeline.engine.durability.publisher import Publisher, Run
 from pipeline.engine.evaluate import EvaluationPlan, chunks_of, evaluate
-from pipeline.engine.identity import Identity
-from pipeline.engine.journal import Journal
-from pipeline.engine.keeper import Durability, Keeper
 from pipeline.engine.loop import Plan
 from pipeline.engine.outer import Outer
 from pipeline.engine.protocols import Chunk, Report, Work
-from pipeline.engine.publisher import Publisher, Run
 from pipeline.engine.scheduling.events import Abort, Accept, Deal, Done, Joined, Leaving, Lost, Note, Replace
 from pipeline.engine.scheduling.pool import Crew
 from pipeline.engine.scheduling.quarantine import Places

@@ -28,13 +28,13 @@ from hypothesis.stateful import (
 
 from pipeline.core.flat import sha256
 from pipeline.core.types import Contribution
+from pipeline.engine.durability.coordinator import Durability, Keeper
+from pipeline.engine.durability.identity import Identity
+from pipeline.engine.durability.journal import Journal
+from pipeline.engine.durability.publisher import STATUSES, Publisher, Run
 from pipeline.engine.evaluate import chunks_of
-from pipeline.engine.identity import Identity
-from pipeline.engine.journal import Journal
-from pipeline.engine.keeper import Durability, Keeper
 from pipeline.engine.outer import Outer
 from pipeline.engine.protocols import Applied
-from pipeline.engine.publisher import STATUSES, Publisher, Run
 from pipeline.engine.store import Store
 from pipeline.storage.local import Local
 from tests.unit.quadratic import Bowls, maml, vector, worker
@@ -223,7 +223,7 @@ class Life(RuleBasedStateMachine):
 
 
 def test_a_run_survives_whatever_happens_to_it(straight, monkeypatch):
-    monkeypatch.setattr("pipeline.engine.publisher.PERIOD_S", 3600.0)
+    monkeypatch.setattr("pipeline.engine.durability.publisher.PERIOD_S", 3600.0)
     monkeypatch.setattr(Life, "hashes", straight, raising=False)
     found = settings(
         derandomize=True,

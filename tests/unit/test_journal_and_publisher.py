@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.failures import ResumeError
-from pipeline.engine import publisher as publishing
-from pipeline.engine.journal import Journal
+from pipeline.engine.durability import publisher as publishing
+from pipeline.engine.durability.journal import Journal
+from pipeline.engine.durability.publisher import Publisher, Run, windows
 from pipeline.engine.protocols import Entry, Status
-from pipeline.engine.publisher import Publisher, Run, windows
 from pipeline.storage.local import Local
 from tests.unit.virtual import Recorder
 
@@ -462,7 +462,7 @@ def test_a_run_that_is_deleted_while_it_trains_is_followed_by_one_that_has_all(b
 
 
 def test_what_gathered_in_a_long_absence_is_sent_part_by_part(build: Build, idle: None, monkeypatch):
-    monkeypatch.setattr("pipeline.engine.publisher.BATCH", 4)
+    monkeypatch.setattr("pipeline.engine.durability.publisher.BATCH", 4)
     publisher, journal = build(tracker := Failing(1))
     for step in range(1, 43):
         journal.append(train(step))

@@ -20,10 +20,10 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape
 from pipeline.core.types import Batch, Context, Task
 from pipeline.engine import loop
-from pipeline.engine.checkpoint import Checkpoints, read_checkpoint
+from pipeline.engine.durability.checkpoint import Checkpoints, read_checkpoint
+from pipeline.engine.durability.coordinator import Durability
+from pipeline.engine.durability.journal import Journal
 from pipeline.engine.evaluate import EvaluationPlan, Row, chunks_of, evaluate, interval
-from pipeline.engine.journal import Journal
-from pipeline.engine.keeper import Durability
 from pipeline.engine.protocols import Chunk, Entry, ScoreReport
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.worker import Worker, milestones
@@ -85,7 +85,7 @@ class Watcher:
 def tracker(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr("pipeline.tracking.mlflow_tracker.MLflowTracker", lambda uri, experiment: recorder)
-    monkeypatch.setattr("pipeline.engine.publisher.PERIOD_S", 3600.0)  # all is sent at the end
+    monkeypatch.setattr("pipeline.engine.durability.publisher.PERIOD_S", 3600.0)  # all is sent at the end
     return recorder
 
 
@@ -178,7 +178,7 @@ def test_what_the_journal_lost_in_a_crash_is_in_the_checkpoint(bench, other, eve
 
 @pytest.mark.parametrize(("sync_every", "carried"), [(32, [1, 2, 3, 4, 5, 6]), (3, [4, 5, 6])])
 def test_a_checkpoint_carries_what_is_not_durable_in_the_journal(bench, monkeypatch, sync_every, carried):
-    monkeypatch.setattr("pipeline.engine.keeper.SYNC_EVERY", sync_every)
+    monkeypatch.setattr("pipeline.engine.durability.coordinator.SYNC_EVERY", sync_every)
     bench.train(recipe(checkpoint={"every": 4, "keep": 2}))
     facts = read_checkpoint(Local(bench.folder), "checkpoints/step-00000006.safetensors").facts
     assert [Entry(*entry).step for entry in facts["entries"]] == carried
@@ -515,7 +515,7 @@ def test_a_damaged_best_theta_is_told_and_replaced(bench):
 
 def test_a_run_of_an_older_format_is_not_continued(bench, monkeypatch):
     with monkeypatch.context() as older:
-        older.setattr("pipeline.engine.checkpoint.FORMAT", 1)
+        older.setattr("pipeline.engine.durability.checkpoint.FORMAT", 1)
         bench.killed(recipe(), 3)
     with pytest.raises(ResumeError, match="have format 1, and this version goes on from format 2"):
         bench.train(recipe())

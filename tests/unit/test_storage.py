@@ -10,10 +10,10 @@ import pytest
 
 from pipeline.build import build_parts, check_folder, durability
 from pipeline.core.failures import ConfigError, StorageError
-from pipeline.engine.checkpoint import Checkpoints
-from pipeline.engine.keeper import Durability
+from pipeline.engine.durability.checkpoint import Checkpoints
+from pipeline.engine.durability.coordinator import Durability
+from pipeline.engine.durability.disk_space import check_room, checkpoint_bytes
 from pipeline.engine.outer import Outer
-from pipeline.engine.room import check_room, checkpoint_bytes
 from pipeline.storage.local import Local, size_text
 from tests.quiet_runs import durable, run
 from tests.runtime.tiny import recipe

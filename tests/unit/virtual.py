@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.engine.keeper import Keeper
+from pipeline.engine.durability.coordinator import Keeper
 from pipeline.engine.protocols import Applied, Chunk, Entry, Missing, Status, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost
 from pipeline.engine.scheduling.pool import Crew

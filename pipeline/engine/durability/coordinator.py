@@ -20,11 +20,18 @@ import numpy as np
 from pipeline.core.failures import FencedError, ResumeError, StorageError
 from pipeline.core.flat import sha256
 from pipeline.core.types import Contribution
-from pipeline.engine.checkpoint import FORMAT, Checkpoint, Checkpoints, name_of, read_checkpoint, write_checkpoint
-from pipeline.engine.identity import Identity, changed_numerics
-from pipeline.engine.journal import Journal
+from pipeline.engine.durability.checkpoint import (
+    FORMAT,
+    Checkpoint,
+    Checkpoints,
+    name_of,
+    read_checkpoint,
+    write_checkpoint,
+)
+from pipeline.engine.durability.identity import Identity, changed_numerics
+from pipeline.engine.durability.journal import Journal
+from pipeline.engine.durability.publisher import Publisher
 from pipeline.engine.protocols import Entry, Opened, Status
-from pipeline.engine.publisher import Publisher
 from pipeline.engine.store import Store
 from pipeline.storage.protocol import Storage
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple, get_args
 
 from pipeline.core.redact import redact
-from pipeline.engine.journal import Journal
+from pipeline.engine.durability.journal import Journal
 from pipeline.engine.protocols import Entry, Status, Tracker
 from pipeline.storage.protocol import Storage
 

@@ -1,0 +1,1 @@
+"""What survives a crash: checkpoints, the metrics journal and the coordinator that writes both."""
