@@ -29,14 +29,14 @@ from pipeline.engine.durability.publisher import Publisher, Run
 from pipeline.engine.evaluate import EvaluationPlan
 from pipeline.engine.loop import Plan
 from pipeline.engine.numerics import Numerics
-from pipeline.engine.outer import Outer
+from pipeline.engine.outer.optimizer import Outer
+from pipeline.engine.outer.store import Store
 from pipeline.engine.protocols import Chunk, Executor
 from pipeline.engine.rehearsal import rehearse
 from pipeline.engine.scheduling.pool import Crew
 from pipeline.engine.scheduling.scheduler import Dealer
 from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.engine.serial import InProcess, Monotonic, SerialExecutor
-from pipeline.engine.store import Store
 from pipeline.engine.worker import Worker
 from pipeline.nets import NETS
 from pipeline.nets.model import Model

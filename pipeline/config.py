@@ -28,7 +28,7 @@ from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import MayChange
 from pipeline.engine.durability.identity import Identity
 from pipeline.engine.numerics import Numerics
-from pipeline.engine.outer import Outer
+from pipeline.engine.outer.optimizer import Outer
 from pipeline.nets import NETS
 from pipeline.nets.normalisation import Mode
 from pipeline.tasks import SOURCES

@@ -66,7 +66,7 @@ ALLOWED: dict[str, Rule] = {
             RECIPES,
             "pipeline.engine.durability.identity",
             "pipeline.engine.numerics",
-            "pipeline.engine.outer",
+            "pipeline.engine.outer.optimizer",
         ),
         ("annotated_types", "pydantic", "pydantic_core", "yaml"),
     ),

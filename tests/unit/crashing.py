@@ -18,8 +18,8 @@ from pipeline.config import Recipe
 from pipeline.core.failures import PipelineError
 from pipeline.engine import loop
 from pipeline.engine.durability.journal import Journal
+from pipeline.engine.outer.store import Store
 from pipeline.engine.serial import SerialExecutor
-from pipeline.engine.store import Store
 from pipeline.storage import local
 from tests.quiet_runs import BuildQuietKeeper, Onlooker, run
 

@@ -20,7 +20,8 @@ from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher, Run
 from pipeline.engine.evaluate import EvaluationPlan, chunks_of, evaluate
 from pipeline.engine.loop import Plan
-from pipeline.engine.outer import Outer
+from pipeline.engine.outer.optimizer import Outer
+from pipeline.engine.outer.store import Store
 from pipeline.engine.protocols import Chunk, Report, Work
 from pipeline.engine.scheduling.events import Abort, Accept, Deal, Done, Joined, Leaving, Lost, Note, Replace
 from pipeline.engine.scheduling.pool import Crew
@@ -28,7 +29,6 @@ from pipeline.engine.scheduling.quarantine import Places
 from pipeline.engine.scheduling.scheduler import MAX_KILLS, Dealer
 from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.engine.serial import SerialExecutor
-from pipeline.engine.store import Store
 from pipeline.storage.local import Local
 from tests.unit.quadratic import Bowls, maml, vector, worker
 from tests.unit.virtual import (

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from pipeline.core.flat import sha256
 from pipeline.core.types import Contribution
 from pipeline.engine.evaluate import chunks_of
-from pipeline.engine.outer import Outer
-from pipeline.engine.store import Store
+from pipeline.engine.outer.optimizer import Outer
+from pipeline.engine.outer.store import Store
 from tests.unit.quadratic import FLOAT64, LOOPED, Bowls, maml, mean_gradient, reptile, vector, worker
 from tests.unit.virtual import VirtualTransport, virtual_crew
 

@@ -13,7 +13,7 @@ from pipeline.core.failures import ConfigError, StorageError
 from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.engine.durability.coordinator import Durability
 from pipeline.engine.durability.disk_space import check_room, checkpoint_bytes
-from pipeline.engine.outer import Outer
+from pipeline.engine.outer.optimizer import Outer
 from pipeline.storage.local import Local, size_text
 from tests.quiet_runs import durable, run
 from tests.runtime.tiny import recipe

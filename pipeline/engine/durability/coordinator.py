@@ -31,8 +31,8 @@ from pipeline.engine.durability.checkpoint import (
 from pipeline.engine.durability.identity import Identity, changed_numerics
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher
+from pipeline.engine.outer.store import Store
 from pipeline.engine.protocols import Entry, Opened, Status
-from pipeline.engine.store import Store
 from pipeline.storage.protocol import Storage
 
 BEST = "best.safetensors"

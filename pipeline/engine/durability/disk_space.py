@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.core.failures import ConfigError
-from pipeline.engine.outer import Outer
+from pipeline.engine.outer.optimizer import Outer
 from pipeline.storage.local import size_text
 from pipeline.storage.protocol import Storage
 

@@ -14,8 +14,8 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import InternalError
 from pipeline.core.flat import Layout
 from pipeline.core.types import Contribution
-from pipeline.engine.outer import Outer, build_optimizer, build_scheduler
-from pipeline.engine.reduce import tree_sum
+from pipeline.engine.outer.optimizer import Outer, build_optimizer, build_scheduler
+from pipeline.engine.outer.reduce import tree_sum
 
 
 class Store:
