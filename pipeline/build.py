@@ -22,17 +22,17 @@ from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES, METRICS
 from pipeline.core.seeding import Split, Ticket, init_rng
 from pipeline.core.source import TaskSource
+from pipeline.engine.dry_run import rehearse
 from pipeline.engine.durability.coordinator import Durability, Keeper
 from pipeline.engine.durability.disk_space import check_room, checkpoint_bytes
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher, Run
 from pipeline.engine.evaluate import EvaluationPlan
+from pipeline.engine.interfaces import Chunk, Executor
 from pipeline.engine.loop import Plan
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.store import Store
-from pipeline.engine.protocols import Chunk, Executor
-from pipeline.engine.rehearsal import rehearse
 from pipeline.engine.scheduling.pool import Crew
 from pipeline.engine.scheduling.scheduler import Dealer
 from pipeline.engine.scheduling.timeouts import Limits
@@ -41,7 +41,7 @@ from pipeline.engine.worker import Worker
 from pipeline.nets import NETS
 from pipeline.nets.model import Model
 from pipeline.storage import storage_at
-from pipeline.storage.protocol import Storage
+from pipeline.storage.interface import Storage
 from pipeline.tasks import SOURCES
 
 

@@ -22,8 +22,8 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.config import Recipe, load
 from pipeline.core.failures import ConfigError, InternalError
 from pipeline.engine.durability.journal import Journal
+from pipeline.engine.interfaces import Status
 from pipeline.engine.loop import Watcher
-from pipeline.engine.protocols import Status
 from pipeline.protocol import Method, Protocol, read
 from pipeline.results import Result
 from pipeline.run import Ended, Where, absolute, train_run

@@ -64,23 +64,23 @@ def check_cluster(recipe: Recipe, address: str) -> Iterator[Finding]:
     """The cluster at ``address``, or this machine, where a run would start its own."""
     import torch
 
-    from pipeline.runtime import survey
+    from pipeline.runtime import cluster_info
 
     if address == "local":
         cpus, gpus = os.cpu_count() or 1, float(torch.cuda.device_count())
     else:
         try:
-            seen = survey.survey(address)
+            seen = cluster_info.survey(address)
         except ClusterError as error:
             yield _failed("cluster", error)
             return
         # Ray lets in no driver of another version.
         yield Finding("cluster", True, f"{seen.nodes} nodes with {seen.versions}, as here")
-        yield check_guard(seen.dashboard, survey.open_to_all)
+        yield check_guard(seen.dashboard, cluster_info.open_to_all)
         cpus, gpus = int(seen.cpus), seen.gpus
     yield check_room(recipe, cpus, gpus)
     yield check_threads(recipe, cpus)
-    yield check_token_file(survey.token_file())
+    yield check_token_file(cluster_info.token_file())
 
 
 def check_room(recipe: Recipe, cpus: int, gpus: float) -> Finding:

@@ -30,16 +30,16 @@ from pipeline.engine import loop
 from pipeline.engine.durability.checkpoint import Checkpoints, read_checkpoint
 from pipeline.engine.durability.coordinator import BEST
 from pipeline.engine.evaluate import Scores, evaluate
+from pipeline.engine.interfaces import Executor, Scorer, Status
 from pipeline.engine.loop import Trained, Watcher
-from pipeline.engine.protocols import Executor, Scorer, Status
 from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.runtime.job import in_ray_job
 from pipeline.saved import newest, pack, validate_folder
 from pipeline.storage import storage_at
-from pipeline.storage.protocol import Storage
+from pipeline.storage.interface import Storage
 from pipeline.tracking import uri as tracking_uri
-from pipeline.tracking.ending import Ending
 from pipeline.tracking.mlflow_tracker import how_to_open, probe
+from pipeline.tracking.run_ender import Ending
 
 
 class Where(NamedTuple):

@@ -13,7 +13,7 @@ from pipeline.core.failures import ResumeError
 from pipeline.engine.durability.checkpoint import Checkpoints, name_of
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import STATUSES, Publisher
-from pipeline.engine.protocols import Status
+from pipeline.engine.interfaces import Status
 from pipeline.run import absolute
 from pipeline.saved import validate_folder
 from pipeline.storage import storage_at

@@ -19,7 +19,7 @@ from pipeline.core.flat import sha256
 from pipeline.engine import loop
 from pipeline.engine.durability.coordinator import Keeper
 from pipeline.engine.durability.journal import Journal
-from pipeline.engine.protocols import Entry, Executor, Status
+from pipeline.engine.interfaces import Entry, Executor, Status
 from pipeline.engine.scheduling.scheduler import Dealer
 from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.engine.serial import SerialExecutor

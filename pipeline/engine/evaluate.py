@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.core.seeding import Purpose, Split, Ticket
 from pipeline.core.source import TaskShape
-from pipeline.engine.protocols import Chunk, Scorer
+from pipeline.engine.interfaces import Chunk, Scorer
 
 
 @dataclass(frozen=True)

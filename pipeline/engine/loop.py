@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pipeline.core.failures import NonFiniteError
 from pipeline.engine.evaluate import EvaluationPlan, Row, chunks_of, evaluate
-from pipeline.engine.protocols import Applied, Chunk, Executor, Report, Rewound
+from pipeline.engine.interfaces import Applied, Chunk, Executor, Report, Rewound
 
 MAX_SKIPPED = 0.05
 """Share of one step's tasks that may be skipped for a loss or gradient that is not finite."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.engine.durability.coordinator import Keeper
-from pipeline.engine.protocols import Applied, Chunk, Missing, Opened, Status, Work
+from pipeline.engine.interfaces import Applied, Chunk, Missing, Opened, Status, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Lost
 from pipeline.engine.scheduling.pool import Crew
 from pipeline.engine.scheduling.scheduler import Dealer, OnPoison

@@ -18,9 +18,9 @@ from pipeline.core.flat import Layout
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskSource
 from pipeline.core.types import Context, Contribution, MetaParams, Params, Phase, Score, Task
+from pipeline.engine.interfaces import Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.reduce import tree_sum
-from pipeline.engine.protocols import Chunk, Report, ScoreReport
 
 
 class Drawn(NamedTuple):

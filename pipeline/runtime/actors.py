@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from pipeline.core.types import Contribution
 from pipeline.engine.durability.coordinator import Keeper
-from pipeline.engine.protocols import Applied, Chunk, Missing, Opened, Report, ScoreReport, Status
+from pipeline.engine.interfaces import Applied, Chunk, Missing, Opened, Report, ScoreReport, Status
 from pipeline.engine.worker import Worker
 
 

@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskErro
 
 from pipeline.core.failures import ClusterError, PipelineError
 from pipeline.engine.durability.coordinator import Keeper
-from pipeline.engine.protocols import Applied, Missing, Opened, Rewound, Status
+from pipeline.engine.interfaces import Applied, Missing, Opened, Rewound, Status
 from pipeline.engine.scheduling.pool import Crew
 from pipeline.engine.scheduling.scheduler import Dealer
 from pipeline.engine.serial import Monotonic

@@ -12,14 +12,14 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTa
 
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.durability.identity import changed_numerics
-from pipeline.engine.protocols import Chunk, Work
+from pipeline.engine.interfaces import Chunk, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost, Refused
 from pipeline.engine.scheduling.timeouts import Limits
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import Hello, TaskWorker
 from pipeline.runtime.cluster import Workers, connect, draining_nodes, leave
-from pipeline.runtime.head import Head
+from pipeline.runtime.ray_head import Head
 
 DRAIN_CHECK_S = 2.0
 POLL_S = 0.2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.storage.interface import Storage
 from pipeline.storage.local import Local
-from pipeline.storage.protocol import Storage
 
 
 def storage_at(where: str | Path) -> Storage:

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from pipeline.core.failures import ConfigError, InternalError, PipelineError
 from pipeline.core.redact import redact
-from pipeline.engine.protocols import Entry, Status
+from pipeline.engine.interfaces import Entry, Status
 from pipeline.tracking.uri import (
     absolute,
     check_address,

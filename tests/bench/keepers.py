@@ -17,8 +17,8 @@ from pipeline import build
 from pipeline.core.types import Contribution
 from pipeline.engine.durability.coordinator import Durability, Keeper
 from pipeline.engine.durability.journal import Journal
-from pipeline.engine.protocols import Entry, Status
-from pipeline.storage.protocol import Storage
+from pipeline.engine.interfaces import Entry, Status
+from pipeline.storage.interface import Storage
 from tests.quiet_runs import BuildQuietKeeper
 
 T = TypeVar("T")

@@ -19,8 +19,8 @@ from pipeline.core.algorithm import Algorithm, Differentiable
 from pipeline.core.flat import Layout
 from pipeline.core.seeding import init_rng
 from pipeline.core.types import Context, MetaParams, Params, Phase, Score
+from pipeline.engine.interfaces import Chunk
 from pipeline.engine.numerics import Numerics
-from pipeline.engine.protocols import Chunk
 from pipeline.engine.worker import Worker
 from tests.contract.cases import SEED, Case
 from tests.contract.compare import CLOSE, assert_close, assert_same_bits, global_states, norm, seed_globals, tensors

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.build import BuildWorker
 from pipeline.config import Recipe
 from pipeline.core.types import Contribution
-from pipeline.engine.protocols import Chunk, Report, ScoreReport
+from pipeline.engine.interfaces import Chunk, Report, ScoreReport
 from pipeline.engine.scheduling.events import Event, Joined
 from pipeline.engine.worker import Worker
 from pipeline.runtime.transport import RayTransport

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from pipeline.core.failures import ClusterError, Stopped
-from pipeline.runtime.head import Head
+from pipeline.runtime.ray_head import Head
 
 
 def listening(port: int = 0) -> socket.socket:

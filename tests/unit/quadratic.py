@@ -20,8 +20,8 @@ from pipeline.core.flat import Layout
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes
 from pipeline.core.types import Batch, Context, MetaParams, Params, Phase, Score, Task
+from pipeline.engine.interfaces import Chunk
 from pipeline.engine.numerics import Numerics
-from pipeline.engine.protocols import Chunk
 from pipeline.engine.worker import Worker
 from pipeline.nets.model import Model
 from pipeline.nets.net import Net

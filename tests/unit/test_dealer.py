@@ -19,10 +19,10 @@ from pipeline.engine.durability.identity import Identity
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher, Run
 from pipeline.engine.evaluate import EvaluationPlan, chunks_of, evaluate
+from pipeline.engine.interfaces import Chunk, Report, Work
 from pipeline.engine.loop import Plan
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.store import Store
-from pipeline.engine.protocols import Chunk, Report, Work
 from pipeline.engine.scheduling.events import Abort, Accept, Deal, Done, Joined, Leaving, Lost, Note, Replace
 from pipeline.engine.scheduling.pool import Crew
 from pipeline.engine.scheduling.quarantine import Places

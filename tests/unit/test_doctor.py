@@ -16,7 +16,7 @@ from jobs import doctor as job
 from pipeline import doctor
 from pipeline.config import load
 from pipeline.report import findings_table
-from pipeline.runtime.survey import open_to_all
+from pipeline.runtime.cluster_info import open_to_all
 from tests.mlflow_server import Answering, answering
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -33,9 +33,9 @@ from pipeline.engine.durability.identity import Identity
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import STATUSES, Publisher, Run
 from pipeline.engine.evaluate import chunks_of
+from pipeline.engine.interfaces import Applied
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.store import Store
-from pipeline.engine.protocols import Applied
 from pipeline.storage.local import Local
 from tests.unit.quadratic import Bowls, maml, vector, worker
 from tests.unit.virtual import STRAYS, Recorder, VirtualExecutor

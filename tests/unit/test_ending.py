@@ -6,8 +6,8 @@ import socket
 
 from mlflow.tracking import MlflowClient
 
-from pipeline.tracking.ending import Ending
 from pipeline.tracking.mlflow_tracker import MLflowTracker
+from pipeline.tracking.run_ender import Ending
 
 
 def test_a_run_that_somebody_else_keeps_is_ended(mlflow_uri):

@@ -22,8 +22,8 @@ from pipeline.core.losses import cross_entropy
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
+from pipeline.engine.interfaces import Chunk
 from pipeline.engine.numerics import Numerics
-from pipeline.engine.protocols import Chunk
 from pipeline.engine.worker import Worker
 from pipeline.nets.conv4 import Conv4
 from pipeline.nets.model import Model

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pipeline.core.algorithm import Algorithm
+from pipeline.engine.interfaces import Chunk
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.store import Store
-from pipeline.engine.protocols import Chunk
 from tests.unit.quadratic import Bowls, maml, mean_gradient, reptile, tickets, vector, worker
 
 pytestmark = pytest.mark.usefixtures("torch_threads")

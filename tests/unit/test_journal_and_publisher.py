@@ -16,7 +16,7 @@ from pipeline.core.failures import ResumeError
 from pipeline.engine.durability import publisher as publishing
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher, Run, windows
-from pipeline.engine.protocols import Entry, Status
+from pipeline.engine.interfaces import Entry, Status
 from pipeline.storage.local import Local
 from tests.unit.virtual import Recorder
 

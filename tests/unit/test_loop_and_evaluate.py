@@ -24,7 +24,7 @@ from pipeline.engine.durability.checkpoint import Checkpoints, read_checkpoint
 from pipeline.engine.durability.coordinator import Durability
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.evaluate import EvaluationPlan, Row, chunks_of, evaluate, interval
-from pipeline.engine.protocols import Chunk, Entry, ScoreReport
+from pipeline.engine.interfaces import Chunk, Entry, ScoreReport
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.worker import Worker, milestones
 from pipeline.storage.local import Local

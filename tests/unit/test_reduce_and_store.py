@@ -21,10 +21,10 @@ from pipeline.core.losses import cross_entropy
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec
 from pipeline.core.types import Batch, Context, Contribution, MetaParams, Params, Score, Task
+from pipeline.engine.interfaces import Chunk
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.reduce import tree_sum
 from pipeline.engine.outer.store import Store
-from pipeline.engine.protocols import Chunk
 from pipeline.engine.worker import Worker
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import Model

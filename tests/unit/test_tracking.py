@@ -13,7 +13,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.core.failures import ConfigError, InternalError, PipelineError
-from pipeline.engine.protocols import Entry
+from pipeline.engine.interfaces import Entry
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open
 from pipeline.tracking.uri import absolute
 

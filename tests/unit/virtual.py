@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.engine.durability.coordinator import Keeper
-from pipeline.engine.protocols import Applied, Chunk, Entry, Missing, Status, Work
+from pipeline.engine.interfaces import Applied, Chunk, Entry, Missing, Status, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost
 from pipeline.engine.scheduling.pool import Crew
 from pipeline.engine.scheduling.scheduler import Dealer, OnPoison

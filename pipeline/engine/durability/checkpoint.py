@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from pipeline.core.failures import ResumeError, StorageError
-from pipeline.storage.protocol import Storage
+from pipeline.storage.interface import Storage
 
 FORMAT = 2
 """Theta is read from every format up to this one; a run is continued from this one only."""

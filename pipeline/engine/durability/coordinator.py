@@ -31,9 +31,9 @@ from pipeline.engine.durability.checkpoint import (
 from pipeline.engine.durability.identity import Identity, changed_numerics
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher
+from pipeline.engine.interfaces import Entry, Opened, Status
 from pipeline.engine.outer.store import Store
-from pipeline.engine.protocols import Entry, Opened, Status
-from pipeline.storage.protocol import Storage
+from pipeline.storage.interface import Storage
 
 BEST = "best.safetensors"
 RESUMABLE = {"identity": dict, "texts": dict, "entries": list, "skipped": list}

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from pipeline.core.failures import ResumeError
-from pipeline.engine.protocols import Entry
-from pipeline.storage.protocol import Storage
+from pipeline.engine.interfaces import Entry
+from pipeline.storage.interface import Storage
 
 NAME = "journal.jsonl"
 KEPT = 1000

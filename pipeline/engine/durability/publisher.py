@@ -16,8 +16,8 @@ from typing import NamedTuple, get_args
 
 from pipeline.core.redact import redact
 from pipeline.engine.durability.journal import Journal
-from pipeline.engine.protocols import Entry, Status, Tracker
-from pipeline.storage.protocol import Storage
+from pipeline.engine.interfaces import Entry, Status, Tracker
+from pipeline.storage.interface import Storage
 
 BATCH = 1000
 """Entries that are read and sent at a time: after a long absence of the tracker there are many."""

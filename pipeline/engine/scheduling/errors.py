@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.core.failures import ClusterError, CorruptionError, PoisonError
-from pipeline.engine.protocols import Chunk
+from pipeline.engine.interfaces import Chunk
 from pipeline.engine.scheduling.events import Order
 
 

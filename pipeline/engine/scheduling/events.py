@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline.core.failures import PipelineError
-from pipeline.engine.protocols import Chunk, Work
+from pipeline.engine.interfaces import Chunk, Work
 
 Id = int
 """A worker's number. The worker that takes a lost one's place gets a new number, so late answers are told apart."""

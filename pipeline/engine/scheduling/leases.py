@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 
-from pipeline.engine.protocols import Work
+from pipeline.engine.interfaces import Work
 from pipeline.engine.scheduling.timeouts import Limits
 
 MEMORY = 64

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from pipeline.engine.protocols import Chunk, Clock, Report, ScoreReport, Work
+from pipeline.engine.interfaces import Chunk, Clock, Report, ScoreReport, Work
 from pipeline.engine.scheduling.events import Abort, Accept, Action, Deal, Event, Id, Note, Replace
 from pipeline.engine.scheduling.scheduler import Dealer
 from pipeline.engine.stop import Stop

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Literal
 
-from pipeline.engine.protocols import Chunk, Work
+from pipeline.engine.interfaces import Chunk, Work
 from pipeline.engine.scheduling.errors import corrupt, named, nobody, poison
 from pipeline.engine.scheduling.events import (
     Abort,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from pipeline.core.failures import PipelineError
-from pipeline.engine.protocols import Status
+from pipeline.engine.interfaces import Status
 from pipeline.tracking.mlflow_tracker import MLflowTracker
 
 END_S = {"KILLED": 0.6, "FAILED": 10.0, "FINISHED": 10.0}
