@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
 
-    from pipeline.report import Progress, speed_table
+    from pipeline.runs.report import Progress, speed_table
     from tests.bench import measure, outages, safety
 
     images = {RECIPES[1]: [f"source.path={arguments.omniglot}"]}

@@ -39,9 +39,9 @@ def main() -> None:
 
     from pipeline.compare import compare
     from pipeline.protocol import read
-    from pipeline.report import Progress
-    from pipeline.results import RESULTS, load
-    from pipeline.run import Where
+    from pipeline.runs.recorded import RESULTS, load
+    from pipeline.runs.report import Progress
+    from pipeline.runs.run import Where
     from pipeline.standings import table
 
     kept = asked.results or RESULTS / Path(asked.protocol).stem

@@ -30,8 +30,8 @@ def main() -> None:
 
     from pipeline.config import load
     from pipeline.core.failures import ClusterError
-    from pipeline.doctor import examine
-    from pipeline.report import findings_table
+    from pipeline.runs.doctor import examine
+    from pipeline.runs.report import findings_table
 
     findings = list(examine(load(arguments.recipe, arguments.overrides), arguments.address, arguments.output))
     print(findings_table(findings), flush=True)

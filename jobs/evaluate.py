@@ -34,9 +34,9 @@ def main() -> None:
     if arguments.workers is not None:
         overrides = [*overrides, f"workers.count={arguments.workers}"]
 
-    from pipeline.report import final_table
-    from pipeline.results import baselines
-    from pipeline.run import Where, evaluate_run
+    from pipeline.runs.recorded import baselines
+    from pipeline.runs.report import final_table
+    from pipeline.runs.run import Where, evaluate_run
 
     result = evaluate_run(arguments.folder, overrides, Where(arguments.executor, arguments.address))
     if arguments.json:

@@ -19,8 +19,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
 
-    from pipeline.report import key_values
-    from pipeline.sync import sync_run
+    from pipeline.runs.report import key_values
+    from pipeline.runs.sync import sync_run
 
     synced = sync_run(arguments.folder, arguments.overrides)
     rows = {"MLflow run": f"{synced.run}, {synced.status}", "entries": str(synced.entries)}

@@ -42,8 +42,8 @@ def main() -> None:
         overrides = [*overrides, f"workers.count={arguments.workers}"]
 
     from pipeline.config import load
-    from pipeline.report import Progress, final_table, key_values
-    from pipeline.run import Where, describe, train_run, where_to_look
+    from pipeline.runs.report import Progress, final_table, key_values
+    from pipeline.runs.run import Where, describe, train_run, where_to_look
 
     loaded = load(recipe, overrides)
     where = Where(arguments.executor, arguments.address, arguments.output, arguments.resume, arguments.accept_numerics)

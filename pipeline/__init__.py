@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.core.types import MetaParams, Score
-    from pipeline.run import Ended
+    from pipeline.runs.run import Ended
     from pipeline.serving.learner import Learner
 
 __version__ = "0.1.0"
@@ -35,8 +35,8 @@ def train(
     Returns the run's folder and summary. Raises ``PipelineError`` with one line that says what to change.
     """
     from pipeline.config import load as load_recipe
-    from pipeline.report import Progress
-    from pipeline.run import Where, train_run
+    from pipeline.runs.report import Progress
+    from pipeline.runs.run import Where, train_run
 
     where = Where(executor, address, output, resume)
     with closing(Progress()) as progress:
@@ -49,13 +49,13 @@ def load(folder: str | Path, *, normalisation: str | None = None) -> Learner:
     ``normalisation`` answers under another mode than the run's. Raises ``ConfigError`` for a transductive run unless
     that mode is named: its answer for a row depends on the other rows.
     """
-    from pipeline.saved import load_learner
+    from pipeline.runs.run_folder import load_learner
 
     return load_learner(folder, normalisation)
 
 
 def replay(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Score]:
     """Learn one training task of a run again, at its newest theta, in this process: to look into a task that failed."""
-    from pipeline.saved import replay_task
+    from pipeline.runs.run_folder import replay_task
 
     return replay_task(folder, step, number)

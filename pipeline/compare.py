@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from pipeline import results
 from pipeline.algorithms import ALGORITHMS
 from pipeline.config import Recipe, load
 from pipeline.core.failures import ConfigError, InternalError
@@ -25,9 +24,10 @@ from pipeline.engine.durability.journal import Journal
 from pipeline.engine.interfaces import Status
 from pipeline.engine.loop import Watcher
 from pipeline.protocol import Method, Protocol, read
-from pipeline.results import Result
-from pipeline.run import Ended, Where, absolute, train_run
-from pipeline.saved import validate_folder
+from pipeline.runs import recorded
+from pipeline.runs.recorded import Result
+from pipeline.runs.run import Ended, Where, absolute, train_run
+from pipeline.runs.run_folder import validate_folder
 from pipeline.standings import table
 from pipeline.storage import storage_at
 from pipeline.tracking.mlflow_tracker import MLflowTracker
@@ -75,7 +75,7 @@ def compare(
     protocol = read(name)
     wanted = recipes_of(name, protocol, only, overrides)
     folder = Path(where.output or Path("runs", "compare")).absolute() / Path(name).stem
-    done = {one.method: one.summary["identity"] for one in results.load(kept)}
+    done = {one.method: one.summary["identity"] for one in recorded.load(kept)}
     with _parent(name, protocol, folder, next(iter(wanted.values()))) as (tracker, parent):
         for key, recipe in wanted.items():
             question = identity(protocol, recipe)
@@ -88,7 +88,7 @@ def compare(
             place = where._replace(output=folder / f"{key}-{question}")
             ended = _train(protocol, protocol.methods[key], recipe, place, watcher, trial_s)
             _result(Path(name).stem, protocol, key, recipe, ended).save(kept)
-        found = results.load(kept)
+        found = recorded.load(kept)
         tracker.tag({DESCRIPTION: f"{protocol.about}\n\n{table(found, protocol.columns, protocol.against)}"})
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.core.failures import ConfigError
 from pipeline.engine.evaluate import interval
-from pipeline.results import Result
+from pipeline.runs.recorded import Result
 
 SMALLER_IS_BETTER = ("mse", "value", "loss")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import windows
-from pipeline.saved import validate_folder
+from pipeline.runs.run_folder import validate_folder
 from pipeline.storage import storage_at
 
 

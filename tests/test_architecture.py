@@ -70,38 +70,57 @@ ALLOWED: dict[str, Rule] = {
         ),
         ("annotated_types", "pydantic", "pydantic_core", "yaml"),
     ),
-    "pipeline/results.py": Rule(("pipeline.core.failures", STORAGE)),
-    "pipeline/report.py": Rule((CORE, ENGINE, "pipeline.doctor", "pipeline.results"), ("numpy", "rich")),
+    "pipeline/runs/recorded.py": Rule(("pipeline.core.failures", STORAGE)),
+    "pipeline/runs/report.py": Rule(
+        (CORE, ENGINE, "pipeline.runs.doctor", "pipeline.runs.recorded"), ("numpy", "rich")
+    ),
     "pipeline/protocol.py": Rule((CORE, RECIPES, "pipeline.config"), ("annotated_types", "pydantic")),
     "pipeline/pages/": Rule(
         (
             *(CORE, NETS, ALGORITHMS, STORAGE, RECIPES, "pipeline.pages", "pipeline.protocol"),
-            *("pipeline.report", "pipeline.results", "pipeline.standings"),
+            *("pipeline.runs.report", "pipeline.runs.recorded", "pipeline.standings"),
         )
     ),
-    "pipeline/run.py": Rule(
+    "pipeline/runs/run.py": Rule(
         (
             *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES),
-            *("pipeline.build", "pipeline.config", "pipeline.saved", "pipeline.runtime.job"),
+            *("pipeline.build", "pipeline.config", "pipeline.runs.run_folder", "pipeline.runtime.job"),
         ),
         (*ARRAYS, "yaml"),
     ),
-    "pipeline/saved.py": Rule((CORE, ENGINE, STORAGE, SERVING, RECIPES, "pipeline.build", "pipeline.config"), ARRAYS),
-    "pipeline/standings.py": Rule((CORE, ENGINE, "pipeline.results"), ("numpy",)),
+    "pipeline/runs/run_folder.py": Rule(
+        (CORE, ENGINE, STORAGE, SERVING, RECIPES, "pipeline.build", "pipeline.config"), ARRAYS
+    ),
+    "pipeline/standings.py": Rule((CORE, ENGINE, "pipeline.runs.recorded"), ("numpy",)),
     "pipeline/compare.py": Rule(
         (
             *(CORE, ALGORITHMS, ENGINE, STORAGE, TRACKING, RECIPES),
-            *("pipeline.config", "pipeline.protocol", "pipeline.results", "pipeline.run", "pipeline.saved"),
+            *(
+                "pipeline.config",
+                "pipeline.protocol",
+                "pipeline.runs.recorded",
+                "pipeline.runs.run",
+                "pipeline.runs.run_folder",
+            ),
             "pipeline.standings",
         ),
         ("numpy",),
     ),
-    "pipeline/sync.py": Rule(
-        (CORE, ENGINE, STORAGE, TRACKING, "pipeline.build", "pipeline.config", "pipeline.run", "pipeline.saved"),
+    "pipeline/runs/sync.py": Rule(
+        (
+            CORE,
+            ENGINE,
+            STORAGE,
+            TRACKING,
+            "pipeline.build",
+            "pipeline.config",
+            "pipeline.runs.run",
+            "pipeline.runs.run_folder",
+        ),
     ),
-    "pipeline/doctor.py": Rule((CORE, STORAGE, TRACKING, "pipeline.config"), lazily=(RUNTIME, "torch")),
+    "pipeline/runs/doctor.py": Rule((CORE, STORAGE, TRACKING, "pipeline.config"), lazily=(RUNTIME, "torch")),
     "pipeline/build.py": Rule(
-        (CORE, NETS, ALGORITHMS, TASKS, STORAGE, ENGINE, SERVING, RECIPES, "pipeline.config", "pipeline.report"),
+        (CORE, NETS, ALGORITHMS, TASKS, STORAGE, ENGINE, SERVING, RECIPES, "pipeline.config", "pipeline.runs.report"),
         ARRAYS,
         (RUNTIME, TRACKING, "ray", "mlflow"),
     ),
@@ -333,7 +352,7 @@ def test_what_is_allowed_passes() -> None:
     algorithm = '"""Doc."""\nimport torch.func\nfrom pipeline.core import types\nfrom pipeline.nets.mlp import Mlp\n'
     job = '"""Doc."""\nimport sys\nfrom pipeline.core.failures import ConfigError\ndef main():\n    import ray\n'
     exact = '"""Doc, ~/home/x and s3://a/tmp/b."""\ndef long():\n' + "    f()\n" * 49 + "\n" * 249
-    sources = [Source(ALGORITHM, algorithm), Source("jobs/train.py", job), Source("pipeline/report.py", exact)]
+    sources = [Source(ALGORITHM, algorithm), Source("jobs/train.py", job), Source("pipeline/runs/report.py", exact)]
     assert len(exact.splitlines()) == MAX_FILE
     assert not [problem for source in sources for check in CHECKS for problem in check(source)]
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from pipeline.core.failures import ConfigError
 from pipeline.pages import algorithms, measured
-from pipeline.results import RESULTS
+from pipeline.runs.recorded import RESULTS
 from pipeline.storage.local import write_whole
 
 DOCS = Path(__file__).parents[2] / "docs"

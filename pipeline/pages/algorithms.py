@@ -18,8 +18,8 @@ from pipeline.nets import NETS
 from pipeline.nets.model import Model
 from pipeline.nets.normalisation import MODES
 from pipeline.protocol import read
-from pipeline.report import in_the_end
-from pipeline.results import RESULTS, Result, recorded
+from pipeline.runs.recorded import RESULTS, Result, recorded
+from pipeline.runs.report import in_the_end
 
 _ABOUT: dict[Family, str] = {
     "optimisation": "A task adapts weights by gradient steps; what is learned is where and how they start.",

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline import recipes
 from pipeline.core.failures import DataError
 from pipeline.protocol import read
-from pipeline.results import RESULTS, Result, load
+from pipeline.runs.recorded import RESULTS, Result, load
 from pipeline.standings import table
 
 FOUND = "README.md"

@@ -18,7 +18,7 @@ from pipeline.config import Recipe, load
 from pipeline.core.seeding import Ticket
 from pipeline.engine.evaluate import chunks_of
 from pipeline.engine.loop import Watcher
-from pipeline.run import Where, train_run
+from pipeline.runs.run import Where, train_run
 from tests.bench import by_hand
 
 STEPS = {"sinusoid_maml": 200, "omniglot_maml_5w1s": 20}

@@ -26,7 +26,7 @@ from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import TaskSource
 from pipeline.core.types import Batch, Context, MetaParams, Params
 from pipeline.families.learned_optimizer import Trajectory
-from pipeline.saved import newest, pack, validate_folder
+from pipeline.runs.run_folder import newest, pack, validate_folder
 
 RULES: dict[str, Callable[[float], Rule]] = {"SGD": SGD, "Adam": Adam}
 RATES = tuple(10 ** (exponent / 5) for exponent in range(-20, 6))

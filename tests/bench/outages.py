@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.config import Recipe, load
-from pipeline.sync import sync_run
+from pipeline.runs.sync import sync_run
 from tests import mlflow_server
 from tests.bench.keepers import BuildTimedKeeper, Spent, read_spent
 from tests.bench.proxy import MODES, Mode, Proxy

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from pipeline.config import load
 from pipeline.core.failures import ConfigError
 from pipeline.engine.interfaces import Entry
-from pipeline.run import Where, describe, train_run, where_to_look
+from pipeline.runs.run import Where, describe, train_run, where_to_look
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
 from tests.quiet_runs import Onlooker
 

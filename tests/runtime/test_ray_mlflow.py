@@ -7,7 +7,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.build import flatten
 from pipeline.config import load
-from pipeline.run import Where, train_run
+from pipeline.runs.run import Where, train_run
 from tests.quiet_runs import Onlooker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("torch_threads")]

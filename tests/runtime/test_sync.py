@@ -12,8 +12,8 @@ from mlflow.tracking import MlflowClient
 from pipeline.core.failures import ConfigError
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import windows
+from pipeline.runs.sync import sync_run
 from pipeline.storage.local import Local
-from pipeline.sync import sync_run
 from tests.quiet_runs import run
 from tests.runtime.tiny import recipe
 

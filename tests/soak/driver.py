@@ -8,8 +8,8 @@ from pathlib import Path
 from jobs import run
 from pipeline.config import Recipe
 from pipeline.engine.scheduling.timeouts import Limits
-from pipeline.report import Progress
-from pipeline.run import Where, train_run
+from pipeline.runs.report import Progress
+from pipeline.runs.run import Where, train_run
 
 LIMITS = Limits(
     wait_s=120.0,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config import load
-from pipeline.sync import sync_run
+from pipeline.runs.sync import sync_run
 from tests.soak.growth import Growth, Samples
 from tests.soak.stalls import Fault, Stalls, Steps, stalls
 from tests.soak.world import KINDS, World

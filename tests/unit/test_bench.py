@@ -20,8 +20,8 @@ from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.engine.durability.coordinator import Keeper
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.serial import SerialExecutor
+from pipeline.runs.sync import sync_run
 from pipeline.storage.local import Local
-from pipeline.sync import sync_run
 from tests import mlflow_server, quiet_runs
 from tests.bench.keepers import BuildKeeperByTurns, Spent, TimedKeeper, Turns, read_spent
 from tests.bench.outages import share

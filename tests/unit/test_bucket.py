@@ -20,12 +20,12 @@ from pyarrow.fs import FileSystem, S3FileSystem
 from pipeline.core.failures import ConfigError, FencedError, StorageError
 from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.engine.durability.journal import Journal
-from pipeline.run import Where, evaluate_run, train_run
-from pipeline.saved import load_learner
+from pipeline.runs.run import Where, evaluate_run, train_run
+from pipeline.runs.run_folder import load_learner
+from pipeline.runs.sync import sync_run
 from pipeline.storage import storage_at
 from pipeline.storage.bucket import Bucket
 from pipeline.storage.local import Local
-from pipeline.sync import sync_run
 from tests.quiet_runs import Onlooker, run
 from tests.runtime.tiny import recipe
 

@@ -14,8 +14,8 @@ from pipeline.compare import compare, recipes_of
 from pipeline.core.failures import ConfigError
 from pipeline.engine.evaluate import interval
 from pipeline.protocol import read
-from pipeline.results import Result, load
-from pipeline.run import Where
+from pipeline.runs.recorded import Result, load
+from pipeline.runs.run import Where
 from pipeline.standings import table
 from tests.quiet_runs import Onlooker
 

@@ -16,7 +16,7 @@ from pipeline.config import load, plain, validate
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.source import TaskShape
 from pipeline.nets import NETS
-from pipeline.run import describe
+from pipeline.runs.run import describe
 from pipeline.tasks import SOURCES
 from tests.runtime import tiny
 

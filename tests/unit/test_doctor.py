@@ -13,9 +13,9 @@ import pytest
 
 import jobs
 from jobs import doctor as job
-from pipeline import doctor
 from pipeline.config import load
-from pipeline.report import findings_table
+from pipeline.runs import doctor
+from pipeline.runs.report import findings_table
 from pipeline.runtime.cluster_info import open_to_all
 from tests.mlflow_server import Answering, answering
 

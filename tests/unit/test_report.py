@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from pipeline.report import Progress, key_values, result_table
+from pipeline.runs.report import Progress, key_values, result_table
 
 
 class Clock:

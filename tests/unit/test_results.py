@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.failures import DataError
-from pipeline.report import final_table
-from pipeline.results import Result, baselines, load
+from pipeline.runs.recorded import Result, baselines, load
+from pipeline.runs.report import final_table
 from tests.unit.test_report import evaluation, row
 
 HERE, ELSEWHERE = "aaaa111122223333", "bbbb111122223333"

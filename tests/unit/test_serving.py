@@ -19,8 +19,8 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.types import Batch, Context, Task
 from pipeline.engine.evaluate import EvaluationPlan, chunks_of
 from pipeline.engine.worker import Worker
-from pipeline.run import Where, train_run
-from pipeline.saved import load_learner, newest, pack, validate_folder
+from pipeline.runs.run import Where, train_run
+from pipeline.runs.run_folder import load_learner, newest, pack, validate_folder
 from pipeline.serving.learner import Learner
 from pipeline.tasks import classfile
 from tests.unit.virtual import Recorder

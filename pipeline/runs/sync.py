@@ -14,8 +14,8 @@ from pipeline.engine.durability.checkpoint import Checkpoints, name_of
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import STATUSES, Publisher
 from pipeline.engine.interfaces import Status
-from pipeline.run import absolute
-from pipeline.saved import validate_folder
+from pipeline.runs.run import absolute
+from pipeline.runs.run_folder import validate_folder
 from pipeline.storage import storage_at
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
 

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.core.failures import DataError
 from pipeline.storage.local import write_whole
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 """One folder for each protocol. A copy that was installed without the checkout has none."""
 
 _OWN = ("protocol", "method", "algorithm", "family", "published")

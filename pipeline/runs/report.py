@@ -18,8 +18,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from pipeline.core.failures import DataError
-from pipeline.doctor import Finding
-from pipeline.results import RESULTS, Result, baselines
+from pipeline.runs.doctor import Finding
+from pipeline.runs.recorded import RESULTS, Result, baselines
 
 LINE_S = 5.0
 

@@ -33,8 +33,8 @@ from pipeline.engine.evaluate import Scores, evaluate
 from pipeline.engine.interfaces import Executor, Scorer, Status
 from pipeline.engine.loop import Trained, Watcher
 from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.runs.run_folder import newest, pack, validate_folder
 from pipeline.runtime.job import in_ray_job
-from pipeline.saved import newest, pack, validate_folder
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
 from pipeline.tracking import uri as tracking_uri

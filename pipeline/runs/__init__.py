@@ -1,0 +1,1 @@
+"""One run's life: trained, evaluated, reported, synced and examined."""
