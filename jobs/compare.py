@@ -37,12 +37,12 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     asked = parser().parse_intermixed_args()
 
-    from pipeline.compare import compare
-    from pipeline.protocol import read
+    from pipeline.comparison.compare import compare
+    from pipeline.comparison.leaderboard import table
+    from pipeline.comparison.protocol import read
     from pipeline.runs.recorded import RESULTS, load
     from pipeline.runs.report import Progress
     from pipeline.runs.run import Where
-    from pipeline.standings import table
 
     kept = asked.results or RESULTS / Path(asked.protocol).stem
     protocol = read(asked.protocol)

@@ -74,11 +74,11 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/runs/report.py": Rule(
         (CORE, ENGINE, "pipeline.runs.doctor", "pipeline.runs.recorded"), ("numpy", "rich")
     ),
-    "pipeline/protocol.py": Rule((CORE, RECIPES, "pipeline.config"), ("annotated_types", "pydantic")),
-    "pipeline/pages/": Rule(
+    "pipeline/comparison/protocol.py": Rule((CORE, RECIPES, "pipeline.config"), ("annotated_types", "pydantic")),
+    "pipeline/comparison/pages/": Rule(
         (
-            *(CORE, NETS, ALGORITHMS, STORAGE, RECIPES, "pipeline.pages", "pipeline.protocol"),
-            *("pipeline.runs.report", "pipeline.runs.recorded", "pipeline.standings"),
+            *(CORE, NETS, ALGORITHMS, STORAGE, RECIPES, "pipeline.comparison.pages", "pipeline.comparison.protocol"),
+            *("pipeline.runs.report", "pipeline.runs.recorded", "pipeline.comparison.leaderboard"),
         )
     ),
     "pipeline/runs/run.py": Rule(
@@ -91,18 +91,18 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/runs/run_folder.py": Rule(
         (CORE, ENGINE, STORAGE, SERVING, RECIPES, "pipeline.build", "pipeline.config"), ARRAYS
     ),
-    "pipeline/standings.py": Rule((CORE, ENGINE, "pipeline.runs.recorded"), ("numpy",)),
-    "pipeline/compare.py": Rule(
+    "pipeline/comparison/leaderboard.py": Rule((CORE, ENGINE, "pipeline.runs.recorded"), ("numpy",)),
+    "pipeline/comparison/compare.py": Rule(
         (
             *(CORE, ALGORITHMS, ENGINE, STORAGE, TRACKING, RECIPES),
             *(
                 "pipeline.config",
-                "pipeline.protocol",
+                "pipeline.comparison.protocol",
                 "pipeline.runs.recorded",
                 "pipeline.runs.run",
                 "pipeline.runs.run_folder",
             ),
-            "pipeline.standings",
+            "pipeline.comparison.leaderboard",
         ),
         ("numpy",),
     ),

@@ -10,13 +10,13 @@ import yaml
 from mlflow import MlflowClient
 
 from pipeline import recipes
-from pipeline.compare import compare, recipes_of
+from pipeline.comparison.compare import compare, recipes_of
+from pipeline.comparison.leaderboard import table
+from pipeline.comparison.protocol import read
 from pipeline.core.failures import ConfigError
 from pipeline.engine.evaluate import interval
-from pipeline.protocol import read
 from pipeline.runs.recorded import Result, load
 from pipeline.runs.run import Where
-from pipeline.standings import table
 from tests.quiet_runs import Onlooker
 
 PROTOCOL = {

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.comparison import pages
+from pipeline.comparison.pages import algorithms, measured
 from pipeline.core.failures import ConfigError, DataError
-from pipeline.pages import algorithms, measured
 from tests.contract import cases
 from tests.contract.checks import CHECKS
 from tests.test_architecture import CHECKS as HOUSE

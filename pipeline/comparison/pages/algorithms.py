@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
+from pipeline.comparison.protocol import read
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
@@ -17,7 +18,6 @@ from pipeline.core.types import Family, Kind
 from pipeline.nets import NETS
 from pipeline.nets.model import Model
 from pipeline.nets.normalisation import MODES
-from pipeline.protocol import read
 from pipeline.runs.recorded import RESULTS, Result, recorded
 from pipeline.runs.report import in_the_end
 

@@ -18,17 +18,17 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from pipeline.algorithms import ALGORITHMS
+from pipeline.comparison.leaderboard import table
+from pipeline.comparison.protocol import Method, Protocol, read
 from pipeline.config import Recipe, load
 from pipeline.core.failures import ConfigError, InternalError
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.interfaces import Status
 from pipeline.engine.loop import Watcher
-from pipeline.protocol import Method, Protocol, read
 from pipeline.runs import recorded
 from pipeline.runs.recorded import Result
 from pipeline.runs.run import Ended, Where, absolute, train_run
 from pipeline.runs.run_folder import validate_folder
-from pipeline.standings import table
 from pipeline.storage import storage_at
 from pipeline.tracking.mlflow_tracker import MLflowTracker
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline import recipes
+from pipeline.comparison.leaderboard import table
+from pipeline.comparison.protocol import read
 from pipeline.core.failures import DataError
-from pipeline.protocol import read
 from pipeline.runs.recorded import RESULTS, Result, load
-from pipeline.standings import table
 
 FOUND = "README.md"
 """What people found in a protocol's rows, in words: a file beside them."""

@@ -1,0 +1,1 @@
+"""Methods side by side: protocols, the comparison, the leaderboard and the pages made of results."""
