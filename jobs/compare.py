@@ -42,15 +42,15 @@ def main() -> None:
     from pipeline.comparison.protocol import read
     from pipeline.runs.recorded import RESULTS, load
     from pipeline.runs.report import Progress
-    from pipeline.runs.run import Where
+    from pipeline.runs.run import RunOptions
 
     kept = asked.results or RESULTS / Path(asked.protocol).stem
     protocol = read(asked.protocol)
     if not asked.print:
         overrides = [*asked.overrides, f"workers.count={asked.workers}"]
-        where = Where(asked.executor, asked.address, asked.output)
+        options = RunOptions(asked.executor, asked.address, asked.output)
         with closing(Progress()) as progress:
-            compare(asked.protocol, asked.only, overrides, where, kept, progress)
+            compare(asked.protocol, asked.only, overrides, options, kept, progress)
     done = [one for one in load(kept) if not asked.only or one.method in asked.only]
     print(f"\n{table(done, protocol.columns, protocol.against)}")
 

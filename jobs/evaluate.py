@@ -36,9 +36,9 @@ def main() -> None:
 
     from pipeline.runs.recorded import baselines
     from pipeline.runs.report import final_table
-    from pipeline.runs.run import Where, evaluate_run
+    from pipeline.runs.run import RunOptions, evaluate_run
 
-    result = evaluate_run(arguments.folder, overrides, Where(arguments.executor, arguments.address))
+    result = evaluate_run(arguments.folder, overrides, RunOptions(arguments.executor, arguments.address))
     if arguments.json:
         same = baselines(result["evaluation"]["hash"])
         print(json.dumps(result | {"baselines": {one.method: one.evaluation for one in same}}, indent=2))

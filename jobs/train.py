@@ -43,12 +43,14 @@ def main() -> None:
 
     from pipeline.config import load
     from pipeline.runs.report import Progress, final_table, key_values
-    from pipeline.runs.run import Where, describe, train_run, where_to_look
+    from pipeline.runs.run import RunOptions, describe, train_run, where_to_look
 
     loaded = load(recipe, overrides)
-    where = Where(arguments.executor, arguments.address, arguments.output, arguments.resume, arguments.accept_numerics)
+    options = RunOptions(
+        arguments.executor, arguments.address, arguments.output, arguments.resume, arguments.accept_numerics
+    )
     with closing(Progress(heading=describe(loaded))) as progress:
-        ended = train_run(loaded, where, progress)
+        ended = train_run(loaded, options, progress)
     print(f"\n{final_table(ended.summary['evaluation'])}\n\n{key_values(where_to_look(ended, loaded))}")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.core.types import MetaParams, Score
-    from pipeline.runs.run import Ended
+    from pipeline.runs.run import RunResult
     from pipeline.serving.learner import Learner
 
 __version__ = "0.1.0"
@@ -29,18 +29,18 @@ def train(
     address: str = "local",
     output: str | Path | None = None,
     resume: bool = False,
-) -> Ended:
+) -> RunResult:
     """Train a packaged recipe or a YAML file; the same as ``python -m jobs.train``.
 
     Returns the run's folder and summary. Raises ``PipelineError`` with one line that says what to change.
     """
     from pipeline.config import load as load_recipe
     from pipeline.runs.report import Progress
-    from pipeline.runs.run import Where, train_run
+    from pipeline.runs.run import RunOptions, train_run
 
-    where = Where(executor, address, output, resume)
+    options = RunOptions(executor, address, output, resume)
     with closing(Progress()) as progress:
-        return train_run(load_recipe(recipe, overrides), where, progress)
+        return train_run(load_recipe(recipe, overrides), options, progress)
 
 
 def load(folder: str | Path, *, normalisation: str | None = None) -> Learner:

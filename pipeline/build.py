@@ -22,30 +22,30 @@ from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES, METRICS
 from pipeline.core.seeding import Split, Ticket, init_rng
 from pipeline.core.source import TaskSource
-from pipeline.engine.dry_run import rehearse
-from pipeline.engine.durability.coordinator import Durability, Keeper
-from pipeline.engine.durability.disk_space import check_room, checkpoint_bytes
+from pipeline.engine.dry_run import check_algorithm
+from pipeline.engine.durability.coordinator import Coordinator, Durability
+from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
 from pipeline.engine.durability.journal import Journal
-from pipeline.engine.durability.publisher import Publisher, Run
+from pipeline.engine.durability.publisher import Publisher, TrackedRun
 from pipeline.engine.evaluate import EvaluationPlan
 from pipeline.engine.interfaces import Chunk, Executor
 from pipeline.engine.loop import Plan
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.store import Store
-from pipeline.engine.scheduling.pool import Crew
-from pipeline.engine.scheduling.scheduler import Dealer
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.pool import WorkerPool
+from pipeline.engine.scheduling.scheduler import Scheduler
+from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.serial import InProcess, Monotonic, SerialExecutor
 from pipeline.engine.worker import Worker
 from pipeline.nets import NETS
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
 from pipeline.tasks import SOURCES
 
 
-class Parts(NamedTuple):
+class Components(NamedTuple):
     """A recipe's algorithm and source, and its first theta."""
 
     algorithm: Algorithm[Any, Any]
@@ -54,8 +54,8 @@ class Parts(NamedTuple):
     theta: Tensor
 
 
-def build_parts(recipe: Recipe) -> Parts:
-    """Raises ``ConfigError`` or ``DataError`` where the parts do not fit each other."""
+def build_components(recipe: Recipe) -> Components:
+    """Raises ``ConfigError`` or ``DataError`` where the components do not fit each other."""
     source = SOURCES[recipe.source.name](plain(recipe.source, SOURCES[recipe.source.name].Config), recipe.shapes())
     spec = source.spec()
     kind = ALGORITHMS[recipe.algorithm.name]
@@ -73,13 +73,13 @@ def build_parts(recipe: Recipe) -> Parts:
     net = net_class(
         plain(recipe.net, net_class.Config), spec.input_shape, outputs, normalised=recipe.normalisation != "none"
     )
-    model = Model(net, recipe.normalisation, spec.input_shape)
+    model = NormalisedNet(net, recipe.normalisation, spec.input_shape)
     build: Callable[..., Algorithm[Any, Any]] = kind
     algorithm = build(plain(recipe.algorithm, kind.Config), model, LOSSES[spec.kind])
     try:
         first = algorithm.init(init_rng(recipe.seed))
         layout = Layout.of(first, plain(recipe.numerics, Numerics).torch_dtype)
-        return Parts(algorithm, source, layout, layout.pack(first))
+        return Components(algorithm, source, layout, layout.pack(first))
     except MemoryError as error:
         raise ConfigError(f"net: its parameters do not fit into this machine's memory ({error})") from None
 
@@ -92,25 +92,31 @@ class BuildWorker:
 
     def __call__(self) -> Worker:
         recipe = Recipe.model_validate_json(self.recipe)
-        parts = build_parts(recipe)
-        return Worker(parts.algorithm, parts.source, parts.layout, plain(recipe.numerics, Numerics), recipe.chunk_size)
+        components = build_components(recipe)
+        return Worker(
+            components.algorithm,
+            components.source,
+            components.layout,
+            plain(recipe.numerics, Numerics),
+            recipe.chunk_size,
+        )
 
 
 @dataclass(frozen=True)
-class BuildKeeper:
-    """The keeper of a run's theta, made in the process that will hold it."""
+class BuildCoordinator:
+    """The coordinator of a run's theta, made in the process that will hold it."""
 
     recipe: str
     folder: str
     commit: str
     accept_numerics: bool
 
-    def __call__(self) -> Keeper:
+    def __call__(self) -> Coordinator:
         from pipeline.tracking.mlflow_tracker import MLflowTracker
 
         recipe = Recipe.model_validate_json(self.recipe)
         torch.set_num_threads(1)
-        algorithm, source, layout, theta = build_parts(recipe)
+        algorithm, source, layout, theta = build_components(recipe)
         storage = storage_at(self.folder)
         journal = Journal(storage)
         tags = {
@@ -122,7 +128,7 @@ class BuildKeeper:
         if recipe.tracking.parent:
             tags["mlflow.parentRunId"] = recipe.tracking.parent
         tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)
-        return Keeper(
+        return Coordinator(
             Store(algorithm, layout, theta, outer_of(recipe, layout, algorithm), recipe.steps),
             storage,
             durability(recipe, layout.size, storage),
@@ -142,9 +148,9 @@ def durability(recipe: Recipe, parameters: int, storage: Storage) -> Durability:
     return Durability(every, recipe.steps, recipe.checkpoint.keep)
 
 
-def tracked_run(recipe: Recipe, tags: dict[str, str]) -> Run:
+def tracked_run(recipe: Recipe, tags: dict[str, str]) -> TrackedRun:
     """What the tracker is told of a run."""
-    return Run(recipe.name, flatten(recipe.public()), tags)
+    return TrackedRun(recipe.name, flatten(recipe.public()), tags)
 
 
 def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> dict[str, Outer]:
@@ -173,11 +179,11 @@ def evaluation_plan(recipe: Recipe, source: TaskSource[Any]) -> EvaluationPlan:
     )
 
 
-def plan_of(recipe: Recipe, parts: Parts) -> Plan:
+def plan_of(recipe: Recipe, components: Components) -> Plan:
     """What the loop trains."""
     every = recipe.evaluation.validate_every
-    final = evaluation_plan(recipe, parts.source)
-    metric = METRICS[parts.source.spec().kind]
+    final = evaluation_plan(recipe, components.source)
+    metric = METRICS[components.source.spec().kind]
     return Plan(
         seed=recipe.seed,
         steps=recipe.steps,
@@ -190,7 +196,7 @@ def plan_of(recipe: Recipe, parts: Parts) -> Plan:
     )
 
 
-def dry_run(recipe: Recipe) -> Parts:
+def dry_run(recipe: Recipe) -> Components:
     """Learn one training task and score one evaluation task, so that what cannot work fails before anything starts.
 
     Raises:
@@ -199,62 +205,64 @@ def dry_run(recipe: Recipe) -> Parts:
         DataError: a split that cannot fill the tasks' shape.
         TaskError: the algorithm raised.
     """
-    parts = build_parts(recipe)
-    outer_of(recipe, parts.layout, parts.algorithm)
+    components = build_components(recipe)
+    outer_of(recipe, components.layout, components.algorithm)
     splits: set[Split] = {recipe.evaluation.split} | ({"val"} if recipe.evaluation.validate_every else set())
-    for split in sorted(splits - set(parts.source.splits)):
-        raise ConfigError(f"evaluation.split: the source has no {split!r}, it has {', '.join(parts.source.splits)}")
+    for split in sorted(splits - set(components.source.splits)):
+        raise ConfigError(
+            f"evaluation.split: the source has no {split!r}, it has {', '.join(components.source.splits)}"
+        )
     shapes, kind = recipe.shapes(), ALGORITHMS[recipe.algorithm.name]
     if kind.head and kind.labels == "slots" and shapes.eval.ways > shapes.train.ways:
         raise ConfigError(
             f"task.eval.ways: {shapes.eval.ways}, but {recipe.algorithm.name} has a head of task.train.ways = "
             f"{shapes.train.ways} outputs; make them equal, or use a metric method"
         )
-    rehearse(parts.algorithm, parts.source, parts.layout.unpack(parts.theta), recipe.seed)
+    check_algorithm(components.algorithm, components.source, components.layout.unpack(components.theta), recipe.seed)
     # The driver may have no GPU where the workers have one.
     numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
-    worker = Worker(parts.algorithm, parts.source, parts.layout, numerics, recipe.chunk_size)
-    worker.learn(parts.theta.numpy(), Chunk(1, 0, (Ticket(recipe.seed, "train", "train", 1, 0),)))
+    worker = Worker(components.algorithm, components.source, components.layout, numerics, recipe.chunk_size)
+    worker.learn(components.theta.numpy(), Chunk(1, 0, (Ticket(recipe.seed, "train", "train", 1, 0),)))
     for split in sorted(splits):
-        worker.score(parts.theta.numpy(), Chunk(0, 0, (Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0),)))
-    return parts
+        worker.score(components.theta.numpy(), Chunk(0, 0, (Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0),)))
+    return components
 
 
-def check_folder(recipe: Recipe, parts: Parts, storage: Storage) -> None:
+def check_folder(recipe: Recipe, components: Components, storage: Storage) -> None:
     """Raises ``ConfigError`` where the run's folder cannot be written, or has no room for it."""
     storage.probe()
-    outer = outer_of(recipe, parts.layout, parts.algorithm).values()
+    outer = outer_of(recipe, components.layout, components.algorithm).values()
     validations = recipe.steps // recipe.evaluation.validate_every if recipe.evaluation.validate_every else 0
     files = recipe.checkpoint.keep + int(validations > 0) + 1  # one is written beside those that stay
-    size = checkpoint_bytes(parts.layout.size, parts.layout.dtype.itemsize, outer)
-    check_room(storage, size, files, recipe.steps + validations)
+    size = checkpoint_bytes(components.layout.size, components.layout.dtype.itemsize, outer)
+    check_disk_space(storage, size, files, recipe.steps + validations)
 
 
 def build_executor(
-    recipe: Recipe, kind: str, folder: str, address: str, limits: Limits, *, accept_numerics: bool
+    recipe: Recipe, kind: str, folder: str, address: str, timeouts: Timeouts, *, accept_numerics: bool
 ) -> Executor:
     """The executor of a run: ``serial`` in this process, ``ray`` on the cluster at ``address``."""
     worker = BuildWorker(json.dumps(recipe.public()))  # workers track nothing: they need no password
-    keeper = BuildKeeper(recipe.model_dump_json(), folder, git_commit(), accept_numerics)
+    coordinator = BuildCoordinator(recipe.model_dump_json(), folder, git_commit(), accept_numerics)
     if kind == "serial":
-        return SerialExecutor(worker(), keeper(), recipe.workers.on_poison)
+        return SerialExecutor(worker(), coordinator(), recipe.workers.on_poison)
     from pipeline.runtime.executor import RayExecutor
     from pipeline.tracking.uri import is_web
 
     anywhere = "://" in folder and is_web(recipe.tracking.uri)
-    dealer = Dealer(limits, recipe.workers.on_poison)
-    return RayExecutor(worker, keeper, _wanted(recipe), address, dealer, pinned=not anywhere)
+    scheduler = Scheduler(timeouts, recipe.workers.on_poison)
+    return RayExecutor(worker, coordinator, _wanted(recipe), address, scheduler, pinned=not anywhere)
 
 
-def build_crew(recipe: Recipe, kind: str, address: str, limits: Limits) -> Crew:
+def build_pool(recipe: Recipe, kind: str, address: str, timeouts: Timeouts) -> WorkerPool:
     """Workers alone, to evaluate a theta that is on disk."""
     worker = BuildWorker(json.dumps(recipe.public()))
     if kind == "serial":
-        return Crew(InProcess(worker()), Monotonic(), Dealer(limits), workers=1)
+        return WorkerPool(InProcess(worker()), Monotonic(), Scheduler(timeouts), workers=1)
     from pipeline.runtime.transport import RayTransport
 
-    transport = RayTransport(worker, _wanted(recipe), address, limits.start_s)
-    return Crew(transport, Monotonic(), Dealer(limits), workers=recipe.workers.count)
+    transport = RayTransport(worker, _wanted(recipe), address, timeouts.start_s)
+    return WorkerPool(transport, Monotonic(), Scheduler(timeouts), workers=recipe.workers.count)
 
 
 def _wanted(recipe: Recipe) -> Any:

@@ -17,15 +17,15 @@ from pipeline import build
 from pipeline.config import Recipe
 from pipeline.core.flat import sha256
 from pipeline.engine import loop
-from pipeline.engine.durability.coordinator import Keeper
+from pipeline.engine.durability.coordinator import Coordinator
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.interfaces import Entry, Executor, Status
-from pipeline.engine.scheduling.scheduler import Dealer
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.scheduler import Scheduler
+from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.serial import SerialExecutor
 from pipeline.storage import storage_at
 
-LIMITS = Limits(wait_s=60.0, copy_s=1e6)  # no copies: standing workers go from run to run
+LIMITS = Timeouts(wait_s=60.0, copy_s=1e6)  # no copies: standing workers go from run to run
 TRACKER = "pipeline.tracking.mlflow_tracker"
 
 
@@ -46,18 +46,18 @@ class Nowhere:
 
 @dataclass(frozen=True)
 class BuildQuietKeeper:
-    """The keeper of a run that nobody looks at: the real one, with a stand-in for the module of its tracker."""
+    """The coordinator of a run that nobody looks at: the real one, with a stand-in for the module of its tracker."""
 
     recipe: str
     folder: str
 
-    def __call__(self) -> Keeper:
+    def __call__(self) -> Coordinator:
         real = sys.modules.get(TRACKER)
         quiet = ModuleType(TRACKER)
         quiet.MLflowTracker = lambda uri, experiment: Nowhere()  # type: ignore[attr-defined]
         sys.modules[TRACKER] = quiet
         try:
-            return build.BuildKeeper(self.recipe, self.folder, commit="", accept_numerics=False)()
+            return build.BuildCoordinator(self.recipe, self.folder, commit="", accept_numerics=False)()
         finally:
             del sys.modules[TRACKER]
             if real is not None:
@@ -98,15 +98,15 @@ class Outcome(NamedTuple):
 
 
 def run(
-    recipe: Recipe, folder: Path, workers: int, worker: Any = None, after: Any = None, limits: Limits | None = None
+    recipe: Recipe, folder: Path, workers: int, worker: Any = None, after: Any = None, timeouts: Timeouts | None = None
 ) -> Outcome:
     """Train on ``workers`` Ray workers, or in this process for 0, from wherever the run in ``folder`` stands."""
     text = recipe.model_dump_json()
-    worker, keeper = worker or build.BuildWorker(text), BuildQuietKeeper(text, str(folder))
-    executor = on_ray(worker, keeper, workers, limits) if workers else SerialExecutor(worker(), keeper())
+    worker, coordinator = worker or build.BuildWorker(text), BuildQuietKeeper(text, str(folder))
+    executor = on_ray(worker, coordinator, workers, timeouts) if workers else SerialExecutor(worker(), coordinator())
     onlooker = Onlooker(after)
     try:
-        trained = loop.train(executor, build.plan_of(recipe, build.build_parts(recipe)), onlooker)
+        trained = loop.train(executor, build.plan_of(recipe, build.build_components(recipe)), onlooker)
     except BaseException:
         executor.close("FAILED", {})
         raise
@@ -133,10 +133,12 @@ def processes(kind: str) -> list[int]:
     return [one.pid for one in psutil.Process().children(recursive=True) if kind in one.name()]
 
 
-def on_ray(worker: Any, keeper: Any, workers: int, limits: Limits | None = None) -> Executor:
+def on_ray(worker: Any, coordinator: Any, workers: int, timeouts: Timeouts | None = None) -> Executor:
     """An executor on the Ray of this session."""
     from pipeline.runtime.cluster import Workers
     from pipeline.runtime.executor import RayExecutor
 
-    pinned = "://" not in keeper.folder
-    return RayExecutor(worker, keeper, Workers(workers, 0.0), "local", Dealer(limits or LIMITS), pinned=pinned)
+    pinned = "://" not in coordinator.folder
+    return RayExecutor(
+        worker, coordinator, Workers(workers, 0.0), "local", Scheduler(timeouts or LIMITS), pinned=pinned
+    )

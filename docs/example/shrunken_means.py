@@ -20,9 +20,9 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
-from pipeline.core.losses import Loss
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, Family, Kind, MetaParams, Score
-from pipeline.nets.model import Adapted, Model
+from pipeline.nets.model import Adapted, NormalisedNet
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ShrunkenMeans(Differentiable[Batch, Means]):  # Differentiable: the meta-g
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
     head: ClassVar[bool] = False
 
-    def __init__(self, config: ShrunkenMeansConfig, model: Model, loss: Loss) -> None:
+    def __init__(self, config: ShrunkenMeansConfig, model: NormalisedNet, loss: LossFunction) -> None:
         if model.mode == "running":
             raise ConfigError(
                 "normalisation: 'running' is a state group, which ShrunkenMeans does not keep; use support"
@@ -55,7 +55,7 @@ class ShrunkenMeans(Differentiable[Batch, Means]):  # Differentiable: the meta-g
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Means:
         encoder = self.model.adapted(theta["model"], support.x)
-        z_ND = self.model.fit(theta["model"], support.x)[0]
+        z_ND = self.model.forward_own_statistics(theta["model"], support.x)[0]
         member_NC = torch.eye(context.ways, dtype=z_ND.dtype, device=z_ND.device)[support.y]
         means_CD = (member_NC.T @ z_ND) / member_NC.sum(0).unsqueeze(1)
         share = torch.sigmoid(theta["shrinkage"]["logit"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params
-from pipeline.families.gradient import Descent
+from pipeline.families.gradient import GradientBased
 from pipeline.nets.model import Adapted
 
 HEAD = "head/"
@@ -30,14 +30,14 @@ class ANILConfig:
     first_order: bool = False
 
 
-class ANIL(Descent, Differentiable[Batch, Adapted]):
+class ANIL(GradientBased, Differentiable[Batch, Adapted]):
     """MAML's rule on the leaves ``head/…``; the support set goes through the body once, however many steps follow."""
 
     Config: ClassVar[type[ANILConfig]] = ANILConfig
     family: ClassVar[Family] = "optimisation"
     paper: ClassVar[str] = "Raghu et al. 2020, arXiv 1909.09157"
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         phi = theta["model"]
         features = self.model.embed(phi, support.x)
 

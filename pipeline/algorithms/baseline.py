@@ -17,10 +17,10 @@ from torch import Tensor
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.batches import batches
 from pipeline.core.inner import Momentum, unroll
-from pipeline.core.losses import Loss
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, Family, Kind, Labels, MayChange, MetaParams, Params, Phase, Score, Task
-from pipeline.families.frozen_body import HEAD, Fitted, Headed, all_data
-from pipeline.nets.model import Model
+from pipeline.families.frozen_body import HEAD, FittedHead, FrozenBody, all_data
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import fan_in_normal
 
 MOMENTUM, DAMPENING, DECAY = 0.9, 0.9, 1e-3
@@ -45,7 +45,7 @@ class BaselineConfig:
     eval_inner_batch: Annotated[int, Ge(1), MayChange()] = 4
 
 
-class Baseline(Headed, Differentiable[Batch, Fitted]):
+class Baseline(FrozenBody, Differentiable[Batch, FittedHead]):
     """Cross-entropy over all training classes, with logits w·f(x) + b or s · cos(w, f(x)); no inner loop in training.
 
     The authors' code also learns a length for each class's cosine, which the paper does not have and neither have we.
@@ -59,7 +59,7 @@ class Baseline(Headed, Differentiable[Batch, Fitted]):
     head: ClassVar[bool] = True
     labels: ClassVar[Labels] = "classes"
 
-    def __init__(self, config: BaselineConfig, model: Model, loss: Loss) -> None:
+    def __init__(self, config: BaselineConfig, model: NormalisedNet, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         # Only its width is of interest: a fresh head is drawn before there is a theta to look at.
         self.features = model.net.features
@@ -102,7 +102,7 @@ class Baseline(Headed, Differentiable[Batch, Fitted]):
 
     def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
         x, y = all_data(task)
-        features, moments = self.body.fit(theta["model"], x)
+        features, moments = self.body.forward_own_statistics(theta["model"], x)
         return self.judged(self._classifier(theta), features, y, moments)
 
     def _classifier(self, theta: MetaParams) -> Params:

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 from pipeline.core.algorithm import detach
 from pipeline.core.inner import SGD, Adam, Rule, unroll
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
-from pipeline.families.gradient import Descent
+from pipeline.families.gradient import GradientBased
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class FinetuneConfig:
     inner_steps: Annotated[int, Ge(1), MayChange()] = 50
 
 
-class Finetune(Descent):
+class Finetune(GradientBased):
     """Theta is what ``init`` drew from the run's seed, and stays so: no optimizer steps it, and outer steps do nothing.
 
     A run of one step is enough; more of them are more evaluations of the same theta on training tasks.
@@ -40,7 +40,7 @@ class Finetune(Descent):
     def steps(self, context: Context) -> int:
         return self.config.inner_steps
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         loss, steps = self.support_loss(support), self.steps(context)
         return unroll(loss, theta["model"], steps, self._rule(), first_order=True)
 

@@ -30,13 +30,13 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
-from pipeline.core.losses import Loss
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
-from pipeline.families.gradient import Descent
+from pipeline.families.gradient import GradientBased
 from pipeline.nets.memory.addressing import cosine
 from pipeline.nets.memory.forgetting import FORGETTING
 from pipeline.nets.memory.keyvalue import Code, Found, KeyValue, attention, empty
-from pipeline.nets.model import Adapted, Model
+from pipeline.nets.model import Adapted, NormalisedNet
 
 HEAD = "head/"
 
@@ -74,7 +74,7 @@ class Deltas(KeyValue):
         return attention(cosines, params["sharpness"]) @ torch.cat([params["deltas"], found.values])
 
 
-class GradientMemoryMAML(Descent, Differentiable[Batch, Adapted]):
+class GradientMemoryMAML(GradientBased, Differentiable[Batch, Adapted]):
     """phi_0 = theta + Σ a_m delta_m; then MAML's steps. ``trace`` begins at phi_0: retrieval without a step."""
 
     Config: ClassVar[type[GradientMemoryConfig]] = GradientMemoryConfig
@@ -83,7 +83,7 @@ class GradientMemoryMAML(Descent, Differentiable[Batch, Adapted]):
     sends: ClassVar[str] = "the gradient of theta; the task's key and delta for `memory`"
     state_groups = frozenset({"memory"})
 
-    def __init__(self, config: GradientMemoryConfig, model: Model, loss: Loss) -> None:
+    def __init__(self, config: GradientMemoryConfig, model: NormalisedNet, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         self.memory = Deltas(config)
 
@@ -98,7 +98,7 @@ class GradientMemoryMAML(Descent, Differentiable[Batch, Adapted]):
         }
         return {"model": model, "start": start, "memory": empty(self.config.slots, numbers + 1, numbers, keys)}
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         return self._from(theta, self.embed(theta, support), support, context)
 
     def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.core.algorithm import detach
 from pipeline.core.inner import SGD, conjugate_gradient, hessian_free, iterate, norm
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
-from pipeline.families.gradient import Descent
+from pipeline.families.gradient import GradientBased
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class IMAMLConfig:
     inner_solver: Literal["gradient", "hessian_free"] = "gradient"
 
 
-class IMAML(Descent):
+class IMAML(GradientBased):
     """phi* = argmin L_support(phi) + lambda/2 ‖phi - theta‖²; (I + H(phi*)/lambda) g = ∇L_query(phi*) (lemma 1).
 
     Nothing is kept of the inner steps but where they end: however many there are, they need the memory of one. The
@@ -49,7 +49,7 @@ class IMAML(Descent):
     paper: ClassVar[str] = "Rajeswaran et al. 2019, arXiv 1909.04630"
     sends: ClassVar[str] = "the implicit meta-gradient"
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         fit, weight, centre = self.support_loss(support), self.config.proximal, theta["model"]
 
         def loss(phi: Params, j: int) -> Tensor:
@@ -62,7 +62,7 @@ class IMAML(Descent):
 
     def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
         support_loss, weight = self.support_loss(task.support), self.config.proximal
-        phi = {name: leaf.detach() for name, leaf in self.end(theta, task.support, context).items()}
+        phi = {name: leaf.detach() for name, leaf in self.last(theta, task.support, context).items()}
 
         def fit_gradient(at: Params) -> Params:
             return torch.func.grad(support_loss)(at, 0)

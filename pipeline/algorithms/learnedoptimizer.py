@@ -17,11 +17,11 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from pipeline.core.losses import Loss
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Phase, Task
-from pipeline.families.learned_optimizer import State, Trajectory, log_and_sign
+from pipeline.families.learned_optimizer import LearnedUpdateRule, State, log_and_sign
 from pipeline.nets.cells import LSTM
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 
 P_LOG = 10.0
 
@@ -41,7 +41,7 @@ class LearnedOptimizerConfig:
     detach_every: Annotated[int, Ge(1)] = 20
 
 
-class LearnedOptimizer(Trajectory):
+class LearnedOptimizer(LearnedUpdateRule):
     """phi_t = phi_{t-1} + scale · LSTM(∇L(phi_{t-1})); the outer loop descends Σ_t L(phi_t), L the support loss.
 
     The learner starts at random in each task, so ``optimizer`` is all there is in theta. A segment's loss is summed as
@@ -52,9 +52,9 @@ class LearnedOptimizer(Trajectory):
     family: ClassVar[Family] = "learned optimiser"
     paper: ClassVar[str] = "Andrychowicz et al. 2016, arXiv 1606.04474"
     sends: ClassVar[str] = "the gradient of the optimiser"
-    kinds: ClassVar[frozenset[Kind]] = Trajectory.kinds | {"optimisation"}
+    kinds: ClassVar[frozenset[Kind]] = LearnedUpdateRule.kinds | {"optimisation"}
 
-    def __init__(self, config: LearnedOptimizerConfig, model: Model, loss: Loss) -> None:
+    def __init__(self, config: LearnedOptimizerConfig, model: NormalisedNet, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         inputs = 2 if config.preprocess == "log_and_sign" else 1
         self.cells = (LSTM("lower", inputs, config.cell_size), LSTM("upper", config.cell_size, config.cell_size))
@@ -73,7 +73,7 @@ class LearnedOptimizer(Trajectory):
     def start(self, theta: MetaParams, context: Context) -> Params:
         return context.noise
 
-    def memory(self, phi: Tensor) -> State:
+    def initial_state(self, phi: Tensor) -> State:
         return _named([cell.start(phi.unsqueeze(-1)) for cell in self.cells])
 
     def step(self, optimizer: Params, state: State) -> State:
@@ -86,7 +86,7 @@ class LearnedOptimizer(Trajectory):
         update = self.config.output_scale * (x @ optimizer["output/weight"])
         return _named(states) | {"phi": state["phi"] + update}
 
-    def judge(self, segment: Sequence[State], like: Params, task: Task[Batch], context: Context) -> Tensor:
+    def segment_loss(self, segment: Sequence[State], like: Params, task: Task[Batch], context: Context) -> Tensor:
         losses = [one["loss"] + (one["gradient"] * (one["phi"] - one["phi"].detach())).sum() for one in segment]
         return torch.stack(losses).sum()
 

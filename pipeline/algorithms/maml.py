@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params
-from pipeline.families.gradient import Descent
+from pipeline.families.gradient import GradientBased
 from pipeline.nets.model import Adapted
 
 
@@ -27,7 +27,7 @@ class MAMLConfig:
     first_order: bool = False
 
 
-class MAML(Descent, Differentiable[Batch, Adapted]):
+class MAML(GradientBased, Differentiable[Batch, Adapted]):
     """phi_0 = theta; phi_{j+1} = phi_j - alpha ∇L_support(phi_j); the outer loop descends L_query(phi_k) (eq. 1, 2).
 
     ``first_order`` drops the second derivatives (FOMAML, §5.2).
@@ -37,6 +37,6 @@ class MAML(Descent, Differentiable[Batch, Adapted]):
     family: ClassVar[Family] = "optimisation"
     paper: ClassVar[str] = "Finn, Abbeel, Levine 2017, arXiv 1703.03400"
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         rule, first_order = SGD(self.config.inner_lr), self.config.first_order
         return unroll(self.support_loss(support), theta["model"], self.steps(context), rule, first_order=first_order)

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, LeafwiseSGD, Rule, unroll
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
-from pipeline.families.gradient import Descent
+from pipeline.families.gradient import GradientBased
 from pipeline.nets.model import Adapted
 
 
@@ -37,7 +37,7 @@ class MAMLPPConfig:
     first_order_until: Annotated[int, Ge(0)] = 0
 
 
-class MAMLPP(Descent, Differentiable[Batch, Adapted]):
+class MAMLPP(GradientBased, Differentiable[Batch, Adapted]):
     """phi_{j+1} = phi_j - alpha[layer, j] ∇L_support(phi_j); the outer loop descends Σ_j w_j L_query(phi_j) (§4).
 
     Rates are the group ``inner_lr``: for each layer one for each inner step. More steps at evaluation use the last.
@@ -55,7 +55,7 @@ class MAMLPP(Descent, Differentiable[Batch, Adapted]):
             theta["inner_lr"] = {layer: rates.clone() for layer in dict.fromkeys(map(_layer, theta["model"]))}
         return theta
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         rule, first_order = self._rule(theta), context.step <= self.config.first_order_until
         return unroll(self.support_loss(support), theta["model"], self.steps(context), rule, first_order=first_order)
 

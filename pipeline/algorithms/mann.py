@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pipeline.core.types import Family, Params
-from pipeline.families.memory import Reading
+from pipeline.families.memory import MemoryBased
 from pipeline.nets.memory.addressing import by_content, first_slot
 from pipeline.nets.memory.controller import Controller
 from pipeline.nets.memory.cycle import Answered
@@ -143,12 +143,12 @@ class LeastUsedAccess(MemoryReader[Asked, Found, Record, State]):
         return state._replace(slots=self.memory.forget(params, state.slots))
 
 
-class MANN(Reading):
+class MANN(MemoryBased):
     """The answer is a linear function of [h, what was read]."""
 
     Config: ClassVar[type[MANNConfig]] = MANNConfig
     family: ClassVar[Family] = "memory"
     paper: ClassVar[str] = "Santoro et al. 2016, arXiv 1605.06065"
 
-    def make_reader(self, inputs: int) -> LeastUsedAccess:
+    def make_sequence_model(self, inputs: int) -> LeastUsedAccess:
         return LeastUsedAccess(self.config, inputs)

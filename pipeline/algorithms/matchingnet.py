@@ -16,11 +16,11 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from pipeline.core.losses import Loss
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, Family, MetaParams, Params, Phase, Task
-from pipeline.families.metric import Metric, members
+from pipeline.families.metric import MetricBased, one_hot
 from pipeline.nets.full_context import FullContext
-from pipeline.nets.model import Adapted, Model
+from pipeline.nets.model import Adapted, NormalisedNet
 
 EPSILON = 1e-12
 """Under the root of a squared length, so that an embedding of zeros has a direction's gradient."""
@@ -42,12 +42,12 @@ class Matched(NamedTuple):
     """Support embeddings [N, D], whose class each is [N, C], the weights that read them, and the encoder."""
 
     keys: Tensor
-    members: Tensor
+    one_hot: Tensor
     context: Params
     encoder: Adapted
 
 
-class MatchingNet(Metric[Matched]):
+class MatchingNet(MetricBased[Matched]):
     """p(class | x) = sum of a(x, x_i) over the support examples of the class, a = softmax of cos(f(x), g(x_i)).
 
     Its outputs are log-probabilities: their softmax is p, and cross entropy the negative log of the *summed* attention.
@@ -58,7 +58,7 @@ class MatchingNet(Metric[Matched]):
     family: ClassVar[Family] = "metric"
     paper: ClassVar[str] = "Vinyals et al. 2016, arXiv 1606.04080"
 
-    def __init__(self, config: MatchingNetConfig, model: Model, loss: Loss) -> None:
+    def __init__(self, config: MatchingNetConfig, model: NormalisedNet, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         self.context = FullContext(model.net.features, config.reads) if config.full_context else None
 
@@ -72,7 +72,7 @@ class MatchingNet(Metric[Matched]):
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Matched:
         z_ND, encoder = self.embed(theta, support, context)
-        member_NC = members(support.y, context.ways, z_ND)
+        member_NC = one_hot(support.y, context.ways, z_ND)
         if self.context is None:
             return Matched(z_ND, member_NC, {}, encoder)
         weights = theta["context"]

@@ -23,11 +23,10 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
-from pipeline.core.inner import SGD, unroll
-from pipeline.core.inner import Loss as LocalLoss
-from pipeline.core.losses import Loss
+from pipeline.core.inner import SGD, InnerLoss, unroll
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Score
-from pipeline.nets.model import Adapted, Model
+from pipeline.nets.model import Adapted, NormalisedNet
 
 HEAD = "head/"
 
@@ -69,7 +68,7 @@ class MBPA(Differentiable[Batch, Episodes]):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
     head: ClassVar[bool] = True
 
-    def __init__(self, config: MBPAConfig, model: Model, loss: Loss) -> None:
+    def __init__(self, config: MBPAConfig, model: NormalisedNet, loss: LossFunction) -> None:
         if model.mode == "running":
             raise ConfigError("normalisation: MBPA gathers no 'running' moments; use support, one_query or layer")
         self.config, self.model, self.loss = config, model, loss
@@ -101,7 +100,7 @@ class MBPA(Differentiable[Batch, Episodes]):
         moved = unroll(loss, head, episodes.steps, SGD(self.config.local_lr), first_order=False)[-1]
         return self.model.net.read_out(moved, h_D)
 
-    def _local_loss(self, head: Params, keys_KD: Tensor, labels_K: Tensor, weights_K: Tensor) -> LocalLoss:
+    def _local_loss(self, head: Params, keys_KD: Tensor, labels_K: Tensor, weights_K: Tensor) -> InnerLoss:
         def of_one(output: Tensor, label: Tensor) -> Tensor:
             return self.loss(output.unsqueeze(0), label.unsqueeze(0)).loss  # type: ignore[return-value]
 

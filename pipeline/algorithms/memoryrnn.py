@@ -1,7 +1,7 @@
 """Memory RNN: a support set is read as a sequence, and a query is answered from the last hidden state.
 
 The LSTM of Santoro et al. (arXiv 1605.06065), which has no memory but its state: the row beside MANN's. Also what
-Hochreiter, Younger, Conwell: Learning to Learn Using Gradient Descent (2001), learn with.
+Hochreiter, Younger, Conwell: Learning to Learn Using Gradient GradientBased (2001), learn with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.core.types import Family, Params
-from pipeline.families.memory import Reading
+from pipeline.families.memory import MemoryBased
 from pipeline.nets.cells import CELLS, CellName
 
 
@@ -49,12 +49,12 @@ class Recurrent:
         return after["h"], after
 
 
-class MemoryRNN(Reading):
+class MemoryRNN(MemoryBased):
     """h_t = cell(x_t, y_{t-1}, h_{t-1}); the answer is a linear function of h."""
 
     Config: ClassVar[type[MemoryRNNConfig]] = MemoryRNNConfig
     family: ClassVar[Family] = "memory"
     paper: ClassVar[str] = "Hochreiter, Younger, Conwell 2001; as in Santoro et al. 2016, arXiv 1605.06065"
 
-    def make_reader(self, inputs: int) -> Recurrent:
+    def make_sequence_model(self, inputs: int) -> Recurrent:
         return Recurrent(self.config, inputs)

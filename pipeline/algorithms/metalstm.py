@@ -17,11 +17,11 @@ from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.core.flat import split
-from pipeline.core.losses import Loss
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Task
-from pipeline.families.learned_optimizer import State, Trajectory, log_and_sign
+from pipeline.families.learned_optimizer import LearnedUpdateRule, State, log_and_sign
 from pipeline.nets.cells import LSTM
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 
 P_LOG = 10.0
 SMALL = 0.01
@@ -40,7 +40,7 @@ class MetaLSTMConfig:
     detach_every: Annotated[int, Ge(1)] = 20
 
 
-class MetaLSTM(Trajectory):
+class MetaLSTM(LearnedUpdateRule):
     """phi_t = f ∘ phi_{t-1} - i ∘ ∇L(phi_{t-1}); i, f = σ(W [h, phi_{t-1}, own last value] + b); phi_0 is ``model``.
 
     h [P, H] comes from an LSTM on loss and gradient. A segment is judged by the query loss after its last step: with
@@ -53,7 +53,7 @@ class MetaLSTM(Trajectory):
     paper: ClassVar[str] = "Ravi, Larochelle 2017, OpenReview rJY0-Kcll"
     sends: ClassVar[str] = "the gradient of the optimiser and of the initialisation"
 
-    def __init__(self, config: MetaLSTMConfig, model: Model, loss: Loss) -> None:
+    def __init__(self, config: MetaLSTMConfig, model: NormalisedNet, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         self.cell = LSTM("lstm", 4, config.cell_size)
 
@@ -71,7 +71,7 @@ class MetaLSTM(Trajectory):
     def start(self, theta: MetaParams, context: Context) -> Params:
         return theta["model"]
 
-    def memory(self, phi: Tensor) -> State:
+    def initial_state(self, phi: Tensor) -> State:
         nothing = torch.zeros_like(phi)
         return self.cell.start(phi.unsqueeze(-1)) | dict.fromkeys(GATES, nothing)
 
@@ -88,6 +88,6 @@ class MetaLSTM(Trajectory):
         gates = {name: gate(name) for name in GATES}
         return hidden | gates | {"phi": gates["forget"] * phi - gates["input"] * gradient}
 
-    def judge(self, segment: Sequence[State], like: Params, task: Task[Batch], context: Context) -> Tensor:
+    def segment_loss(self, segment: Sequence[State], like: Params, task: Task[Batch], context: Context) -> Tensor:
         adapted = self.model.adapted(split(segment[-1]["phi"], like), task.support.x)
         return cast(Tensor, self.score(adapted, task.query, context).loss)

@@ -29,12 +29,12 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
-from pipeline.core.losses import Loss
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, Family, Kind, MetaParams, Params, Score
 from pipeline.nets.memory.cycle import Answered
 from pipeline.nets.memory.forgetting import FORGETTING, LeastRecentlyUsed
 from pipeline.nets.memory.keyvalue import ABSENT, NEVER, Code, Found, KeyValue, attention, empty
-from pipeline.nets.model import Adapted, Model
+from pipeline.nets.model import Adapted, NormalisedNet
 from pipeline.nets.net import fan_in_normal
 
 
@@ -113,7 +113,7 @@ class MetaMemory(Differentiable[Batch, Remembered]):
     head: ClassVar[bool] = False
     state_groups = frozenset({"memory"})
 
-    def __init__(self, config: MetaMemoryConfig, model: Model, loss: Loss) -> None:
+    def __init__(self, config: MetaMemoryConfig, model: NormalisedNet, loss: LossFunction) -> None:
         if model.mode == "running":
             raise ConfigError("normalisation: MetaMemory gathers no 'running' moments; use support or transductive")
         self.config, self.model, self.loss = config, model, loss

@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import LeafwiseSGD, unroll
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params
-from pipeline.families.gradient import Descent
+from pipeline.families.gradient import GradientBased
 from pipeline.nets.model import Adapted
 
 
@@ -31,7 +31,7 @@ class MetaSGDConfig:
     eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 1
 
 
-class MetaSGD(Descent, Differentiable[Batch, Adapted]):
+class MetaSGD(GradientBased, Differentiable[Batch, Adapted]):
     """phi = theta - alpha ∘ ∇L_support(theta), with theta (``model``) and alpha (``inner_lr``) learned (§3)."""
 
     Config: ClassVar[type[MetaSGDConfig]] = MetaSGDConfig
@@ -45,7 +45,7 @@ class MetaSGD(Descent, Differentiable[Batch, Adapted]):
             "inner_lr": {name: torch.full_like(leaf, self.config.inner_lr) for name, leaf in model.items()},
         }
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         rates = theta["inner_lr"]
         rule = LeafwiseSGD(lambda j: rates)
         return unroll(self.support_loss(support), theta["model"], self.steps(context), rule, first_order=False)

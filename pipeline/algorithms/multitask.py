@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.core.algorithm import detach
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Score, Task
-from pipeline.families.frozen_body import Headed, all_data
+from pipeline.families.frozen_body import FrozenBody, all_data
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class MultitaskConfig:
     eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 20
 
 
-class Multitask(Headed):
+class Multitask(FrozenBody):
     """The body descends the loss on all data of a task at the fitted head, which counts as a constant.
 
     At a head that minimises that loss this is the gradient of the minimum (the envelope theorem), so body and heads are
@@ -62,7 +62,7 @@ class Multitask(Headed):
         x, y = all_data(task)
 
         def joint(phi: Params) -> tuple[Tensor, Score]:
-            features, moments = self.body.fit(phi, x)
+            features, moments = self.body.forward_own_statistics(phi, x)
             head = self.heads(theta, Batch(features.detach(), y), context)[-1]
             score = self.judged(head, features, y, moments)
             return score.loss, score  # type: ignore[return-value]

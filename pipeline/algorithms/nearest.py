@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
-from pipeline.core.losses import Loss
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, Family, Kind, MetaParams, Score
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Nearest(Differentiable[Batch, Neighbours]):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
     head: ClassVar[bool] = False
 
-    def __init__(self, config: NearestConfig, model: Model, loss: Loss) -> None:
+    def __init__(self, config: NearestConfig, model: NormalisedNet, loss: LossFunction) -> None:
         if model.mode != "none":
             raise ConfigError(f"normalisation: {model.mode!r}, but Nearest has no network to normalise; use none")
         self.loss = loss

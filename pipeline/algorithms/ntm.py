@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from pipeline.core.types import Family, Params
-from pipeline.families.memory import Reading
+from pipeline.families.memory import MemoryBased
 from pipeline.nets.memory.addressing import Head, first_slot
 from pipeline.nets.memory.controller import Controller
 from pipeline.nets.memory.cycle import Answered
@@ -126,12 +126,12 @@ class Tape(MemoryReader[Asked, Found, Record, State]):
         return state._replace(slots=self.memory.forget(params, state.slots))
 
 
-class NTM(Reading):
+class NTM(MemoryBased):
     """Reads the memory as the last step left it, then writes; the answer is a linear function of [h, what was read]."""
 
     Config: ClassVar[type[NTMConfig]] = NTMConfig
     family: ClassVar[Family] = "memory"
     paper: ClassVar[str] = "Graves, Wayne, Danihelka 2014, arXiv 1410.5401"
 
-    def make_reader(self, inputs: int) -> Tape:
+    def make_sequence_model(self, inputs: int) -> Tape:
         return Tape(self.config, inputs)

@@ -14,7 +14,7 @@ from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Score, Task
 from pipeline.families.frozen_body import all_data
-from pipeline.families.gradient import Descent
+from pipeline.families.gradient import GradientBased
 from pipeline.nets.model import Adapted
 
 
@@ -26,7 +26,7 @@ class PretrainConfig:
     eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 10
 
 
-class Pretrain(Descent, Differentiable[Batch, Adapted]):
+class Pretrain(GradientBased, Differentiable[Batch, Adapted]):
     """One network is fitted to the examples of all tasks, so it learns their mean; then all of it is fine-tuned.
 
     Regressions alone: in a classification the slots mean something else in each task, see ``baseline``.
@@ -41,10 +41,10 @@ class Pretrain(Descent, Differentiable[Batch, Adapted]):
     def steps(self, context: Context) -> int:
         return 0 if context.phase == "train" else self.config.eval_inner_steps
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         rule = SGD(self.config.eval_inner_lr)
         return unroll(self.support_loss(support), theta["model"], self.steps(context), rule, first_order=True)
 
     def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
         x, y = all_data(task)
-        return self.loss(self.model.fit(theta["model"], x)[0], y)
+        return self.loss(self.model.forward_own_statistics(theta["model"], x)[0], y)

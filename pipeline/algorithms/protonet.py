@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from pipeline.core.types import Batch, Context, Family, MetaParams, Params
-from pipeline.families.metric import Metric, members
+from pipeline.families.metric import MetricBased, one_hot
 from pipeline.nets.model import Adapted
 
 
@@ -29,7 +29,7 @@ class Prototypes(NamedTuple):
     encoder: Adapted
 
 
-class ProtoNet(Metric[Prototypes]):
+class ProtoNet(MetricBased[Prototypes]):
     """p(class | x) = softmax over classes of -‖f(x) - c‖², c = mean f(support of the class) (eq. 1, 2)."""
 
     Config: ClassVar[type[ProtoNetConfig]] = ProtoNetConfig
@@ -38,7 +38,7 @@ class ProtoNet(Metric[Prototypes]):
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Prototypes:
         z_ND, encoder = self.embed(theta, support, context)
-        member_NC = members(support.y, context.ways, z_ND)
+        member_NC = one_hot(support.y, context.ways, z_ND)
         return Prototypes((member_NC.T @ z_ND) / member_NC.sum(0).unsqueeze(1), encoder)
 
     def compare(self, adapted: Prototypes, z_QD: Tensor) -> tuple[Tensor, Params]:

@@ -16,10 +16,10 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from pipeline.core.losses import Loss, accuracy
+from pipeline.core.losses import LossFunction, accuracy
 from pipeline.core.types import Batch, Context, Family, MetaParams, Params, Score
-from pipeline.families.metric import Metric, members
-from pipeline.nets.model import Adapted, Model
+from pipeline.families.metric import MetricBased, one_hot
+from pipeline.nets.model import Adapted, NormalisedNet
 from pipeline.nets.relation import Relation
 
 Aggregate = Literal["feature_sum", "score_sum", "score_mean"]
@@ -43,7 +43,7 @@ class Relations(NamedTuple):
     encoder: Adapted
 
 
-class RelationNet(Metric[Relations]):
+class RelationNet(MetricBased[Relations]):
     """score(class, x) = sigmoid(g([f(class), f(x)])), learned by its squared error to 1 or 0.
 
     The head is a group of its own: the authors step and clip it apart from the encoder. It is normalised in the run's
@@ -55,11 +55,11 @@ class RelationNet(Metric[Relations]):
     family: ClassVar[Family] = "metric"
     paper: ClassVar[str] = "Sung et al. 2018, arXiv 1711.06025"
 
-    def __init__(self, config: RelationNetConfig, model: Model, loss: Loss) -> None:
+    def __init__(self, config: RelationNetConfig, model: NormalisedNet, loss: LossFunction) -> None:
         super().__init__(config, model, _squared_error)
         shape, normalised = model.net.feature_shape, model.mode != "none"
         self.head_net = Relation(Relation.Config(config.hidden), shape, 1, normalised=normalised)
-        self.relation = Model(self.head_net, model.mode, self.head_net.joined_shape)
+        self.relation = NormalisedNet(self.head_net, model.mode, self.head_net.joined_shape)
 
     def init(self, rng: np.random.Generator) -> MetaParams:
         theta, head = super().init(rng), self.relation.init(rng)
@@ -69,7 +69,7 @@ class RelationNet(Metric[Relations]):
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Relations:
         z_ND, encoder = self.embed(theta, support, context)
-        member_NC = members(support.y, context.ways, z_ND)
+        member_NC = one_hot(support.y, context.ways, z_ND)
         if self.config.aggregate == "feature_sum":
             references, shares = member_NC.T @ z_ND, torch.eye(context.ways, dtype=z_ND.dtype, device=z_ND.device)
         else:
@@ -88,5 +88,5 @@ class RelationNet(Metric[Relations]):
 
 def _squared_error(scores_QC: Tensor, y_Q: Tensor) -> Score:
     """Mean over queries and classes of the squared error to 1 (the query's class) or 0, and accuracy in [0, 1]."""
-    loss = (scores_QC - members(y_Q, scores_QC.shape[-1], scores_QC)).square().mean()
+    loss = (scores_QC - one_hot(y_Q, scores_QC.shape[-1], scores_QC)).square().mean()
     return Score(loss, {"accuracy": accuracy(scores_QC, y_Q)})

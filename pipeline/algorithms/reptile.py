@@ -17,7 +17,7 @@ from pipeline.core.algorithm import detach
 from pipeline.core.batches import batches
 from pipeline.core.inner import SGD, Adam, Rule, iterate
 from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Phase, Score, Task
-from pipeline.families.gradient import Descent
+from pipeline.families.gradient import GradientBased
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ReptileConfig:
     inner_beta1: Annotated[float, Ge(0)] = 0.0
 
 
-class Reptile(Descent):
+class Reptile(GradientBased):
     """theta <- theta - epsilon · mean(theta - phi_k) (algorithm 2), so *before - after* takes a gradient's place.
 
     The query set is looked at for the training score alone, always by its own batch statistics.
@@ -62,15 +62,15 @@ class Reptile(Descent):
         before = theta["model"]
         delta = {name: (before[name] - after).detach() for name, after in adapted.phi.items()}
         # A score to look at, by the query batch's own statistics: one query at a time would cost more than learning.
-        outputs, _ = self.model.fit(adapted.phi, task.query.x)
+        outputs, _ = self.model.forward_own_statistics(adapted.phi, task.query.x)
         return {"model": delta}, detach(self.loss(outputs, task.query.y))
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         drawn = context.noise["batches"]
 
         def loss(phi: Params, j: int) -> Tensor:
             rows = drawn[j]
-            return self.loss(self.model.fit(phi, support.x[rows])[0], support.y[rows]).loss  # type: ignore[return-value]
+            return self.loss(self.model.forward_own_statistics(phi, support.x[rows])[0], support.y[rows]).loss  # type: ignore[return-value]
 
         # The delta is not differentiated, so no graph of the inner loop is kept.
         return iterate(loss, theta["model"], len(drawn), self._rule(), first_order=True)

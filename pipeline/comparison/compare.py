@@ -24,10 +24,10 @@ from pipeline.config import Recipe, load
 from pipeline.core.failures import ConfigError, InternalError
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.interfaces import Status
-from pipeline.engine.loop import Watcher
+from pipeline.engine.loop import ProgressListener
 from pipeline.runs import recorded
 from pipeline.runs.recorded import Result
-from pipeline.runs.run import Ended, Where, absolute, train_run
+from pipeline.runs.run import RunOptions, RunResult, absolute, train_run
 from pipeline.runs.run_folder import validate_folder
 from pipeline.storage import storage_at
 from pipeline.tracking.mlflow_tracker import MLflowTracker
@@ -60,9 +60,9 @@ def compare(
     name: str,
     only: Collection[str],
     overrides: Sequence[str],
-    where: Where,
+    options: RunOptions,
     kept: Path,
-    watcher: Watcher,
+    listener: ProgressListener,
     trial_s: float = 15.0,
 ) -> list[Result]:
     """Train and judge the protocol's methods, and keep the results in the folder ``kept``; those it has are not redone.
@@ -74,19 +74,19 @@ def compare(
     """
     protocol = read(name)
     wanted = recipes_of(name, protocol, only, overrides)
-    folder = Path(where.output or Path("runs", "compare")).absolute() / Path(name).stem
+    folder = Path(options.output or Path("runs", "compare")).absolute() / Path(name).stem
     done = {one.method: one.summary["identity"] for one in recorded.load(kept)}
     with _parent(name, protocol, folder, next(iter(wanted.values()))) as (tracker, parent):
         for key, recipe in wanted.items():
             question = identity(protocol, recipe)
             if done.get(key) == question:
-                watcher.note(f"{key}: done before, {kept / key}.json")
+                listener.note(f"{key}: done before, {kept / key}.json")
                 continue
-            watcher.note(f"{key}: {recipe.algorithm.name}, normalisation {recipe.normalisation}")
+            listener.note(f"{key}: {recipe.algorithm.name}, normalisation {recipe.normalisation}")
             tracking = recipe.tracking.model_copy(update={"parent": parent})
             recipe = recipe.model_copy(update={"tracking": tracking})
-            place = where._replace(output=folder / f"{key}-{question}")
-            ended = _train(protocol, protocol.methods[key], recipe, place, watcher, trial_s)
+            place = options._replace(output=folder / f"{key}-{question}")
+            ended = _train(protocol, protocol.methods[key], recipe, place, listener, trial_s)
             _result(Path(name).stem, protocol, key, recipe, ended).save(kept)
         found = recorded.load(kept)
         tracker.tag({DESCRIPTION: f"{protocol.about}\n\n{table(found, protocol.columns, protocol.against)}"})
@@ -103,18 +103,20 @@ def identity(protocol: Protocol, recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _train(protocol: Protocol, method: Method, recipe: Recipe, where: Where, watcher: Watcher, trial_s: float) -> Ended:
+def _train(
+    protocol: Protocol, method: Method, recipe: Recipe, options: RunOptions, listener: ProgressListener, trial_s: float
+) -> RunResult:
     """A whole run of the method, or the rest of one that was stopped."""
-    resume = where.output is not None and "recipe.yaml" in storage_at(where.output).names("")
+    resume = options.output is not None and "recipe.yaml" in storage_at(options.output).names("")
     if resume:
-        steps = validate_folder(where.output or "").steps
+        steps = validate_folder(options.output or "").steps
     elif method.steps is not None:
         steps = method.steps
     elif protocol.tasks is not None:
         steps = -(-protocol.tasks // recipe.tasks_per_step)
     else:
-        steps = max(1, round(_steps_per_second(recipe, where, trial_s) * (protocol.seconds or 0.0)))
-    return train_run(recipe.model_copy(update={"steps": steps}), where._replace(resume=resume), watcher)
+        steps = max(1, round(_steps_per_second(recipe, options, trial_s) * (protocol.seconds or 0.0)))
+    return train_run(recipe.model_copy(update={"steps": steps}), options._replace(resume=resume), listener)
 
 
 class _Enough(Exception):
@@ -146,20 +148,20 @@ class _Stopwatch:
     def note(self, text: str) -> None: ...
 
 
-def _steps_per_second(recipe: Recipe, where: Where, trial_s: float) -> float:
+def _steps_per_second(recipe: Recipe, options: RunOptions, trial_s: float) -> float:
     """Measured in a run that is thrown away."""
     stopwatch = _Stopwatch(trial_s)
     with TemporaryDirectory() as folder:
         tracking = recipe.tracking.model_copy(update={"uri": f"sqlite:///{folder}/mlflow.db", "parent": ""})
         trial = recipe.model_copy(update={"steps": 100_000, "tracking": tracking})
         try:
-            train_run(trial, where._replace(output=Path(folder, "trial")), stopwatch)
+            train_run(trial, options._replace(output=Path(folder, "trial")), stopwatch)
         except _Enough:
             return stopwatch.rate
     raise InternalError(f"{recipe.name}: {trial.steps} steps took less than {trial_s} s")
 
 
-def _result(name: str, protocol: Protocol, key: str, recipe: Recipe, ended: Ended) -> Result:
+def _result(name: str, protocol: Protocol, key: str, recipe: Recipe, ended: RunResult) -> Result:
     metric, _, steps = protocol.columns[0].partition("@")
     points = [str(point) for point in ended.scores.points]
     if metric not in ended.scores.metrics or (steps and steps not in points):

@@ -15,9 +15,9 @@ from torch import Tensor
 from pipeline.core.types import Params
 
 State = dict[str, Params]
-Loss = Callable[[Params, int], Tensor]
+InnerLoss = Callable[[Params, int], Tensor]
 """The support loss at phi for inner step j."""
-REACHES = (1.0, 0.25, 0.0625, 0.015625, 0.00390625, 0.0009765625, 0.0)
+STEP_FRACTIONS = (1.0, 0.25, 0.0625, 0.015625, 0.00390625, 0.0009765625, 0.0)
 """How much of a Newton step is tried: all of it, quarters of quarters, none."""
 
 
@@ -108,7 +108,7 @@ class Adam:
         return moved, {"m": m, "v": v, "power": {"beta1": power1, "beta2": power2}}
 
 
-def iterate(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> Iterator[Params]:
+def iterate(loss: InnerLoss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> Iterator[Params]:
     """phi before adaptation and after each of ``steps`` inner steps, none of which is kept here.
 
     With ``first_order`` the inner gradients are constants (MAML, arXiv 1703.03400, §5.2: d phi / d theta = 1), and no
@@ -125,16 +125,16 @@ def iterate(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: b
         yield phi
 
 
-def unroll(loss: Loss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> tuple[Params, ...]:
+def unroll(loss: InnerLoss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> tuple[Params, ...]:
     """All that ``iterate`` gives; length ``steps + 1``."""
     return tuple(iterate(loss, theta, steps, rule, first_order=first_order))
 
 
-def hessian_free(loss: Loss, theta: Params, steps: int, solver_steps: int) -> Iterator[Params]:
+def hessian_free(loss: InnerLoss, theta: Params, steps: int, solver_steps: int) -> Iterator[Params]:
     """phi before adaptation and after each of ``steps`` Newton steps, none of which is kept here, nor any graph.
 
     Martens, Deep learning via Hessian-free optimization, ICML 2010: the direction solves H(phi) d = gradient by
-    ``solver_steps`` of conjugate gradient. Of ``REACHES`` it takes the one that ends lowest, and one is to stay: no
+    ``solver_steps`` of conjugate gradient. Of ``STEP_FRACTIONS`` it takes the one that ends lowest, and one is to stay: no
     step climbs, however sharply the loss curves.
     """
     phi = {name: value.detach() for name, value in theta.items()}
@@ -144,7 +144,7 @@ def hessian_free(loss: Loss, theta: Params, steps: int, solver_steps: int) -> It
         yield phi
 
 
-def _newton(loss: Loss, phi: Params, j: int, solver_steps: int) -> Params:
+def _newton(loss: InnerLoss, phi: Params, j: int, solver_steps: int) -> Params:
     def height(at: Params) -> Tensor:
         return loss(at, j)
 
@@ -154,7 +154,7 @@ def _newton(loss: Loss, phi: Params, j: int, solver_steps: int) -> Params:
     def moved(reach: Tensor) -> Params:
         return {name: value - reach * direction[name] for name, value in phi.items()}
 
-    reaches = next(iter(phi.values())).new_tensor(REACHES)
+    reaches = next(iter(phi.values())).new_tensor(STEP_FRACTIONS)
     heights = torch.func.vmap(lambda reach: height(moved(reach)))(reaches).nan_to_num(nan=torch.inf)
     found = moved(reaches.gather(0, heights.argmin(0, keepdim=True)))
     return {name: value.detach() for name, value in found.items()}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.core.types import Kind, Score
 
-Loss = Callable[[Tensor, Tensor], Score]
+LossFunction = Callable[[Tensor, Tensor], Score]
 
 
 def cross_entropy(logits_NC: Tensor, y_N: Tensor) -> Score:
@@ -39,7 +39,7 @@ def sum_of_squares(outputs: Tensor, y: Tensor) -> Score:
     return Score(loss, {"value": loss.detach()})
 
 
-LOSSES: dict[Kind, Loss] = {
+LOSSES: dict[Kind, LossFunction] = {
     "classification": cross_entropy,
     "regression": mean_squared_error,
     "sequence": cross_entropy,

@@ -54,7 +54,7 @@ class Batch(NamedTuple):
     y: Tensor
 
 
-class Sequence(NamedTuple):
+class Stream(NamedTuple):
     """Examples in the order in which they come, each judged before its label is shown: shapes as in ``Batch``."""
 
     x: Tensor

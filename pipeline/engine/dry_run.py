@@ -1,4 +1,4 @@
-"""The rehearsal: an algorithm on its first training tasks, looked at closely, so that a mistake in it is one line.
+"""The dry_run: an algorithm on its first training tasks, looked at closely, so that a mistake in it is one line.
 
 A loss that is no number, a leaf that is never learned or an output of the wrong width would otherwise come out as an
 error deep inside torch, or not at all: broadcasting makes a number of most shapes.
@@ -24,7 +24,7 @@ TASKS = 3
 """A leaf without a gradient on so many tasks has none: on one of them it may be chance."""
 
 
-def rehearse(algorithm: Algorithm[Any, Any], source: TaskSource[Any], theta: MetaParams, seed: int) -> None:
+def check_algorithm(algorithm: Algorithm[Any, Any], source: TaskSource[Any], theta: MetaParams, seed: int) -> None:
     """Predict, score and learn one training task; learn two more where a gradient is missing.
 
     Raises:
@@ -37,7 +37,7 @@ def rehearse(algorithm: Algorithm[Any, Any], source: TaskSource[Any], theta: Met
     unlearned: set[str] | None = None
     for number in range(TASKS):
         task, context = _first(algorithm, source, theta, Ticket(seed, "train", "train", 1, number))
-        with _naming(name):
+        with _error_context(name):
             if number == 0:
                 _check_outputs(algorithm, theta, task, context, width)
             gradient, score = algorithm.learn(theta, task, context)
@@ -47,7 +47,7 @@ def rehearse(algorithm: Algorithm[Any, Any], source: TaskSource[Any], theta: Met
         unlearned = still if unlearned is None else unlearned & still
         if not unlearned:
             return
-        with _naming(name):
+        with _error_context(name):
             # What reads a memory that is empty may learn nothing yet: the next task finds this one in it.
             theta = theta | algorithm.fold(theta, [score.records] if score.records else [])
     raise ConfigError(
@@ -61,7 +61,7 @@ def _first(
 ) -> tuple[Task[Any], Context]:
     dtype = next(leaf.dtype for leaves in theta.values() for leaf in leaves.values())
     task = source.sample(ticket)
-    with _naming(type(algorithm).__name__):
+    with _error_context(type(algorithm).__name__):
         noise = algorithm.draw(ticket.rng("noise"), task, "train")
     task, noise = pytree.tree_map_only(
         Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, (task, noise)
@@ -113,7 +113,7 @@ def _check_gradient(name: str, gradient: MetaParams, theta: MetaParams, state_gr
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def _error_context(name: str) -> Iterator[None]:
     try:
         yield
     except PipelineError:

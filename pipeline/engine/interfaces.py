@@ -69,8 +69,8 @@ class Opened(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Rewound(Exception):
-    """Theta's keeper was lost and stands again at ``opened``, before the step that was asked of it."""
+class RolledBack(Exception):
+    """Theta's coordinator was lost and stands again at ``opened``, before the step that was asked of it."""
 
     def __init__(self, opened: Opened) -> None:
         super().__init__(f"back at step {opened.step}")
@@ -105,7 +105,7 @@ class Executor(Scorer, Protocol):
     def stop(self) -> Stop: ...
 
     def open(self) -> Opened:
-        """Where the run stands. From here on any call may raise ``Rewound``."""
+        """Where the run stands. From here on any call may raise ``RolledBack``."""
         ...
 
     def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
@@ -113,9 +113,9 @@ class Executor(Scorer, Protocol):
         ...
 
     def apply(
-        self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]
+        self, step: int, handles: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> Applied | Missing:
-        """The outer update number ``step`` (1, 2, …); idempotent. ``facts`` are the step's metrics."""
+        """The outer update number ``step`` (1, 2, …); idempotent. ``metrics`` are the step's metrics."""
         ...
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pipeline.core.failures import NonFiniteError
 from pipeline.engine.evaluate import EvaluationPlan, Row, chunks_of, evaluate
-from pipeline.engine.interfaces import Applied, Chunk, Executor, Report, Rewound
+from pipeline.engine.interfaces import Applied, Chunk, Executor, Report, RolledBack
 
 MAX_SKIPPED = 0.05
 """Share of one step's tasks that may be skipped for a loss or gradient that is not finite."""
@@ -30,7 +30,7 @@ class Plan:
     higher_is_better: bool
 
 
-class Watcher(Protocol):
+class ProgressListener(Protocol):
     """Somebody who looks on."""
 
     def start(self, steps: int, done: int) -> None: ...
@@ -40,7 +40,7 @@ class Watcher(Protocol):
     def note(self, text: str) -> None: ...
 
 
-class Trained(NamedTuple):
+class TrainResult(NamedTuple):
     """The end of a run: its last theta (a handle), and seconds and tasks of this session."""
 
     step: int
@@ -49,37 +49,37 @@ class Trained(NamedTuple):
     tasks: int
 
 
-def train(executor: Executor, plan: Plan, watcher: Watcher) -> Trained:
+def train(executor: Executor, plan: Plan, listener: ProgressListener) -> TrainResult:
     """Outer steps until ``plan.steps``, from wherever the executor opens.
 
     Raises:
         NonFiniteError: more than 5% of a step's tasks gave a loss or gradient that is not finite.
     """
-    executor.note = watcher.note
+    executor.note = listener.note
     opened = executor.open()
     step, theta = opened.step, opened.theta
-    watcher.start(plan.steps, step)
+    listener.start(plan.steps, step)
     for note in opened.notes:
-        watcher.note(note)
-    course = _Course(executor, plan, watcher)
+        listener.note(note)
+    session = _Session(executor, plan, listener)
     if step:  # a crash may have come between that step and its validation; the journal keeps the first of two
-        course.validate(theta, step)
+        session.validate(theta, step)
     while step < plan.steps:
         try:
-            theta = course.step(theta, step + 1)
+            theta = session.step(theta, step + 1)
             step += 1
-        except Rewound as back:
+        except RolledBack as back:
             step, theta = back.opened.step, back.opened.theta
-            watcher.note(f"the parameter actor was lost and is back: going on after step {step}")
+            listener.note(f"the parameter actor was lost and is back: going on after step {step}")
     last = max(plan.steps, opened.step)
-    return Trained(last, theta, time.perf_counter() - course.started, (last - opened.step) * plan.tasks_per_step)
+    return TrainResult(last, theta, time.perf_counter() - session.started, (last - opened.step) * plan.tasks_per_step)
 
 
-class _Course:
+class _Session:
     """One session of a run, step by step."""
 
-    def __init__(self, executor: Executor, plan: Plan, watcher: Watcher) -> None:
-        self.executor, self.plan, self.watcher = executor, plan, watcher
+    def __init__(self, executor: Executor, plan: Plan, listener: ProgressListener) -> None:
+        self.executor, self.plan, self.listener = executor, plan, listener
         self.started = self.before = time.perf_counter()
         # A step's timing ends after it: it goes into the journal with the next.
         self.timing: dict[str, float] = {}
@@ -92,7 +92,7 @@ class _Course:
         now = time.perf_counter()
         self.timing = _timing(reports, applied, now - self.before, self.executor.workers)
         self.before = now
-        self.watcher.step(step, *_means(reports), self.timing["tasks_per_s"])
+        self.listener.step(step, *_means(reports), self.timing["tasks_per_s"])
         self.validate(applied.theta, step)
         return applied.theta
 
@@ -104,7 +104,7 @@ class _Course:
         self.executor.record("validation", step, row_metrics("val", rows))
         last = [row for row in rows if row.metric == self.plan.metric][-1]
         best = self.executor.keep_best(step, last.mean if self.plan.higher_is_better else -last.mean)
-        self.watcher.note(
+        self.listener.note(
             f"step {step}: validation {last.metric} {last.mean:.4f} ± {last.ci95:.4f}{' (best so far)' if best else ''}"
         )
         self.before = time.perf_counter()

@@ -41,7 +41,7 @@ class Numerics:
             raise ClusterError("numerics.device: 'cuda' was asked for and this process sees no GPU; use auto or cpu")
         return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
-    def settle(self) -> None:
+    def configure_process(self) -> None:
         """Make this process compute deterministically, with the recipe's number of threads, and keep its memory."""
         torch.set_num_threads(self.threads)
         _keep_freed_memory()

@@ -1,4 +1,4 @@
-"""The executor of one process: the same worker and keeper, no Ray."""
+"""The executor of one process: the same worker and coordinator, no Ray."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.engine.durability.coordinator import Keeper
+from pipeline.engine.durability.coordinator import Coordinator
 from pipeline.engine.interfaces import Applied, Chunk, Missing, Opened, Status, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Lost
-from pipeline.engine.scheduling.pool import Crew
-from pipeline.engine.scheduling.scheduler import Dealer, OnPoison
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.pool import WorkerPool
+from pipeline.engine.scheduling.scheduler import OnPoison, Scheduler
+from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 
@@ -25,60 +25,60 @@ class Monotonic:
 
 
 class InProcess:
-    """A transport to the one worker of this process: an order is carried out when it is asked after."""
+    """A transport to the one worker of this process: an lease is carried out when it is asked after."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.stop = Stop()
-        self._orders: deque[Callable[[], Event]] = deque([lambda: Joined(0)])
+        self._leases: deque[Callable[[], Event]] = deque([lambda: Joined(0)])
 
-    def send(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> None:
-        self._orders.append(lambda: self._carry_out(worker, order, work, theta, chunk))
+    def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
+        self._leases.append(lambda: self._carry_out(worker, lease, work, theta, chunk))
 
     def replace(self, worker: int) -> None:
-        self._orders.append(lambda: Joined(worker))
+        self._leases.append(lambda: Joined(worker))
 
     def poll(self, seconds: float) -> Sequence[Event]:
-        return [self.stop.cut(self._orders.popleft())] if self._orders else []
+        return [self.stop.interruptible(self._leases.popleft())] if self._leases else []
 
     def close(self) -> None:
-        self._orders.clear()
+        self._leases.clear()
 
-    def _carry_out(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> Event:
+    def _carry_out(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> Event:
         try:
             result = self.worker.learn(theta, chunk) if work == "learn" else self.worker.score(theta, chunk)
         except MemoryError as error:
             return Lost(worker, f"this machine has no memory left ({error})")
-        return Done(worker, order, result)
+        return Done(worker, lease, result)
 
 
-class SerialExecutor(Crew):
+class SerialExecutor(WorkerPool):
     """Runs everything here, one chunk after another."""
 
-    def __init__(self, worker: Worker, keeper: Keeper, on_poison: OnPoison = "abort") -> None:
-        super().__init__(InProcess(worker), Monotonic(), Dealer(Limits(), on_poison), workers=1)
-        self.keeper = keeper
+    def __init__(self, worker: Worker, coordinator: Coordinator, on_poison: OnPoison = "abort") -> None:
+        super().__init__(InProcess(worker), Monotonic(), Scheduler(Timeouts(), on_poison), workers=1)
+        self.coordinator = coordinator
         self.numerics = worker.fingerprint
 
     def open(self) -> Opened:
-        return self.keeper.open(self.numerics)
+        return self.coordinator.open(self.numerics)
 
     def apply(
-        self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]
+        self, step: int, handles: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> Applied | Missing:
-        seconds = self.keeper.apply(step, [handles[chunk] for chunk in sorted(handles)], facts, skipped)
-        return Applied(step, self.keeper.vector(), seconds)
+        seconds = self.coordinator.apply(step, [handles[chunk] for chunk in sorted(handles)], metrics, skipped)
+        return Applied(step, self.coordinator.vector(), seconds)
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
-        self.keeper.record(kind, step, metrics)
+        self.coordinator.record(kind, step, metrics)
 
     def keep_best(self, step: int, score: float) -> bool:
-        return self.keeper.keep_best(step, score)
+        return self.coordinator.keep_best(step, score)
 
     def fetch(self, theta: Any) -> Any:
         return theta
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
         if status == "FINISHED":  # all is on disk: what is left may be cut
-            return self.stop.cut(lambda: self.keeper.close(status, summary))
-        return self.keeper.close(status, summary)
+            return self.stop.interruptible(lambda: self.coordinator.close(status, summary))
+        return self.coordinator.close(status, summary)

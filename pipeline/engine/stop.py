@@ -22,7 +22,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._cuttable = False
+        self._interruptible = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -42,18 +42,18 @@ class Stop:
         if self.signal is not None:
             raise Stopped(self.signal)
 
-    def cut(self, compute: Callable[[], T]) -> T:
+    def interruptible(self, compute: Callable[[], T]) -> T:
         """What ``compute`` returns. It may be left anywhere inside, so it must change nothing that outlives it."""
         self.check()
-        self._cuttable = True
+        self._interruptible = True
         try:
             return compute()
         finally:
-            self._cuttable = False
+            self._interruptible = False
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
             os._exit(128 + number)
         self.signal = number
-        if self._cuttable:
+        if self._interruptible:
             raise Stopped(number)

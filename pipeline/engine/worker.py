@@ -23,21 +23,21 @@ from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.reduce import tree_sum
 
 
-class Drawn(NamedTuple):
+class SampledTask(NamedTuple):
     """A sampled task with its random tensors."""
 
     task: Task[Any]
     noise: Params
 
 
-class Together(NamedTuple):
+class TaskBatch(NamedTuple):
     """Tasks of equal shape as one: (support, query, noise), each tensor with a leading task dimension."""
 
     ways: int
     tensors: tuple[Any, Any, Params]
 
 
-class Learned(NamedTuple):
+class TaskResult(NamedTuple):
     """A used task: its slot in the chunk, loss, metrics and records."""
 
     slot: int
@@ -57,7 +57,7 @@ class Worker:
         numerics: Numerics,
         chunk_size: int,
     ) -> None:
-        numerics.settle()
+        numerics.configure_process()
         self.algorithm, self.source, self.layout = algorithm, source, layout
         self.fingerprint = numerics.fingerprint(chunk_size)
         self.vectorise = numerics.vectorise
@@ -72,7 +72,7 @@ class Worker:
         start = time.perf_counter()
         drawn = [self._draw(ticket, "train") for ticket in chunk.tickets]
         sampled = time.perf_counter()
-        with _naming(chunk):
+        with _error_context(chunk):
             gradient, learned = self._learn(self._theta(theta), drawn, chunk.step)
         slots = {one.slot for one in learned}
         packed = self.layout.pack(gradient).numpy()
@@ -99,8 +99,8 @@ class Worker:
 
     def learn_alone(self, theta: np.ndarray, ticket: Ticket) -> tuple[MetaParams, Score]:
         """One task's own gradient and score, to look into."""
-        task, noise = self._placed(self._draw(ticket, "train"))
-        with _naming(ticket):
+        task, noise = self._to_device(self._draw(ticket, "train"))
+        with _error_context(ticket):
             return self.algorithm.learn(self._theta(theta), task, Context(ticket.step, "train", task.ways, noise))
 
     def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
@@ -120,17 +120,17 @@ class Worker:
             points = milestones(len(trace))
             return [self.algorithm.score(trace[point], task.query, context).metrics for point in points]
 
-        with _naming(chunk), torch.no_grad():
+        with _error_context(chunk), torch.no_grad():
             together = self._stack(drawn)
             if together is not None:
-                rows = _over_tasks(score, together)
+                rows = _vmap_tasks(score, together)
             else:
-                rows = _rows([score(*self._placed(one)) for one in drawn])
+                rows = _rows([score(*self._to_device(one)) for one in drawn])
         metrics = {name: np.stack([row[name].cpu().double().numpy() for row in rows], 1) for name in rows[0]}
         digest = zlib.crc32(b"".join(metrics[name].tobytes() for name in sorted(metrics)))
         return ScoreReport(chunk.number, points, metrics, digest)
 
-    def _learn(self, theta: MetaParams, drawn: list[Drawn], step: int) -> tuple[MetaParams, list[Learned]]:
+    def _learn(self, theta: MetaParams, drawn: list[SampledTask], step: int) -> tuple[MetaParams, list[TaskResult]]:
         together = self._stack(drawn)
         if together is not None:
             gradient, score = self._learn_together(theta, together, drawn, step)
@@ -140,7 +140,7 @@ class Worker:
         gradients: dict[int, Tensor] = {}
         groups: dict[str, None] = {}
         learned = []
-        for slot, (task, noise) in enumerate(map(self._placed, drawn)):
+        for slot, (task, noise) in enumerate(map(self._to_device, drawn)):
             gradient, score = self.algorithm.learn(theta, task, Context(step, "train", task.ways, noise))
             if _finite(gradient, score):
                 gradients[slot] = task.weight * self.layout.pack(gradient)
@@ -152,7 +152,7 @@ class Worker:
         return {group: total[group] for group in groups}, learned
 
     def _learn_together(
-        self, theta: MetaParams, together: Together, drawn: list[Drawn], step: int
+        self, theta: MetaParams, together: TaskBatch, drawn: list[SampledTask], step: int
     ) -> tuple[MetaParams, Score]:
         algorithm = self.algorithm
         weights = torch.tensor([one.task.weight for one in drawn], dtype=self.layout.dtype, device=self.device)
@@ -166,28 +166,28 @@ class Worker:
         if isinstance(algorithm, Differentiable):
             # One backward through all tasks, theta shared between them.
             leaves = require_grad(theta, algorithm.state_groups)
-            score = _over_tasks(lambda task, noise: algorithm.objective(leaves, task, context(task, noise)), together)
+            score = _vmap_tasks(lambda task, noise: algorithm.objective(leaves, task, context(task, noise)), together)
             gradient = gradient_of(pytree.tree_map(weighted_sum, score.loss), leaves, algorithm.state_groups)
             return gradient, detach(score)
-        gradients, score = _over_tasks(lambda task, noise: algorithm.learn(theta, task, context(task, noise)), together)
+        gradients, score = _vmap_tasks(lambda task, noise: algorithm.learn(theta, task, context(task, noise)), together)
         return pytree.tree_map(weighted_sum, gradients), score
 
     def _theta(self, theta: np.ndarray) -> MetaParams:
         # A copy: the received array lies in memory shared with every other reader, and torch would let us write to it.
         return self.layout.unpack(torch.from_numpy(theta.copy()).to(self.device))
 
-    def _draw(self, ticket: Ticket, phase: Phase) -> Drawn:
-        with _naming(ticket):
+    def _draw(self, ticket: Ticket, phase: Phase) -> SampledTask:
+        with _error_context(ticket):
             task = self.source.sample(ticket)
-            return Drawn(task, self.algorithm.draw(ticket.rng("noise"), task, phase))
+            return SampledTask(task, self.algorithm.draw(ticket.rng("noise"), task, phase))
 
-    def _placed(self, one: Drawn) -> Any:
+    def _to_device(self, one: SampledTask) -> Any:
         return pytree.tree_map_only(Tensor, self._place, one)
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.layout.dtype if tensor.is_floating_point() else None)
 
-    def _stack(self, drawn: list[Drawn]) -> Together | None:
+    def _stack(self, drawn: list[SampledTask]) -> TaskBatch | None:
         """All tasks as one, if they may be: a rule on shapes alone, never on timings."""
         if not self.vectorise:
             return None
@@ -199,7 +199,7 @@ class Worker:
         if any(not isinstance(leaf, Tensor) or leaf.shape != column[0].shape for column in columns for leaf in column):
             return None
         stacked = [self._place(torch.stack(column)) for column in columns]
-        return Together(drawn[0].task.ways, pytree.tree_unflatten(stacked, structure))
+        return TaskBatch(drawn[0].task.ways, pytree.tree_unflatten(stacked, structure))
 
 
 def milestones(length: int) -> tuple[int, ...]:
@@ -210,7 +210,7 @@ def milestones(length: int) -> tuple[int, ...]:
     return (0, *(point for point in series if point < length - 1), length - 1)
 
 
-class _naming:
+class _error_context:
     """Turns whatever an algorithm or source raises into an error that names the tasks.
 
     Memory that ran out is no task's fault yet: it comes out as ``MemoryError``, and somebody else may try.
@@ -237,7 +237,7 @@ class _naming:
             ) from error
 
 
-def _over_tasks(compute: Callable[[Task[Any], Params], Any], together: Together) -> Any:
+def _vmap_tasks(compute: Callable[[Task[Any], Params], Any], together: TaskBatch) -> Any:
     """``compute`` over all tasks at once; each tensor of the result gains a leading task dimension."""
 
     def one(tensors: tuple[Any, Any, Params]) -> Any:
@@ -260,13 +260,13 @@ def _finite(gradient: MetaParams, score: Score) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in (*tensors, *losses))
 
 
-def _learned(score: Score, slots: Sequence[int]) -> list[Learned]:
+def _learned(score: Score, slots: Sequence[int]) -> list[TaskResult]:
     """A score with a leading task dimension, task by task."""
     losses = [score.loss] if isinstance(score.loss, Tensor) else list(score.loss.values())
     total = torch.stack(losses).sum(0).tolist()
     metrics = {name: values.tolist() for name, values in score.metrics.items()}
     return [
-        Learned(
+        TaskResult(
             slot,
             total[row],
             {name: values[row] for name, values in metrics.items()},

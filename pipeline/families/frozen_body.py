@@ -10,25 +10,25 @@ import torch
 from torch import Tensor
 
 from pipeline.core.algorithm import Algorithm
-from pipeline.core.losses import Loss
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, MetaParams, Params, Score, Task
-from pipeline.nets.model import Adapted, Model
+from pipeline.nets.model import Adapted, NormalisedNet
 from pipeline.nets.running import fold_moments
 
 HEAD = "head/"
 
 
-class Fitted(NamedTuple):
+class FittedHead(NamedTuple):
     """A task's head, and the body whose features it reads."""
 
     body: Adapted
     head: Params
 
 
-class Headed(Algorithm[Batch, Fitted]):
+class FrozenBody(Algorithm[Batch, FittedHead]):
     """The body is frozen while a task's head is fitted. Under ``running`` it gathers moments while it trains."""
 
-    def __init__(self, config: Any, model: Model, loss: Loss) -> None:
+    def __init__(self, config: Any, model: NormalisedNet, loss: LossFunction) -> None:
         self.config, self.model, self.loss = config, model, loss
         self.body = model.body()
         self.state_groups = frozenset({"running"} if model.mode == "running" else ())
@@ -45,20 +45,20 @@ class Headed(Algorithm[Batch, Fitted]):
         params = self.model.init(rng)
         return {"model": params} | ({"running": self.body.running(params)} if self.state_groups else {})
 
-    def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Fitted:
+    def adapt(self, theta: MetaParams, support: Batch, context: Context) -> FittedHead:
         return self.trace(theta, support, context)[-1]
 
-    def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Fitted, ...]:
+    def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[FittedHead, ...]:
         # While training, running moments are only gathered: each batch is normalised by its own.
         running = theta["running"] if self.state_groups and context.phase != "train" else {}
         body = self.body.adapted(theta["model"], support.x, running)
         features = self.body.predict(Adapted(theta["model"], running), support.x)
-        return tuple(Fitted(body, head) for head in self.heads(theta, Batch(features, support.y), context))
+        return tuple(FittedHead(body, head) for head in self.heads(theta, Batch(features, support.y), context))
 
-    def predict(self, adapted: Fitted, x: Tensor) -> Tensor:
+    def predict(self, adapted: FittedHead, x: Tensor) -> Tensor:
         return self.read_out(adapted.head, self.body.predict(adapted.body, x))
 
-    def score(self, adapted: Fitted, query: Batch, context: Context) -> Score:
+    def score(self, adapted: FittedHead, query: Batch, context: Context) -> Score:
         return self.loss(self.predict(adapted, query.x), query.y)
 
     def judged(self, head: Params, features: Tensor, y: Tensor, moments: Params) -> Score:

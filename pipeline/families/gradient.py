@@ -12,14 +12,14 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
-from pipeline.core.inner import Loss as SupportLoss
-from pipeline.core.losses import Loss
+from pipeline.core.inner import InnerLoss
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Score
-from pipeline.nets.model import Adapted, Model
+from pipeline.nets.model import Adapted, NormalisedNet
 
 
-class Descent(Algorithm[Batch, Adapted]):
-    """Adapts along ``path``; ``config`` has ``inner_steps`` for training and ``eval_inner_steps`` for all else.
+class GradientBased(Algorithm[Batch, Adapted]):
+    """Adapts along ``inner_trajectory``; ``config`` has ``inner_steps`` for training and ``eval_inner_steps`` for all else.
 
     Raises:
         ConfigError: ``normalisation: running``, with which an inner loop diverges.
@@ -28,7 +28,7 @@ class Descent(Algorithm[Batch, Adapted]):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
     head: ClassVar[bool] = True
 
-    def __init__(self, config: Any, model: Model, loss: Loss) -> None:
+    def __init__(self, config: Any, model: NormalisedNet, loss: LossFunction) -> None:
         if model.mode == "running":
             raise ConfigError(
                 f"normalisation: 'running' makes {type(self).__name__} diverge; use support, one_query or transductive"
@@ -36,21 +36,21 @@ class Descent(Algorithm[Batch, Adapted]):
         self.config, self.model, self.loss = config, model, loss
 
     @abstractmethod
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> Iterable[Params]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterable[Params]:
         """The network's weights before adaptation and after each inner step."""
 
-    def end(self, theta: MetaParams, support: Batch, context: Context) -> Params:
-        """The network's weights after the last inner step; of those before, only what ``path`` keeps is kept."""
-        return deque(self.path(theta, support, context), maxlen=1)[0]
+    def last(self, theta: MetaParams, support: Batch, context: Context) -> Params:
+        """The network's weights after the last inner step; of those before, only what ``inner_trajectory`` keeps is kept."""
+        return deque(self.inner_trajectory(theta, support, context), maxlen=1)[0]
 
     def init(self, rng: np.random.Generator) -> MetaParams:
         return {"model": self.model.init(rng)}
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Adapted:
-        return self.model.adapted(self.end(theta, support, context), support.x)
+        return self.model.adapted(self.last(theta, support, context), support.x)
 
     def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Adapted, ...]:
-        return tuple(self.model.adapted(phi, support.x) for phi in self.path(theta, support, context))
+        return tuple(self.model.adapted(phi, support.x) for phi in self.inner_trajectory(theta, support, context))
 
     def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
         return self.model.predict(adapted, x)
@@ -63,10 +63,10 @@ class Descent(Algorithm[Batch, Adapted]):
         steps: int = self.config.inner_steps if context.phase == "train" else self.config.eval_inner_steps
         return steps
 
-    def support_loss(self, support: Batch) -> SupportLoss:
+    def support_loss(self, support: Batch) -> InnerLoss:
         """The mean loss on the whole support set, at each inner step."""
 
         def loss(phi: Params, j: int) -> Tensor:
-            return self.loss(self.model.fit(phi, support.x)[0], support.y).loss  # type: ignore[return-value]
+            return self.loss(self.model.forward_own_statistics(phi, support.x)[0], support.y).loss  # type: ignore[return-value]
 
         return loss

@@ -14,14 +14,14 @@ from torch.utils import _pytree as pytree
 from pipeline.core.algorithm import detach
 from pipeline.core.flat import join, split
 from pipeline.core.types import Batch, Context, MetaParams, Params, Score, Task
-from pipeline.families.gradient import Descent
+from pipeline.families.gradient import GradientBased
 
 State = Params
 """``phi`` [P], all of a learner's weights; support ``loss`` and ``gradient`` [P] there; what the optimiser keeps."""
-Look = Callable[[Tensor], Params]
+Observation = Callable[[Tensor], Params]
 
 
-class Trajectory(Descent):
+class LearnedUpdateRule(GradientBased):
     """Steps a learner's weights by an optimiser that is learned: the group ``optimizer``, shared by all coordinates.
 
     What the optimiser sees of the learner is constant to the derivative, as in both papers: no second derivatives.
@@ -35,7 +35,7 @@ class Trajectory(Descent):
         """The learner's weights before the first step."""
 
     @abstractmethod
-    def memory(self, phi: Tensor) -> State:
+    def initial_state(self, phi: Tensor) -> State:
         """What the optimiser keeps, before the first step; for each coordinate a row."""
 
     @abstractmethod
@@ -43,27 +43,27 @@ class Trajectory(Descent):
         """``phi`` after one step, and what the optimiser keeps."""
 
     @abstractmethod
-    def judge(self, segment: Sequence[State], like: Params, task: Task[Batch], context: Context) -> Tensor:
+    def segment_loss(self, segment: Sequence[State], like: Params, task: Task[Batch], context: Context) -> Tensor:
         """The loss of a segment, given the states after each of its steps."""
 
-    def path(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         like = self.start(theta, context)
-        look = self._look(support, like)
-        state = self._begin(theta, look, context)
+        observe = self._observer(support, like)
+        state = self._begin(theta, observe, context)
         yield like
         for _ in range(self.steps(context)):
-            state = self._advance(theta, state, look)
+            state = self._advance(theta, state, observe)
             yield split(state["phi"], like)
 
     def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
         like, steps, every = self.start(theta, context), self.steps(context), self.config.detach_every
-        look = self._look(task.support, like)
+        observe = self._observer(task.support, like)
 
         def segment(leaves: MetaParams, state: State | None, length: int) -> tuple[Tensor, tuple[Tensor, State]]:
-            states = [self._begin(leaves, look, context) if state is None else state]
+            states = [self._begin(leaves, observe, context) if state is None else state]
             for _ in range(length):
-                states.append(self._advance(leaves, states[-1], look))
-            loss = self.judge(states[1:], like, task, context)
+                states.append(self._advance(leaves, states[-1], observe))
+            loss = self.segment_loss(states[1:], like, task, context)
             return loss, (loss, states[-1])
 
         total, state, losses = pytree.tree_map(torch.zeros_like, theta), None, []
@@ -75,22 +75,22 @@ class Trajectory(Descent):
         score = self.score(self.model.adapted(phi, task.support.x), task.query, context)
         return total, detach(score._replace(loss=torch.stack(losses).sum()))
 
-    def _begin(self, theta: MetaParams, look: Look, context: Context) -> State:
+    def _begin(self, theta: MetaParams, observe: Observation, context: Context) -> State:
         phi = join(self.start(theta, context))
-        return {"phi": phi} | look(phi) | self.memory(phi)
+        return {"phi": phi} | observe(phi) | self.initial_state(phi)
 
-    def _advance(self, theta: MetaParams, state: State, look: Look) -> State:
+    def _advance(self, theta: MetaParams, state: State, observe: Observation) -> State:
         moved = self.step(theta["optimizer"], state)
-        return moved | look(moved["phi"])
+        return moved | observe(moved["phi"])
 
-    def _look(self, support: Batch, like: Params) -> Look:
+    def _observer(self, support: Batch, like: Params) -> Observation:
         fit = self.support_loss(support)
 
-        def look(phi: Tensor) -> Params:
+        def observe(phi: Tensor) -> Params:
             gradient, loss = torch.func.grad_and_value(lambda at: fit(split(at, like), 0))(phi.detach())
             return {"loss": loss.detach(), "gradient": gradient.detach()}
 
-        return look
+        return observe
 
 
 def log_and_sign(x: Tensor, p: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 An input is an example to be answered and, beside it, one that is shown with its label. In a sequence that is the one
 before: (x_1; 0, 0), (x_2; x_1, y_1) … So each label comes one step late, as published, but with its example, which the
-reader would else have to keep for a step before it could bind the two: without it MANN bound nothing on Omniglot within
+sequence_model would else have to keep for a step before it could bind the two: without it MANN bound nothing on Omniglot within
 25,000 sequences. Every step is judged.
 
 A support set is read in random order, each example with its own label: (x_1; 0, y_1), (x_2; 0, y_2) … Queries are
@@ -22,16 +22,16 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
-from pipeline.core.losses import Loss
-from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Phase, Score, Sequence, Task
-from pipeline.nets.model import Model
+from pipeline.core.losses import LossFunction
+from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Phase, Score, Stream, Task
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import fan_in_normal
 from pipeline.nets.normalisation import BATCH_MODES
 
 HEAD = "head/"
 
 
-class Reader(Protocol):
+class SequenceModel(Protocol):
     """Reads one input after the other; holds shapes, never weights. ``width`` is that of an answer [A]."""
 
     width: int
@@ -55,7 +55,7 @@ class Reader(Protocol):
         ...
 
 
-class Read(NamedTuple):
+class MemoryState(NamedTuple):
     """The weights, the state after what was read, and what the next input is shown beside it [F + Y]: 0 for nothing."""
 
     phi: Params
@@ -63,8 +63,8 @@ class Read(NamedTuple):
     shown: Tensor
 
 
-class Reading(Differentiable[Batch | Sequence, Read]):
-    """The network embeds; a reader of ``config`` reads features and labels; a linear head reads its answers.
+class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
+    """The network embeds; a sequence_model of ``config`` reads features and labels; a linear head reads its answers.
 
     Raises:
         ConfigError: a normalisation by statistics of examples that were not shown yet.
@@ -73,7 +73,7 @@ class Reading(Differentiable[Batch | Sequence, Read]):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression", "sequence"})
     head: ClassVar[bool] = True
 
-    def __init__(self, config: Any, model: Model, loss: Loss) -> None:
+    def __init__(self, config: Any, model: NormalisedNet, loss: LossFunction) -> None:
         if model.mode in BATCH_MODES:
             raise ConfigError(
                 f"normalisation: {model.mode!r} looks at examples that a sequence has not shown yet;"
@@ -81,67 +81,69 @@ class Reading(Differentiable[Batch | Sequence, Read]):
             )
         assert model.net.outputs is not None, "built with a head, so the network knows its outputs"
         self.config, self.model, self.loss, self.outputs = config, model, loss, model.net.outputs
-        self.reader = self.make_reader(2 * model.net.features + self.outputs)
+        self.sequence_model = self.make_sequence_model(2 * model.net.features + self.outputs)
 
     @abstractmethod
-    def make_reader(self, inputs: int) -> Reader:
+    def make_sequence_model(self, inputs: int) -> SequenceModel:
         """What reads inputs [I]."""
 
     def init(self, rng: np.random.Generator) -> MetaParams:
-        # The head stands on the reader's answers, not on the network's features.
+        # The head stands on the sequence_model's answers, not on the network's features.
         body = {name: leaf for name, leaf in self.model.init(rng).items() if not name.startswith(HEAD)}
-        width = self.reader.width
+        width = self.sequence_model.width
         head = {
             f"{HEAD}weight": fan_in_normal(rng, (self.outputs, width), width, 1.0),
             f"{HEAD}bias": torch.zeros(self.outputs),
         }
-        return {"model": body | self.reader.init(rng) | head}
+        return {"model": body | self.sequence_model.init(rng) | head}
 
-    def draw(self, rng: np.random.Generator, task: Task[Batch | Sequence], phase: Phase) -> Params:
-        if isinstance(task.support, Sequence):
+    def draw(self, rng: np.random.Generator, task: Task[Batch | Stream], phase: Phase) -> Params:
+        if isinstance(task.support, Stream):
             return {}
         return {"order": torch.from_numpy(rng.permutation(len(task.support.x)))}
 
-    def adapt(self, theta: MetaParams, support: Batch | Sequence, context: Context) -> Read:
+    def adapt(self, theta: MetaParams, support: Batch | Stream, context: Context) -> MemoryState:
         phi, (x, y) = theta["model"], support
         nothing_shown = phi[f"{HEAD}bias"].new_zeros(self.model.net.features + self.outputs)
-        before = Read(phi, self.reader.start(phi), nothing_shown)
+        before = MemoryState(phi, self.sequence_model.start(phi), nothing_shown)
         if not len(x):
             return before
-        if isinstance(support, Sequence):
+        if isinstance(support, Stream):
             return self._read(before, x, y)[1]
         order = context.noise["order"]
         features = self.model.embed(phi, x[order])
         inputs = torch.cat([features, torch.zeros_like(features), self._labels(y[order], features)], -1)
         return before._replace(state=self._run(before, inputs)[1])
 
-    def predict(self, adapted: Read, x: Tensor) -> Tensor:
+    def predict(self, adapted: MemoryState, x: Tensor) -> Tensor:
         phi, state, shown = adapted
         inputs = torch.cat([self.model.embed(phi, x), shown.expand(len(x), -1)], -1)
-        answers = torch.func.vmap(lambda one: self.reader.answer(phi, one, state))(self.reader.see(phi, inputs))
+        answers = torch.func.vmap(lambda one: self.sequence_model.answer(phi, one, state))(
+            self.sequence_model.see(phi, inputs)
+        )
         return self._read_out(phi, answers)
 
-    def score(self, adapted: Read, query: Batch | Sequence, context: Context) -> Score:
-        if not isinstance(query, Sequence):
+    def score(self, adapted: MemoryState, query: Batch | Stream, context: Context) -> Score:
+        if not isinstance(query, Stream):
             return self.loss(self.predict(adapted, query.x), query.y)
         logits = self._read(adapted, query.x, query.y)[0]
         score = self.loss(logits, query.y)
         return score._replace(metrics=score.metrics | accuracy_by_instance(logits.detach(), query.y, context.ways))
 
-    def _read(self, before: Read, x: Tensor, y: Tensor) -> tuple[Tensor, Read]:
+    def _read(self, before: MemoryState, x: Tensor, y: Tensor) -> tuple[Tensor, MemoryState]:
         """Outputs [T, Y] at each step, each before its label is shown, and what is known after the last."""
         features = self.model.embed(before.phi, x)
         examples = torch.cat([features, self._labels(y, features)], -1)
         shown = torch.cat([before.shown.unsqueeze(0), examples[:-1]])
         outputs, state = self._run(before, torch.cat([features, shown], -1))
-        return outputs, Read(before.phi, state, examples[-1])
+        return outputs, MemoryState(before.phi, state, examples[-1])
 
-    def _run(self, before: Read, inputs_TI: Tensor) -> tuple[Tensor, Any]:
+    def _run(self, before: MemoryState, inputs_TI: Tensor) -> tuple[Tensor, Any]:
         """Outputs [T, Y] at each step, and the state after the last."""
         phi, state, _ = before
         answers = []
-        for one in self.reader.see(phi, inputs_TI).unbind():
-            answer, state = self.reader.read(phi, one, state)
+        for one in self.sequence_model.see(phi, inputs_TI).unbind():
+            answer, state = self.sequence_model.read(phi, one, state)
             answers.append(answer)
         return self._read_out(phi, torch.stack(answers)), state
 

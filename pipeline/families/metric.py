@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
-from pipeline.core.losses import Loss
+from pipeline.core.losses import LossFunction
 from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Score
-from pipeline.nets.model import Adapted, Model
+from pipeline.nets.model import Adapted, NormalisedNet
 from pipeline.nets.running import fold_moments
 
 
@@ -26,14 +26,14 @@ class Encoded(Protocol):
 E = TypeVar("E", bound=Encoded)
 
 
-class Metric(Differentiable[Batch, E]):
+class MetricBased(Differentiable[Batch, E]):
     """Embeds a support set and judges queries by ``compare``. Under ``running`` it gathers moments while it trains."""
 
     sends: ClassVar[str] = "the gradient of theta; moments of each layer under `running`"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
     head: ClassVar[bool] = False
 
-    def __init__(self, config: Any, model: Model, loss: Loss) -> None:
+    def __init__(self, config: Any, model: NormalisedNet, loss: LossFunction) -> None:
         self.config, self.model, self.loss = config, model, loss
         self.state_groups = frozenset({"running"} if model.mode == "running" else ())
 
@@ -73,6 +73,6 @@ class Metric(Differentiable[Batch, E]):
         return outputs, moments | of_the_head
 
 
-def members(y_N: Tensor, ways: int, like: Tensor) -> Tensor:
+def one_hot(y_N: Tensor, ways: int, like: Tensor) -> Tensor:
     """[N, C] of ``like``'s dtype: 1 where an example is of a class."""
     return torch.eye(ways, dtype=like.dtype, device=like.device)[y_N]

@@ -32,17 +32,17 @@ class Adapted(NamedTuple):
     conditioning: Params
 
 
-class Model:
-    """``fit`` is the forward pass of the inner loop, ``predict`` that of queries."""
+class NormalisedNet:
+    """``forward_own_statistics`` is the forward pass of the inner loop, ``predict`` that of queries."""
 
     def __init__(self, net: Net, mode: Mode, input_shape: tuple[int, ...]) -> None:
         self.net = net
         self.mode = mode
         self.input_shape = input_shape
 
-    def body(self) -> Model:
+    def body(self) -> NormalisedNet:
         """The same network without its head: its outputs are the features, leaves ``head/…`` are none of its."""
-        return Model(self.net.body(), self.mode, self.input_shape)
+        return NormalisedNet(self.net.body(), self.mode, self.input_shape)
 
     def init(self, rng: np.random.Generator) -> Params:
         return self.net.init(rng)
@@ -50,16 +50,16 @@ class Model:
     def running(self, params: Params) -> Params:
         """The first running moments: mean 0, variance 1 for each normalised layer."""
         x = torch.zeros((2, *self.input_shape), dtype=next(iter(params.values())).dtype)
-        _, moments = self.fit(params, x)
+        _, moments = self.forward_own_statistics(params, x)
         return {name: torch.full_like(m, float(name.endswith("/variance"))) for name, m in moments.items()}
 
-    def fit(self, params: Params, x: Tensor) -> tuple[Tensor, Params]:
+    def forward_own_statistics(self, params: Params, x: Tensor) -> tuple[Tensor, Params]:
         """Outputs, and the moments that the batch itself gave ({} where the mode looks at no batch)."""
         normalise = self._own_statistics()
         return self.net(params, x, normalise), normalise.moments
 
     def embed(self, params: Params, x: Tensor) -> Tensor:
-        """The features that the head would see in ``fit``."""
+        """The features that the head would see in ``forward_own_statistics``."""
         return self.net.embed(params, x, self._own_statistics())
 
     def adapted(self, phi: Params, support_x: Tensor, running: Params | None = None) -> Adapted:
@@ -68,7 +68,7 @@ class Model:
         Without running moments (in training) that mode normalises each query batch by its own.
         """
         if self.mode == "support":
-            return Adapted(phi, self.fit(phi, support_x)[1])
+            return Adapted(phi, self.forward_own_statistics(phi, support_x)[1])
         if self.mode == "one_query":
             return Adapted(phi, {"support_x": support_x})
         return Adapted(phi, running or {})

@@ -70,7 +70,7 @@ def check_cluster(recipe: Recipe, address: str) -> Iterator[Finding]:
         cpus, gpus = os.cpu_count() or 1, float(torch.cuda.device_count())
     else:
         try:
-            seen = cluster_info.survey(address)
+            seen = cluster_info.inspect_cluster(address)
         except ClusterError as error:
             yield _failed("cluster", error)
             return
@@ -78,12 +78,12 @@ def check_cluster(recipe: Recipe, address: str) -> Iterator[Finding]:
         yield Finding("cluster", True, f"{seen.nodes} nodes with {seen.versions}, as here")
         yield check_guard(seen.dashboard, cluster_info.open_to_all)
         cpus, gpus = int(seen.cpus), seen.gpus
-    yield check_room(recipe, cpus, gpus)
+    yield check_resources(recipe, cpus, gpus)
     yield check_threads(recipe, cpus)
     yield check_token_file(cluster_info.token_file())
 
 
-def check_room(recipe: Recipe, cpus: int, gpus: float) -> Finding:
+def check_resources(recipe: Recipe, cpus: int, gpus: float) -> Finding:
     """A CPU for each worker; the parameter actor asks for none."""
     count, share = recipe.workers.count, recipe.workers.gpus
     room = cpus if share == 0 else min(cpus, int(gpus / share))

@@ -14,9 +14,9 @@ import torch
 
 from pipeline import recipes
 from pipeline.build import (
-    Parts,
-    build_crew,
+    Components,
     build_executor,
+    build_pool,
     check_folder,
     dry_run,
     evaluation_plan,
@@ -31,18 +31,18 @@ from pipeline.engine.durability.checkpoint import Checkpoints, read_checkpoint
 from pipeline.engine.durability.coordinator import BEST
 from pipeline.engine.evaluate import Scores, evaluate
 from pipeline.engine.interfaces import Executor, Scorer, Status
-from pipeline.engine.loop import Trained, Watcher
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.loop import ProgressListener, TrainResult
+from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runs.run_folder import newest, pack, validate_folder
 from pipeline.runtime.job import in_ray_job
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
 from pipeline.tracking import uri as tracking_uri
 from pipeline.tracking.mlflow_tracker import how_to_open, probe
-from pipeline.tracking.run_ender import Ending
+from pipeline.tracking.run_ender import RunEnder
 
 
-class Where(NamedTuple):
+class RunOptions(NamedTuple):
     """How and where a run is executed; nothing here changes its result."""
 
     executor: str = "ray"
@@ -50,10 +50,10 @@ class Where(NamedTuple):
     output: str | Path | None = None
     resume: bool = False
     accept_numerics: bool = False
-    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
 
 
-class Ended(NamedTuple):
+class RunResult(NamedTuple):
     """A finished run: its folder (or URI), its summary, what could not be sent to MLflow, and each task's scores."""
 
     folder: Path | str
@@ -62,7 +62,7 @@ class Ended(NamedTuple):
     scores: Scores
 
 
-def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
+def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -> RunResult:
     """Train a recipe from its beginning, or from its newest checkpoint with ``resume``.
 
     Raises:
@@ -70,34 +70,39 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
         Stopped: a signal asked this process to end; the run is on disk up to its last finished step.
     """
     if in_ray_job():
-        refuse_relative(where.output, recipe)
+        refuse_relative(options.output, recipe)
     recipe = absolute(recipe)
-    folder = _folder(recipe, where)
-    _look_for_tracker(recipe, storage_at(folder), watcher)
-    parts = dry_run(recipe)
-    check_folder(recipe, parts, storage_at(folder))
+    folder = _folder(recipe, options)
+    _look_for_tracker(recipe, storage_at(folder), listener)
+    components = dry_run(recipe)
+    check_folder(recipe, components, storage_at(folder))
     chunks = -(-recipe.tasks_per_step // recipe.chunk_size)
-    if where.executor == "ray" and recipe.workers.count > chunks:
-        watcher.note(
+    if options.executor == "ray" and recipe.workers.count > chunks:
+        listener.note(
             f"{recipe.workers.count} workers share {chunks} chunks a step: {recipe.workers.count - chunks} stay idle"
         )
     started = time.perf_counter()
     executor = build_executor(
-        recipe, where.executor, str(folder), where.address, where.limits, accept_numerics=where.accept_numerics
+        recipe,
+        options.executor,
+        str(folder),
+        options.address,
+        options.timeouts,
+        accept_numerics=options.accept_numerics,
     )
     with executor.stop.listening():
         try:
-            trained = loop.train(executor, plan_of(recipe, parts), watcher)
+            trained = loop.train(executor, plan_of(recipe, components), listener)
             vector = np.array(executor.fetch(trained.theta))
-            scores, rows = _final_scores(executor, vector, recipe, parts, folder)
+            scores, rows = _final_scores(executor, vector, recipe, components, folder)
             executor.record(
                 "evaluation",
                 trained.step,
                 {f"eval/{r['theta']}/{r['metric']}/after_{r['point']}_steps": r["mean"] for r in rows},
             )
             wall = time.perf_counter() - started
-            summary = _summary(recipe, where, parts, trained, vector, rows, executor.numerics, wall)
-            return Ended(folder, summary, executor.close("FINISHED", summary), scores)
+            summary = _summary(recipe, options, components, trained, vector, rows, executor.numerics, wall)
+            return RunResult(folder, summary, executor.close("FINISHED", summary), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder stays as it was, in MLflow too
             executor.close("FAILED", {})
             raise
@@ -108,25 +113,25 @@ def train_run(recipe: Recipe, where: Where, watcher: Watcher) -> Ended:
             raise
 
 
-def _look_for_tracker(recipe: Recipe, storage: Storage, watcher: Watcher) -> None:
+def _look_for_tracker(recipe: Recipe, storage: Storage, listener: ProgressListener) -> None:
     """Raises ``ConfigError`` where MLflow is not there; of a run that MLflow knows already, it is only said."""
     try:
         probe(recipe.tracking.uri)
     except ConfigError as error:
         if storage.read("tracked_run") is None:
             raise
-        watcher.note(f"{error}. The run goes on without it: its metrics wait in the journal")
+        listener.note(f"{error}. The run goes on without it: its metrics wait in the journal")
 
 
 def _end_early(executor: Executor, status: Status, recipe: Recipe, storage: Storage) -> Iterator[str]:
-    """Leave the run on disk and in MLflow as it stands: the keeper does, or else this process. Says what was kept."""
+    """Leave the run on disk and in MLflow as it stands: the coordinator does, or else this process. Says what was kept."""
     tracked = storage.read("tracked_run")
-    ending = None
+    ender = None
     if tracked is not None:
-        ending = Ending(recipe.tracking.uri, recipe.tracking.experiment, tracked.decode().strip())
+        ender = RunEnder(recipe.tracking.uri, recipe.tracking.experiment, tracked.decode().strip())
     problem = executor.close(status, {})
-    if problem is not None and ending is not None:
-        problem = ending.end(status)
+    if problem is not None and ender is not None:
+        problem = ender.end(status)
         if problem is not None:
             yield f"MLflow still shows the run as RUNNING: {problem}"
     if status == "KILLED":
@@ -142,7 +147,7 @@ def describe(recipe: Recipe) -> str:
     return recipes.dump(recipe.public()).rstrip()
 
 
-def where_to_look(ended: Ended, recipe: Recipe) -> dict[str, str]:
+def where_to_look(ended: RunResult, recipe: Recipe) -> dict[str, str]:
     """Where everything of a finished run of a recipe lies, and how to see it."""
     storage = storage_at(ended.folder)
     tracked = storage.read("tracked_run")
@@ -159,7 +164,7 @@ def where_to_look(ended: Ended, recipe: Recipe) -> dict[str, str]:
     return rows | ({"to see it": command} if command else {}) | {"then open" if command else "open": link}
 
 
-def evaluate_run(folder: str | Path, overrides: Sequence[str], where: Where) -> dict[str, Any]:
+def evaluate_run(folder: str | Path, overrides: Sequence[str], options: RunOptions) -> dict[str, Any]:
     """Evaluate the last theta of a run (and its best on validation), with other tasks or normalisation if overridden.
 
     Raises:
@@ -167,36 +172,36 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], where: Where) -> 
     """
     recipe = absolute(validate_folder(folder, overrides))
     checkpoint = newest(folder)
-    parts = dry_run(recipe)
-    vector = pack(parts, checkpoint)
-    crew = build_crew(recipe, where.executor, where.address, where.limits)
-    with closing(crew.transport), crew.stop.listening():
-        _, rows = _final_scores(crew, vector, recipe, parts, folder)
+    components = dry_run(recipe)
+    vector = pack(components, checkpoint)
+    pool = build_pool(recipe, options.executor, options.address, options.timeouts)
+    with closing(pool.transport), pool.stop.listening():
+        _, rows = _final_scores(pool, vector, recipe, components, folder)
     return {
         "recipe": recipe.name,
         "step": checkpoint.step,
         "theta_sha256": sha256(torch.from_numpy(vector)),
-        "evaluation": evaluation_facts(recipe, parts, rows),
+        "evaluation": evaluation_facts(recipe, components, rows),
     }
 
 
 def _final_scores(
-    scorer: Scorer, vector: np.ndarray, recipe: Recipe, parts: Parts, folder: str | Path
+    scorer: Scorer, vector: np.ndarray, recipe: Recipe, components: Components, folder: str | Path
 ) -> tuple[Scores, list[dict[str, Any]]]:
     """Each task's scores at the last theta, and rows of it and of the best on validation."""
-    plan = evaluation_plan(recipe, parts.source)
+    plan = evaluation_plan(recipe, components.source)
     scores = evaluate(scorer, vector, plan)
     rows = [{"theta": "last", **row._asdict()} for row in scores.rows()]
     storage = storage_at(folder)
     if recipe.evaluation.validate_every and BEST in storage.names(""):
-        best = pack(parts, read_checkpoint(storage, BEST))
+        best = pack(components, read_checkpoint(storage, BEST))
         rows += [{"theta": "best", **row._asdict()} for row in evaluate(scorer, best, plan).rows()]
     return scores, rows
 
 
-def evaluation_facts(recipe: Recipe, parts: Parts, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def evaluation_facts(recipe: Recipe, components: Components, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows with everything a number must stand beside."""
-    plan = evaluation_plan(recipe, parts.source)
+    plan = evaluation_plan(recipe, components.source)
     return {
         "split": plan.split,
         "tasks": plan.tasks,
@@ -210,9 +215,9 @@ def evaluation_facts(recipe: Recipe, parts: Parts, rows: Sequence[dict[str, Any]
 
 def _summary(
     recipe: Recipe,
-    where: Where,
-    parts: Parts,
-    trained: Trained,
+    options: RunOptions,
+    components: Components,
+    trained: TrainResult,
     vector: np.ndarray,
     rows: Sequence[dict[str, Any]],
     numerics: Mapping[str, str],
@@ -226,14 +231,14 @@ def _summary(
         "tasks_per_s": round(trained.tasks / trained.seconds, 1),
         "train_s": round(trained.seconds, 1),
         "wall_s": round(wall, 1),
-        "executor": where.executor,
-        "workers": recipe.workers.count if where.executor == "ray" else 1,
+        "executor": options.executor,
+        "workers": recipe.workers.count if options.executor == "ray" else 1,
         "device": numerics["device"],
         "cpu": numerics["cpu"],
-        "parameters": parts.layout.size,
+        "parameters": components.layout.size,
         "git_commit": git_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "evaluation": evaluation_facts(recipe, parts, rows),
+        "evaluation": evaluation_facts(recipe, components, rows),
     }
 
 
@@ -262,11 +267,11 @@ def refuse_relative(output: str | Path | None, recipe: Recipe) -> None:
         raise ConfigError(f"Ray throws the working folder of a job away. {'; '.join(problems)}")
 
 
-def _folder(recipe: Recipe, where: Where) -> Path | str:
+def _folder(recipe: Recipe, options: RunOptions) -> Path | str:
     folder: Path | str
-    if where.output is not None:
-        folder = str(where.output) if "://" in str(where.output) else Path(where.output).absolute()
-    elif where.resume:
+    if options.output is not None:
+        folder = str(options.output) if "://" in str(options.output) else Path(options.output).absolute()
+    elif options.resume:
         runs = sorted(path.parent for path in Path("runs", recipe.name).absolute().glob("*/checkpoints"))
         if not runs:
             raise ResumeError(f"--resume: no run of {recipe.name} under runs/{recipe.name}; name it with --output DIR")
@@ -281,8 +286,8 @@ def _folder(recipe: Recipe, where: Where) -> Path | str:
         if not place.is_dir():
             raise ConfigError(f"--output: {place} is a file; name a folder")
     has_run = "recipe.yaml" in storage_at(folder).names("")
-    if where.resume and not has_run:
+    if options.resume and not has_run:
         raise ResumeError(f"--resume: {folder} holds no run; leave --resume out to start one there")
-    if has_run and not where.resume:
+    if has_run and not options.resume:
         raise ConfigError(f"--output: {folder} already holds a run; pass --resume to continue it, or another folder")
     return folder

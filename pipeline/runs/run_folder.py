@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline import recipes
-from pipeline.build import BuildWorker, Parts, build_parts
+from pipeline.build import BuildWorker, Components, build_components
 from pipeline.config import Recipe, validate
 from pipeline.core.failures import ConfigError, InternalError, ResumeError
 from pipeline.core.seeding import Ticket
@@ -30,14 +30,14 @@ def validate_folder(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe
 
 def newest(folder: str | Path) -> Checkpoint:
     """The newest valid checkpoint of a run."""
-    checkpoint, complaints = Checkpoints(storage_at(folder), 1).newest()
+    checkpoint, warnings = Checkpoints(storage_at(folder), 1).newest()
     if checkpoint is None:
-        raise ResumeError(f"{folder}: no valid checkpoint{': ' if complaints else ''}{'; '.join(complaints)}")
+        raise ResumeError(f"{folder}: no valid checkpoint{': ' if warnings else ''}{'; '.join(warnings)}")
     return checkpoint
 
 
-def pack(parts: Parts, checkpoint: Checkpoint) -> np.ndarray:
-    """A checkpoint's theta as one vector, in the layout of these parts.
+def pack(components: Components, checkpoint: Checkpoint) -> np.ndarray:
+    """A checkpoint's theta as one vector, in the layout of these components.
 
     Raises:
         ResumeError: it holds the theta of another recipe.
@@ -49,10 +49,10 @@ def pack(parts: Parts, checkpoint: Checkpoint) -> np.ndarray:
         if kind == "theta":
             theta.setdefault(group, {})[leaf] = tensor
     try:
-        missing = [group for group in parts.layout.groups if group not in theta]
+        missing = [group for group in components.layout.groups if group not in theta]
         if missing:
             raise InternalError(f"theta has no group {missing[0]}")
-        return parts.layout.pack(theta).numpy()
+        return components.layout.pack(theta).numpy()
     except InternalError as error:
         raise ResumeError(
             f"the checkpoint of step {checkpoint.step} does not hold this recipe's theta: {error}; "
@@ -65,14 +65,14 @@ def load_learner(folder: str | Path, normalisation: str | None) -> Learner:
     recipe = validate_folder(folder, [] if normalisation is None else [f"normalisation={normalisation}"])
     if normalisation is None:
         refuse_transductive(recipe.normalisation)
-    parts = build_parts(recipe)
-    theta = parts.layout.unpack(torch.from_numpy(pack(parts, newest(folder))))
-    return Learner(parts.algorithm, theta, parts.source.spec())
+    components = build_components(recipe)
+    theta = components.layout.unpack(torch.from_numpy(pack(components, newest(folder))))
+    return Learner(components.algorithm, theta, components.source.spec())
 
 
 def replay_task(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Score]:
     """One training task of a run, learned at its newest theta."""
     recipe = validate_folder(folder)
     worker = BuildWorker(recipe.model_dump_json())()
-    theta = pack(build_parts(recipe), newest(folder))
+    theta = pack(build_components(recipe), newest(folder))
     return worker.learn_alone(theta, Ticket(recipe.seed, "train", "train", step, number))

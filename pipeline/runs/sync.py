@@ -56,7 +56,7 @@ def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
             checkpoint, _ = Checkpoints(storage, 1).newest()
             tags = {"normalisation": recipe.normalisation, "folder": storage.where}
             if checkpoint is not None:
-                identity = checkpoint.facts["identity"]
+                identity = checkpoint.metadata["identity"]
                 tags |= {f"numerics.{key}": value for key, value in identity["numerics"].items()}
                 tags["data"] = identity["fixed"]["data"]
             tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)

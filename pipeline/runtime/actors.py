@@ -1,4 +1,4 @@
-"""The two kinds of actor: stateless task workers, and the one parameter actor around the engine's keeper."""
+"""The two kinds of actor: stateless task workers, and the one parameter actor around the engine's coordinator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from pipeline.core.types import Contribution
-from pipeline.engine.durability.coordinator import Keeper
+from pipeline.engine.durability.coordinator import Coordinator
 from pipeline.engine.interfaces import Applied, Chunk, Missing, Opened, Report, ScoreReport, Status
 from pipeline.engine.worker import Worker
 
@@ -44,18 +44,18 @@ class TaskWorker:
 class ParameterActor:
     """Holds theta. Contributions come as references: nothing heavy passes through the driver."""
 
-    def __init__(self, build: Callable[[], Keeper], fetch_s: float) -> None:
-        self.keeper, self.fetch_s = build(), fetch_s
+    def __init__(self, build: Callable[[], Coordinator], fetch_s: float) -> None:
+        self.coordinator, self.fetch_s = build(), fetch_s
 
     @ray.method(num_returns=2)
     def open(self, numerics: dict[str, str]) -> tuple[Opened, np.ndarray]:
         """Where the run stands, and theta as an object of its own."""
-        opened = self.keeper.open(numerics)
+        opened = self.coordinator.open(numerics)
         return opened._replace(theta=None), opened.theta
 
     @ray.method(num_returns=2)
     def apply(
-        self, step: int, contributions: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]
+        self, step: int, contributions: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> tuple[Applied | Missing, np.ndarray | None]:
         """The outcome, and theta after it as an object of its own that workers read without the driver."""
         start = time.perf_counter()
@@ -63,17 +63,17 @@ class ParameterActor:
         if missing:
             return Missing(missing), None
         fetch = time.perf_counter() - start
-        seconds = self.keeper.apply(step, fetched, facts, skipped)
-        return Applied(step, None, {"transport": fetch, **seconds}), self.keeper.vector()
+        seconds = self.coordinator.apply(step, fetched, metrics, skipped)
+        return Applied(step, None, {"transport": fetch, **seconds}), self.coordinator.vector()
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
-        self.keeper.record(kind, step, metrics)
+        self.coordinator.record(kind, step, metrics)
 
     def keep_best(self, step: int, score: float) -> bool:
-        return self.keeper.keep_best(step, score)
+        return self.coordinator.keep_best(step, score)
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        return self.keeper.close(status, summary)
+        return self.coordinator.close(status, summary)
 
 
 def _fetch(references: Mapping[int, Any], seconds: float) -> tuple[list[Contribution], tuple[int, ...]]:
@@ -81,7 +81,7 @@ def _fetch(references: Mapping[int, Any], seconds: float) -> tuple[list[Contribu
     wanted = list(references.values())
     try:
         return ray.get(wanted, timeout=seconds), ()
-    except RayError:  # one of them is late, or was lost with its node: see which, and the dealer deals those again
+    except RayError:  # one of them is late, or was lost with its node: see which, and the scheduler deals those again
         ready, _ = ray.wait(wanted, num_returns=len(wanted), timeout=0)
     fetched, missing = [], []
     for chunk, reference in references.items():

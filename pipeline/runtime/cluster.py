@@ -48,7 +48,7 @@ def connect(address: str, workers: Workers) -> bool:
             _start_local(workers)
         elif not ray.is_initialized():
             join(address)
-    check_room(ray.cluster_resources(), workers)
+    check_resources(ray.cluster_resources(), workers)
     return started
 
 
@@ -94,7 +94,7 @@ def _refusal(error: Exception) -> str:
     return f"{text}; start a Ray head with ray start --head, or leave --address out"
 
 
-def leave() -> None:
+def stop_local_raylet() -> None:
     """Have the cluster that was started here end with this process, as far as it would not by itself.
 
     ``ray.shutdown`` waits a second for a process that does not listen. The kernel kills that one and its like when this
@@ -144,7 +144,7 @@ def _probe(address: str) -> None:
         ) from error
 
 
-def check_room(resources: Mapping[str, float], workers: Workers) -> None:
+def check_resources(resources: Mapping[str, float], workers: Workers) -> None:
     """Raises ``ClusterError`` where not even one worker can ever be placed; fewer than asked for are fine."""
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if cpus < 1:

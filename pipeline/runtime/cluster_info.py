@@ -18,7 +18,7 @@ ANSWER_S = 3.0
 TOKEN_FILE = "~/.ray/auth_token"
 
 
-class Survey(NamedTuple):
+class ClusterInfo(NamedTuple):
     """A cluster as this process sees it; Ray itself lets in none of another version."""
 
     versions: str
@@ -28,7 +28,7 @@ class Survey(NamedTuple):
     dashboard: str
 
 
-def survey(address: str) -> Survey:
+def inspect_cluster(address: str) -> ClusterInfo:
     """Join the cluster at ``address``, look round and leave.
 
     Raises:
@@ -41,7 +41,7 @@ def survey(address: str) -> Survey:
     finally:
         ray.shutdown()
     versions = f"Ray {ray.__version__}, Python {platform.python_version()}"
-    return Survey(versions, alive, resources.get("CPU", 0.0), resources.get("GPU", 0.0), dashboard)
+    return ClusterInfo(versions, alive, resources.get("CPU", 0.0), resources.get("GPU", 0.0), dashboard)
 
 
 def open_to_all(dashboard: str) -> bool | None:

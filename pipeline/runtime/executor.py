@@ -11,10 +11,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError
-from pipeline.engine.durability.coordinator import Keeper
-from pipeline.engine.interfaces import Applied, Missing, Opened, Rewound, Status
-from pipeline.engine.scheduling.pool import Crew
-from pipeline.engine.scheduling.scheduler import Dealer
+from pipeline.engine.durability.coordinator import Coordinator
+from pipeline.engine.interfaces import Applied, Missing, Opened, RolledBack, Status
+from pipeline.engine.scheduling.pool import WorkerPool
+from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.serial import Monotonic
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import ParameterActor
@@ -27,7 +27,7 @@ HEADLESS_S = 10.0
 """And where the head is gone: nobody would say that the actor went with it."""
 
 
-class RayExecutor(Crew):
+class RayExecutor(WorkerPool):
     """Runs a step's chunks on ``workers.count`` actors of the cluster at ``address`` (``local`` starts one here).
 
     ``pinned`` keeps the parameter actor on the driver's machine, where the run's folder or its MLflow database is.
@@ -39,29 +39,29 @@ class RayExecutor(Crew):
     def __init__(
         self,
         worker: Callable[[], Worker],
-        keeper: Callable[[], Keeper],
+        coordinator: Callable[[], Coordinator],
         workers: Workers,
         address: str,
-        dealer: Dealer,
+        scheduler: Scheduler,
         *,
         pinned: bool = True,
     ) -> None:
-        self.ray = RayTransport(worker, workers, address, dealer.limits.start_s)
-        self.build, self.limits, self.pinned = keeper, dealer.limits, pinned
+        self.ray = RayTransport(worker, workers, address, scheduler.timeouts.start_s)
+        self.build, self.timeouts, self.pinned = coordinator, scheduler.timeouts, pinned
         self.parameters = self._build()
         self.opened = Opened(0, None)
         self.rebuilt = 0
-        super().__init__(self.ray, Monotonic(), dealer, workers=workers.count)
+        super().__init__(self.ray, Monotonic(), scheduler, workers=workers.count)
 
     def open(self) -> Opened:
-        numerics, events = self.ray.first_numerics(self.limits.wait_s)
+        numerics, events = self.ray.first_numerics(self.timeouts.wait_s)
         self.take(events)
         self.numerics = numerics
         try:
             self.opened = self._open()
         except GetTimeoutError as error:
             raise ClusterError(
-                f"the parameter actor did not start in {self.limits.start_s:.0f} s; "
+                f"the parameter actor did not start in {self.timeouts.start_s:.0f} s; "
                 "see ray status, or run the driver elsewhere"
             ) from error
         except RayActorError as error:
@@ -69,12 +69,12 @@ class RayExecutor(Crew):
         return self.opened
 
     def apply(
-        self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]
+        self, step: int, handles: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> Applied | Missing:
         start = time.perf_counter()
         while True:
             # References in a dict are not resolved on the way: the actor fetches them itself, with a time limit.
-            outcome, theta = self.parameters.apply.remote(step, dict(handles), facts, skipped)
+            outcome, theta = self.parameters.apply.remote(step, dict(handles), metrics, skipped)
             try:
                 result = self._get(outcome)
                 break
@@ -104,7 +104,7 @@ class RayExecutor(Crew):
             problem = self._call("close", status, summary)
         else:
             limit = min(END_S[status], HEADLESS_S) if self.ray.head.gone else END_S[status]
-            problem = _last_words(self.parameters.close.remote(status, summary), limit)
+            problem = _close_result(self.parameters.close.remote(status, summary), limit)
         if not self.ray.head.gone:
             ray.kill(self.parameters)
         self.ray.close()
@@ -113,11 +113,11 @@ class RayExecutor(Crew):
     def _build(self) -> Any:
         # It asks for no CPU: pinned to the driver's machine, it could wait for one for ever behind the workers there.
         options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 0, **(here() if self.pinned else {})}
-        return ray.remote(ParameterActor).options(**options).remote(self.build, self.limits.fetch_s)
+        return ray.remote(ParameterActor).options(**options).remote(self.build, self.timeouts.fetch_s)
 
     def _open(self) -> Opened:
         opened, theta = self.parameters.open.remote(self.numerics)
-        return Opened(*self._get(opened, self.limits.start_s))._replace(theta=theta)
+        return Opened(*self._get(opened, self.timeouts.start_s))._replace(theta=theta)
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """A call that may be made twice, at the step that was done last."""
@@ -133,7 +133,7 @@ class RayExecutor(Crew):
         """Another parameter actor at the last checkpoint. The old one is killed first: it may only be slow."""
         self.ray.head.wait()
         self.rebuilt += 1
-        if self.rebuilt > self.limits.rebuilds:
+        if self.rebuilt > self.timeouts.rebuilds:
             reason = " ".join(str(error).split())[:200]
             raise ClusterError(f"the parameter actor was lost {self.rebuilt} times in a row; the last time: {reason}")
         ray.kill(self.parameters)
@@ -144,13 +144,13 @@ class RayExecutor(Crew):
             self._rebuild(again)
 
     def _go_on_from(self, step: int) -> None:
-        """Raises ``Rewound`` where the last checkpoint is of an earlier step."""
+        """Raises ``RolledBack`` where the last checkpoint is of an earlier step."""
         if self.opened.step < step:
-            raise Rewound(self.opened)
+            raise RolledBack(self.opened)
 
     def _get(self, reference: Any, seconds: float | None = None) -> Any:
         """The object; an error that is the user's comes out as itself, and a signal as ``Stopped``."""
-        deadline = time.monotonic() + (seconds or self.limits.answer_s)
+        deadline = time.monotonic() + (seconds or self.timeouts.answer_s)
         while not ray.wait([reference], timeout=POLL_S)[0]:
             self.stop.check()
             self.ray.head.watch()
@@ -171,7 +171,7 @@ class RayExecutor(Crew):
             raise
 
 
-def _last_words(reference: Any, limit: float) -> Any:
+def _close_result(reference: Any, limit: float) -> Any:
     """The object, or why there is none: a run that ends early ends, whatever became of its parameter actor."""
     try:
         return ray.get(reference, timeout=limit)

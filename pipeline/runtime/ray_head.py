@@ -13,7 +13,7 @@ ANSWER_S = 1.0
 WAIT_S = 0.2
 
 
-class Head:
+class RayHead:
     """The head at HOST:PORT; ``check`` raises if this process was asked to end.
 
     ``patience_s`` is how long it may be away: a head with a store of its own comes back. After 60 s Ray ends the

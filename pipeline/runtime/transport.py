@@ -1,4 +1,4 @@
-"""The dealer's orders as Ray calls, and what Ray says as the dealer's events."""
+"""The scheduler's leases as Ray calls, and what Ray says as the scheduler's events."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.durability.identity import changed_numerics
 from pipeline.engine.interfaces import Chunk, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost, Refused
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import Hello, TaskWorker
-from pipeline.runtime.cluster import Workers, connect, draining_nodes, leave
-from pipeline.runtime.ray_head import Head
+from pipeline.runtime.cluster import Workers, connect, draining_nodes, stop_local_raylet
+from pipeline.runtime.ray_head import RayHead
 
 DRAIN_CHECK_S = 2.0
 POLL_S = 0.2
@@ -33,10 +33,10 @@ FULL = (
 
 
 class Sent(NamedTuple):
-    """An order under way; ``contribution`` is the reference that goes on to the parameter actor."""
+    """An lease under way; ``contribution`` is the reference that goes on to the parameter actor."""
 
     worker: int
-    order: int
+    lease: int
     contribution: Any
 
 
@@ -55,15 +55,15 @@ class RayTransport:
     """
 
     def __init__(
-        self, build: Callable[[], Worker], workers: Workers, address: str, start_s: float = Limits.start_s
+        self, build: Callable[[], Worker], workers: Workers, address: str, start_s: float = Timeouts.start_s
     ) -> None:
         self.stop = Stop()
         self.ours = connect(address, workers)
-        self.head = Head(ray.get_runtime_context().gcs_address, self.stop.check)
+        self.head = RayHead(ray.get_runtime_context().gcs_address, self.stop.check)
         self.build, self.workers, self.start_s = build, workers, start_s
         self.numerics: dict[str, str] | None = None
         self.actors: dict[int, Any] = {}
-        self.places: dict[int, str] = {}
+        self.nodes: dict[int, str] = {}
         self.joining: dict[Any, Joining] = {}
         self.sent: dict[Any, Sent] = {}
         self._numbers = itertools.count()
@@ -71,12 +71,12 @@ class RayTransport:
         for _ in range(workers.count):
             self._start(start_s)
 
-    def send(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> None:
+    def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
         if work == "learn":
             contribution, report = self.actors[worker].learn.remote(theta, chunk)
         else:
             contribution, report = None, self.actors[worker].score.remote(theta, chunk)
-        self.sent[report] = Sent(worker, order, contribution)
+        self.sent[report] = Sent(worker, lease, contribution)
 
     def replace(self, worker: int) -> None:
         self.head.wait()  # it is who starts and stops them
@@ -86,9 +86,9 @@ class RayTransport:
     def poll(self, seconds: float) -> Sequence[Event]:
         """Raises ``TaskError`` (or the error's own kind) when a task raised: the same task would raise elsewhere."""
         self.stop.check()
-        self._hurry()
+        self._restart_stalled()
         references = [*self.sent, *self.joining]
-        if not references:  # workers are here, and the dealer lets their machines rest
+        if not references:  # workers are here, and the scheduler lets their machines rest
             time.sleep(min(seconds, POLL_S))
             return self._leaving()
         ready, _ = ray.wait(references, num_returns=1, timeout=min(seconds, POLL_S))
@@ -133,20 +133,20 @@ class RayTransport:
         if self.ours and self.stop.signal is None:
             ray.shutdown()
         elif self.ours:
-            leave()
+            stop_local_raylet()
 
     def _options(self) -> dict[str, float]:
         return {"num_cpus": 1, "num_gpus": self.workers.gpus}
 
     def _start(self, patience: float) -> None:
         worker = next(self._numbers)
-        # A worker holds nothing that is worth restarting, and no call of it is sent twice: the dealer sees to both.
+        # A worker holds nothing that is worth restarting, and no call of it is sent twice: the scheduler sees to both.
         options = {"max_restarts": 0, "max_task_retries": 0, **self._options()}
         self.actors[worker] = ray.remote(TaskWorker).options(**options).remote(self.build)
         until = time.monotonic() + patience
         self.joining[self.actors[worker].hello.remote()] = Joining(worker, until, patience)
 
-    def _hurry(self) -> None:
+    def _restart_stalled(self) -> None:
         """Start anew what does not come up; what only waits for room loses nothing by it."""
         now = time.monotonic()
         for reference, joining in list(self.joining.items()):
@@ -158,7 +158,7 @@ class RayTransport:
 
     def _stop(self, worker: int) -> None:
         actor = self.actors.pop(worker, None)
-        self.places.pop(worker, None)
+        self.nodes.pop(worker, None)
         if actor is not None:
             ray.kill(actor)
 
@@ -173,7 +173,7 @@ class RayTransport:
             return Lost(sent.worker, _system_failure(error)) if sent.worker in self.actors else None
         result = report if sent.contribution is None else (sent.contribution, report)
         # Machines of different kinds may well disagree about the last bits.
-        return Done(sent.worker, sent.order, result, 0 if self.workers.mixed else report.digest)
+        return Done(sent.worker, sent.lease, result, 0 if self.workers.mixed else report.digest)
 
     def _joined(self, reference: Any, worker: int) -> Event | None:
         try:
@@ -188,7 +188,7 @@ class RayTransport:
                 f"it computes with other numerics, {changed_numerics(self.numerics, hello.numerics)}, and would give "
                 "other bits. Use machines of one kind, or numerics.mixed=true, which gives up reproducing the run",
             )
-        self.places[worker] = hello.node
+        self.nodes[worker] = hello.node
         return Joined(worker, hello.node)
 
     def _leaving(self) -> list[Event]:
@@ -199,7 +199,7 @@ class RayTransport:
         self.head.wait()  # that is who is asked
         self._drained = now
         nodes = draining_nodes()
-        return [Leaving(worker) for worker, node in self.places.items() if node in nodes]
+        return [Leaving(worker) for worker, node in self.nodes.items() if node in nodes]
 
 
 def _system_failure(error: RayError) -> str:

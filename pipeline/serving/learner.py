@@ -14,7 +14,7 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec
-from pipeline.core.types import Batch, Context, MetaParams, Sequence, Task
+from pipeline.core.types import Batch, Context, MetaParams, Stream, Task
 
 
 class Learner:
@@ -37,7 +37,7 @@ class Learner:
         x = self.inputs(support_x, "support_x")
         labels, y = self._targets(support_y, len(x))
         # As it was trained: a sequence is read in the order given, each label after its answer.
-        support = Sequence(x, y) if self.spec.kind == "sequence" else Batch(x, y)
+        support = Stream(x, y) if self.spec.kind == "sequence" else Batch(x, y)
         ways = max(len(labels), 1)
         # One fixed ticket: serving is deterministic.
         drawn = self.algorithm.draw(

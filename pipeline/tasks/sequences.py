@@ -19,7 +19,7 @@ from annotated_types import Ge, Le
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes
-from pipeline.core.types import MayChange, Sequence, Task
+from pipeline.core.types import MayChange, Stream, Task
 from pipeline.tasks.classes import Classes, channels_first
 from pipeline.tasks.classfile import Pixels
 
@@ -74,7 +74,7 @@ class Sequences:
     def spec(self) -> Spec:
         return Spec("sequence", self._input_shape, self._shapes.train.ways)
 
-    def sample(self, ticket: Ticket) -> Task[Sequence]:
+    def sample(self, ticket: Ticket) -> Task[Stream]:
         shape, rng = self._shapes.of(ticket), ticket.rng("task")
         pixels_WN, _ = self._classes.draw(rng, ticket.split, shape)
         independent = ticket.purpose == "train" and self._training_order == "independent"
@@ -83,14 +83,14 @@ class Sequences:
         support, query = (self._sequence(part, order(rng, *part.shape[:2])) for part in parts)
         return Task(ticket.id, support, query, shape.ways)
 
-    def _sequence(self, pixels_WN: Pixels, order: npt.NDArray[np.int64]) -> Sequence:
+    def _sequence(self, pixels_WN: Pixels, order: npt.NDArray[np.int64]) -> Stream:
         ways, each, *_ = pixels_WN.shape
         pixels = channels_first(pixels_WN.reshape(ways * each, *pixels_WN.shape[2:]), self._input_shape[0])[order]
         down, across = self._shares
         # Whole numbers all the way, which float64 holds exactly: no machine gives other bits.
         summed = down @ pixels.astype(np.float64) @ across.T
         x = (summed / (255 * down[0].sum() * across[0].sum())).astype(np.float32)
-        return Sequence(torch.from_numpy(x), torch.from_numpy(order // each))
+        return Stream(torch.from_numpy(x), torch.from_numpy(order // each))
 
 
 def _balanced(rng: np.random.Generator, ways: int, each: int) -> npt.NDArray[np.int64]:

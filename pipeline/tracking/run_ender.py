@@ -12,7 +12,7 @@ END_S = {"KILLED": 0.6, "FAILED": 10.0, "FINISHED": 10.0}
 """Somebody waits for a process that was asked to end; one that failed has time."""
 
 
-class Ending:
+class RunEnder:
     """Makes ready to end ``run`` while somebody else still tries to: MLflow's first call takes most of a second."""
 
     def __init__(self, uri: str, experiment: str, run: str) -> None:

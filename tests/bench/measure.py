@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from pipeline.build import BuildWorker, build_parts
+from pipeline.build import BuildWorker, build_components
 from pipeline.config import Recipe, load
 from pipeline.core.seeding import Ticket
 from pipeline.engine.evaluate import chunks_of
-from pipeline.engine.loop import Watcher
-from pipeline.runs.run import Where, train_run
+from pipeline.engine.loop import ProgressListener
+from pipeline.runs.run import RunOptions, train_run
 from tests.bench import by_hand
 
 STEPS = {"sinusoid_maml": 200, "omniglot_maml_5w1s": 20}
@@ -32,7 +32,7 @@ class Speed(NamedTuple):
     tasks_per_s: float
 
 
-def speeds(name: str, overrides: list[str], watcher: Watcher) -> list[Speed]:
+def speeds(name: str, overrides: list[str], listener: ProgressListener) -> list[Speed]:
     """All ways for one recipe, on one torch thread per process as the recipe says."""
     torch.set_num_threads(1)
     results = [Speed("a loop written by hand", _by_hand(load(name, overrides)))]
@@ -41,13 +41,13 @@ def speeds(name: str, overrides: list[str], watcher: Watcher) -> list[Speed]:
         results.append(Speed(f"our worker, {'vectorised' if vectorise == 'true' else 'looped'}", _worker(recipe)))
     for workers in (1, 2):
         results.append(
-            Speed(f"Ray, {workers} worker{'s' if workers > 1 else ''}", _ray(name, overrides, workers, watcher))
+            Speed(f"Ray, {workers} worker{'s' if workers > 1 else ''}", _ray(name, overrides, workers, listener))
         )
     return results
 
 
 def _by_hand(recipe: Recipe) -> float:
-    source = build_parts(recipe).source
+    source = build_components(recipe).source
     weights, forward = by_hand.mlp() if recipe.net.name == "mlp" else by_hand.conv4()
     loss = F.mse_loss if recipe.net.name == "mlp" else F.cross_entropy
 
@@ -72,7 +72,7 @@ def _single(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _worker(recipe: Recipe) -> float:
-    worker, theta = BuildWorker(recipe.model_dump_json())(), build_parts(recipe).theta.numpy()
+    worker, theta = BuildWorker(recipe.model_dump_json())(), build_components(recipe).theta.numpy()
 
     def step(number: int) -> None:
         for chunk in chunks_of(0, "train", "train", number, recipe.tasks_per_step, recipe.chunk_size):
@@ -90,12 +90,14 @@ def _rate(step: Callable[[int], None], recipe: Recipe) -> float:
     return recipe.tasks_per_step / statistics.median(seconds[WARM_UP:])
 
 
-def _ray(name: str, overrides: list[str], workers: int, watcher: Watcher) -> float:
+def _ray(name: str, overrides: list[str], workers: int, listener: ProgressListener) -> float:
     """A real run with everything that belongs to it: theta travels, checkpoints and journal are written."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"steps={STEPS[name] + WARM_UP}", f"workers.count={workers}", "evaluation.tasks=1"]
         tracking = f"tracking.uri=sqlite:///{folder}/mlflow.db"
-        train_run(load(name, [*overrides, *settings, tracking]), Where("ray", output=Path(folder, "run")), watcher)
+        train_run(
+            load(name, [*overrides, *settings, tracking]), RunOptions("ray", output=Path(folder, "run")), listener
+        )
         lines = Path(folder, "run", "journal.jsonl").read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     rates = [entry["metrics"]["tasks_per_s"] for entry in entries if "tasks_per_s" in entry["metrics"]]

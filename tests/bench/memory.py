@@ -27,7 +27,7 @@ from pipeline.core.seeding import init_rng
 from pipeline.core.types import Batch, Context, Task
 from pipeline.nets.conv4 import Conv4
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Mode
 
@@ -53,9 +53,9 @@ class Problem(NamedTuple):
         y = torch.arange(self.ways) if self.ways > 1 else torch.from_numpy(rng.normal(size=(rows, 1))).float()
         return Task("", Batch(x, y), Batch(x.clone(), y), self.ways)
 
-    def model(self) -> Model:
+    def model(self) -> NormalisedNet:
         net = self.net(self.net.Config(), self.input_shape, self.ways, normalised=self.mode != "none")
-        return Model(net, self.mode, self.input_shape)
+        return NormalisedNet(net, self.mode, self.input_shape)
 
 
 PROBLEMS = {
@@ -111,7 +111,7 @@ def held(method: str, problem: Problem, steps: int) -> Held:
     task, context = problem.task(), Context(1, "train", problem.ways, {})
     leaves = require_grad(theta, frozenset())
     with Living() as inner:
-        end = algorithm.end(leaves, task.support, context)
+        end = algorithm.last(leaves, task.support, context)
         after_inner = inner.now
     del end
     with Living() as whole:

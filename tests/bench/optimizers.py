@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pipeline.build import build_parts
+from pipeline.build import build_components
 from pipeline.core.inner import SGD, Adam, Rule, iterate
 from pipeline.core.losses import METRICS
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import TaskSource
 from pipeline.core.types import Batch, Context, MetaParams, Params
-from pipeline.families.learned_optimizer import Trajectory
+from pipeline.families.learned_optimizer import LearnedUpdateRule
 from pipeline.runs.run_folder import newest, pack, validate_folder
 
 RULES: dict[str, Callable[[float], Rule]] = {"SGD": SGD, "Adam": Adam}
@@ -37,7 +37,7 @@ TOGETHER = 50
 class Contest(NamedTuple):
     """A learned optimiser, its theta, where its tasks come from and what they are judged by."""
 
-    algorithm: Trajectory
+    algorithm: LearnedUpdateRule
     theta: MetaParams
     source: TaskSource[Batch]
     metric: str
@@ -47,10 +47,12 @@ class Contest(NamedTuple):
     def of(cls, folder: Path) -> Contest:
         """A run's newest theta, and its evaluation tasks."""
         recipe = validate_folder(folder)
-        parts = build_parts(recipe)
-        theta = parts.layout.unpack(torch.from_numpy(pack(parts, newest(folder))))
-        metric = METRICS[parts.source.spec().kind]
-        return cls(cast(Trajectory, parts.algorithm), theta, parts.source, metric, recipe.evaluation.seed)
+        components = build_components(recipe)
+        theta = components.layout.unpack(torch.from_numpy(pack(components, newest(folder))))
+        metric = METRICS[components.source.spec().kind]
+        return cls(
+            cast(LearnedUpdateRule, components.algorithm), theta, components.source, metric, recipe.evaluation.seed
+        )
 
     def score(self, split: Split, tasks: int, rule: Rule | None = None) -> np.ndarray:
         """The metric of each task after the last step, by the learned optimiser or by another rule."""

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.config import Recipe, load
 from pipeline.runs.sync import sync_run
 from tests import mlflow_server
-from tests.bench.keepers import BuildTimedKeeper, Spent, read_spent
+from tests.bench.coordinators import BuildTimedKeeper, Spent, read_spent
 from tests.bench.proxy import MODES, Mode, Proxy
 from tests.bench.ratio import Ratio, blocks, ratio
 from tests.bench.stepping import Rates, train
@@ -110,9 +110,9 @@ def _recipe(steps: int, proxy: Proxy) -> Recipe:
     return load(RECIPE, [f"steps={steps}", "workers.count=2", "evaluation.tasks=1", f"tracking.uri={proxy.uri}"])
 
 
-def _timed_run(recipe: Recipe, run: Path, watcher: Rates) -> tuple[str | None, list[Spent]]:
+def _timed_run(recipe: Recipe, run: Path, listener: Rates) -> tuple[str | None, list[Spent]]:
     notes = run.with_suffix(".spent")
-    unsent = train(recipe, BuildTimedKeeper(recipe.model_dump_json(), str(run), str(notes)), watcher)
+    unsent = train(recipe, BuildTimedKeeper(recipe.model_dump_json(), str(run), str(notes)), listener)
     return unsent, read_spent(notes)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipeline.config import load
 from pipeline.runs.run import absolute
-from tests.bench.keepers import BuildKeeperByTurns, Turns
+from tests.bench.coordinators import BuildKeeperByTurns, Turns
 from tests.bench.ratio import Ratio, ratio
 from tests.bench.stepping import Rates, train
 

@@ -1,4 +1,4 @@
-"""A run on Ray with a keeper of our choice, of which every step's rate is noted."""
+"""A run on Ray with a coordinator of our choice, of which every step's rate is noted."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.build import BuildWorker, build_parts, plan_of
+from pipeline.build import BuildWorker, build_components, plan_of
 from pipeline.config import Recipe
 from pipeline.engine import loop
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.timeouts import Timeouts
 from tests.quiet_runs import on_ray
 
 
 class Rates:
-    """A watcher that keeps 1 / ``time/step_s`` of every step, the number that the journal has too."""
+    """A listener that keeps 1 / ``time/step_s`` of every step, the number that the journal has too."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -33,12 +33,12 @@ class Rates:
         return np.array(self._rates)
 
 
-def train(recipe: Recipe, keeper: Callable[[], Any], watcher: loop.Watcher) -> str | None:
+def train(recipe: Recipe, coordinator: Callable[[], Any], listener: loop.ProgressListener) -> str | None:
     """All steps of a recipe; returns what could not be sent to its tracker."""
-    plan = plan_of(recipe, build_parts(recipe))
-    executor = on_ray(BuildWorker(recipe.model_dump_json()), keeper, recipe.workers.count, Limits())
+    plan = plan_of(recipe, build_components(recipe))
+    executor = on_ray(BuildWorker(recipe.model_dump_json()), coordinator, recipe.workers.count, Timeouts())
     try:
-        loop.train(executor, plan, watcher)
+        loop.train(executor, plan, listener)
     except BaseException:
         executor.close("FAILED", {})
         raise

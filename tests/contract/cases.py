@@ -27,7 +27,7 @@ from pipeline.core.seeding import Purpose, Ticket, init_rng
 from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource
 from pipeline.core.types import Context, Kind, MetaParams, Phase, Task
 from pipeline.nets import NETS
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES, Mode
 from pipeline.tasks import SOURCES
 
@@ -93,7 +93,7 @@ class Described(NamedTuple):
         outputs = spec.outputs if kind.head else None
         net = NETS[self.net](small(NETS[self.net].Config), spec.input_shape, outputs, normalised=self.mode != "none")
         config = small(kind.Config, **dict(self.changes))
-        return kind(config, Model(net, self.mode, spec.input_shape), LOSSES[self.kind])  # type: ignore[call-arg]
+        return kind(config, NormalisedNet(net, self.mode, spec.input_shape), LOSSES[self.kind])  # type: ignore[call-arg]
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec
 from pipeline.core.types import Params
 from pipeline.nets import NETS
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import MODES, Mode
 from tests.contract.cases import SEED, SPECS, small, variants
@@ -39,12 +39,12 @@ class NetCase(NamedTuple):
     def id(self) -> str:
         return "-".join([self.net.__name__.lower(), self.mode, self.spec.kind, *(f"{n}={v}" for n, v in self.changes)])
 
-    def model(self) -> Model:
+    def model(self) -> NormalisedNet:
         config = small(self.net.Config, **dict(self.changes))
         net = self.net(config, self.spec.input_shape, self.outputs, normalised=self.mode != "none")
-        return Model(net, self.mode, self.spec.input_shape)
+        return NormalisedNet(net, self.mode, self.spec.input_shape)
 
-    def params(self, model: Model) -> Params:
+    def params(self, model: NormalisedNet) -> Params:
         return {name: leaf.double() for name, leaf in model.init(init_rng(SEED)).items()}
 
     def inputs(self) -> tuple[Tensor, Tensor]:
@@ -77,10 +77,10 @@ def check_weights_come_from_the_generator_and_stay_outside(case: NetCase) -> Non
     model, (support, _) = case.model(), case.inputs()
     params = case.params(model)
     assert all(torch.equal(leaf, params[name]) for name, leaf in case.params(case.model()).items())
-    once = model.fit(params, support[0])[0]
-    others = model.fit({name: leaf + 1 for name, leaf in params.items()}, support[0])[0]
+    once = model.forward_own_statistics(params, support[0])[0]
+    others = model.forward_own_statistics({name: leaf + 1 for name, leaf in params.items()}, support[0])[0]
     assert not torch.equal(others, once), "the outputs do not depend on the parameters of the call"
-    assert torch.equal(model.fit(params, support[0])[0], once), "a call changed the network"
+    assert torch.equal(model.forward_own_statistics(params, support[0])[0], once), "a call changed the network"
 
 
 def check_outputs_are_as_wide_as_asked(case: NetCase) -> None:
@@ -88,11 +88,11 @@ def check_outputs_are_as_wide_as_asked(case: NetCase) -> None:
     headless = case._replace(outputs=None)
     if _fits(headless):  # else it is all head
         embedding = headless.model()
-        features = embedding.fit(headless.params(embedding), support[0])[0].shape
+        features = embedding.forward_own_statistics(headless.params(embedding), support[0])[0].shape
         assert features == (SUPPORT, embedding.net.features), f"features of shape {tuple(features)}"
         body, whole = set(headless.params(embedding)), set(case.params(model))
         assert body < whole, "an embedding is the network without its head"
-    outputs = model.fit(case.params(model), support[0])[0]
+    outputs = model.forward_own_statistics(case.params(model), support[0])[0]
     assert outputs.shape == (SUPPORT, case.outputs), f"outputs of shape {tuple(outputs.shape)}"
 
 
@@ -130,14 +130,14 @@ def check_second_derivatives_are_finite_differences(case: NetCase) -> None:
         )
 
 
-def _after_one_step(model: Model) -> Callable[[Params, Tensor, Tensor], Tensor]:
+def _after_one_step(model: NormalisedNet) -> Callable[[Params, Tensor, Tensor], Tensor]:
     """The query loss after one step of gradient descent on a support set: its gradient has second derivatives."""
 
     def judge(outputs: Tensor) -> Tensor:
         return (outputs - torch.linspace(-1, 1, outputs.shape[1], dtype=outputs.dtype)).square().mean()
 
     def after(params: Params, support_x: Tensor, query_x: Tensor) -> Tensor:
-        gradient = grad(lambda phi: judge(model.fit(phi, support_x)[0]))(params)
+        gradient = grad(lambda phi: judge(model.forward_own_statistics(phi, support_x)[0]))(params)
         phi = {name: leaf - RATE * gradient[name] for name, leaf in params.items()}
         running = model.running(params) if model.mode == "running" else None
         return judge(model.predict(model.adapted(phi, support_x, running), query_x))

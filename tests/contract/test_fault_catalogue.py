@@ -10,7 +10,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
 
-# In virtual time on the dealer, in one process, or on a real Ray.
+# In virtual time on the scheduler, in one process, or on a real Ray.
 CATALOGUE = {
     "F1 a worker that crashes in mid-task": {
         "unit/test_dealer": [

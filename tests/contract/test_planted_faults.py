@@ -14,7 +14,7 @@ from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
 from pipeline.core.losses import LOSSES
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from tests.contract import checks, net_checks
 from tests.contract.cases import SPECS, Case, small, source_of_kind
 from tests.contract.net_checks import NetCase
@@ -193,7 +193,7 @@ def build(algorithm, mode, images, net=MLP) -> Case:
     network = net(
         small(net.Config), spec.input_shape, spec.outputs if algorithm.head else None, normalised=mode != "none"
     )
-    built = algorithm(small(algorithm.Config), Model(network, mode, spec.input_shape), LOSSES[spec.kind])
+    built = algorithm(small(algorithm.Config), NormalisedNet(network, mode, spec.input_shape), LOSSES[spec.kind])
     return Case(built, source_of_kind(spec.kind, images), told or mode)
 
 

@@ -14,7 +14,7 @@ from pipeline.algorithms.relationnet import RelationNet
 from pipeline.core.losses import cross_entropy
 from pipeline.core.source import Spec
 from pipeline.nets.conv4 import Conv4
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES, BatchStatistics
 from pipeline.nets.relation import Relation
 from tests.contract.cases import SPECS, Case, source_of_kind
@@ -69,6 +69,6 @@ def test_the_contract_of_a_network(pair, mode, check):
 def test_the_contract_of_an_algorithm_with_maps(mode, check, small_images):
     spec = SPECS["classification"]
     net = Conv4(Conv4.Config(16, "stride", "flatten"), spec.input_shape, None, normalised=mode != "none")
-    algorithm = RelationNet(RelationNet.Config(), Model(net, mode, spec.input_shape), cross_entropy)
+    algorithm = RelationNet(RelationNet.Config(), NormalisedNet(net, mode, spec.input_shape), cross_entropy)
     assert algorithm.head_net.blocks
     check(Case(algorithm, source_of_kind(spec.kind, small_images), mode))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.core.seeding import Ticket
-from pipeline.core.types import Batch, Sequence, Task
+from pipeline.core.types import Batch, Stream, Task
 from pipeline.tasks import SOURCES
 from tests.contract.cases import SHAPES, SPECS, make_source
 from tests.contract.compare import global_states, seed_globals
@@ -110,7 +110,7 @@ def test_tasks_have_the_shape_and_the_kind_the_source_says(make, purpose):
         assert batch.x.is_floating_point()
         assert torch.isfinite(batch.x).all()
         if spec.kind in ("classification", "sequence"):
-            assert isinstance(batch, Sequence) == (spec.kind == "sequence")
+            assert isinstance(batch, Stream) == (spec.kind == "sequence")
             assert batch.y.dtype == torch.int64
             assert batch.y.bincount(minlength=shape.ways).tolist() == [each] * shape.ways
         else:

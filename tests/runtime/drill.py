@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.timeouts import Timeouts
 from tests.quiet_runs import run
 from tests.runtime.tiny import recipe
 
@@ -27,7 +27,7 @@ HEALTH = {
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 2,
 }
-LIMITS = Limits(wait_s=60.0, first_lease_s=30.0, lease_s=2.0, fetch_s=5.0)
+LIMITS = Timeouts(wait_s=60.0, first_lease_s=30.0, lease_s=2.0, fetch_s=5.0)
 
 
 class Drill:
@@ -60,7 +60,7 @@ class Drill:
         )
 
     def outcome(self, folder: Path) -> dict[str, object]:
-        ended = run(recipe("maml", folder, STEPS), folder, 2, after=self, limits=LIMITS)
+        ended = run(recipe("maml", folder, STEPS), folder, 2, after=self, timeouts=LIMITS)
         gaps = [later - earlier for earlier, later in zip(self.times, self.times[1:], strict=False)]
         alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
         return {**ended._asdict(), "longest_step": max(gaps), "nodes": len(alive)}

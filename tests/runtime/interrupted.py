@@ -79,8 +79,8 @@ class Training:
         _, alive = psutil.wait_procs(children, timeout=ORPHANS_S)
         entries = [json.loads(line) for line in (self.run / "journal.jsonl").read_text().splitlines()]
         steps = [entry["step"] for entry in entries if entry["kind"] == "train"]
-        checkpoint, complaints = Checkpoints(Local(self.run), 1).newest()
-        assert not complaints
+        checkpoint, warnings = Checkpoints(Local(self.run), 1).newest()
+        assert not warnings
         return Left(
             code,
             seconds,

@@ -23,7 +23,7 @@ from pipeline.core.types import Batch, Context, MetaParams, Score, Task
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.worker import Worker
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.tasks.sinusoid import Sinusoid
 
 SHAPE = TaskShape(shots=5, queries=5)
@@ -69,7 +69,7 @@ class Careless(Worker):
 
 def parts() -> tuple[Scribbler, Layout, Tensor]:
     """The algorithm, its layout and a theta that is large enough to be shared."""
-    model = Model(MLP(MLP.Config(hidden=WIDE), (1,), 1, normalised=False), "none", (1,))
+    model = NormalisedNet(MLP(MLP.Config(hidden=WIDE), (1,), 1, normalised=False), "none", (1,))
     algorithm = Scribbler(Reptile.Config(inner_steps=1), model, LOSSES["regression"])
     first = algorithm.init(init_rng(0))
     layout = Layout.of(first, torch.float32)

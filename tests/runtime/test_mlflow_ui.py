@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from pipeline.config import load
 from pipeline.core.failures import ConfigError
 from pipeline.engine.interfaces import Entry
-from pipeline.runs.run import Where, describe, train_run, where_to_look
+from pipeline.runs.run import RunOptions, describe, train_run, where_to_look
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
 from tests.quiet_runs import Onlooker
 
@@ -101,7 +101,7 @@ def test_a_whole_run_leaves_its_password_nowhere(server, server_folder, tmp_path
     """S7: the server's database, artifacts and log, the run's folder with its checkpoints, and what was printed."""
     small = ["steps=2", "tasks_per_step=4", "chunk_size=2", "evaluation.tasks=4"]
     recipe = load("sinusoid_maml", [*small, f"tracking.uri={server.replace('http://', 'http://me:hunter2@')}"])
-    ended = train_run(recipe, Where("serial", output=tmp_path / "run"), Onlooker())
+    ended = train_run(recipe, RunOptions("serial", output=tmp_path / "run"), Onlooker())
     assert ended.unsent is None
     assert (tmp_path / "run" / "tracked_run").read_text() in where_to_look(ended, recipe)["open"]
     written = [path.read_bytes() for place in (tmp_path, server_folder) for path in place.rglob("*") if path.is_file()]

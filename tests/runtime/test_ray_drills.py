@@ -10,14 +10,14 @@ import pytest
 
 from pipeline.core.failures import ClusterError, PoisonError
 from pipeline.core.seeding import Ticket
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.timeouts import Timeouts
 from tests.quiet_runs import processes, run
 from tests.runtime.planted import BuildDeadlyWorker, BuildStuckWorker, hung, killed, out_of_memory
 from tests.runtime.tiny import STEPS, TASKS, recipe
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
 
-QUICK = Limits(wait_s=60.0, first_lease_s=30.0, lease_s=1.0, copy_s=30.0, answer_s=10.0)
+QUICK = Timeouts(wait_s=60.0, first_lease_s=30.0, lease_s=1.0, copy_s=30.0, answer_s=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ class At:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 def test_a_parameter_actor_that_is_lost_is_built_again_from_its_checkpoint(number, tiny, serial, tmp_path):
     at = At(2, "ParameterActor", number)
-    limits = QUICK if number == signal.SIGKILL else Limits(answer_s=3.0)
-    assert run(tiny, tmp_path, 2, after=at, limits=limits) == serial
+    timeouts = QUICK if number == signal.SIGKILL else Timeouts(answer_s=3.0)
+    assert run(tiny, tmp_path, 2, after=at, timeouts=timeouts) == serial
     assert at.stall < 15.0
 
 
@@ -67,7 +67,7 @@ def test_a_parameter_actor_that_is_lost_between_checkpoints_is_caught_up_with(ti
     """The steps since are done again: the same bits, and not one line of the journal more."""
     rare = tiny.model_copy(update={"checkpoint": tiny.checkpoint.model_copy(update={"every": STEPS - 1})})
     at = At(STEPS - 2, "ParameterActor", signal.SIGKILL)
-    outcome = run(rare, tmp_path, 2, after=at, limits=QUICK)
+    outcome = run(rare, tmp_path, 2, after=at, timeouts=QUICK)
     assert at.sent
     assert at.steps == [*range(1, STEPS - 1), *range(1, STEPS + 1)], "steps were done again"
     assert outcome == serial
@@ -79,7 +79,7 @@ def test_a_parameter_actor_that_dies_again_and_again_ends_the_run(tiny, tmp_path
 
     before = set(processes("ParameterActor"))
     with pytest.raises(ClusterError, match=r"the parameter actor was lost \d times in a row"):
-        run(tiny, tmp_path, 1, after=kill, limits=Limits(rebuilds=0))
+        run(tiny, tmp_path, 1, after=kill, timeouts=Timeouts(rebuilds=0))
 
 
 @pytest.mark.parametrize("harm", [killed, hung, out_of_memory], ids=lambda harm: harm.__name__)
@@ -87,19 +87,19 @@ def test_a_worker_that_is_lost_in_the_middle_of_a_chunk_leaves_no_trace(harm, ti
     marker = tmp_path / "harmed"
     ticket = Ticket(tiny.seed, "train", "train", 3, TASKS - 1)
     deadly = BuildDeadlyWorker(tiny.model_dump_json(), ticket, str(marker), harm)
-    assert run(tiny, tmp_path / "run", 2, deadly, limits=QUICK) == serial
+    assert run(tiny, tmp_path / "run", 2, deadly, timeouts=QUICK) == serial
     assert marker.exists()
 
 
 def test_a_worker_that_hangs_before_it_is_up_is_started_anew(tiny, serial, tmp_path):
     stuck = BuildStuckWorker(tiny.model_dump_json(), str(tmp_path / "marker"))
-    limits = Limits(wait_s=120.0, start_s=8.0)
-    assert run(tiny, tmp_path / "run", 1, stuck, limits=limits) == serial
+    timeouts = Timeouts(wait_s=120.0, start_s=8.0)
+    assert run(tiny, tmp_path / "run", 1, stuck, timeouts=timeouts) == serial
 
 
 def test_the_only_worker_may_be_lost_too(tiny, serial, tmp_path):
     at = At(1, "TaskWorker", signal.SIGKILL)
-    assert run(tiny, tmp_path, 1, after=at, limits=QUICK) == serial
+    assert run(tiny, tmp_path, 1, after=at, timeouts=QUICK) == serial
     assert at.sent
 
 
@@ -107,4 +107,4 @@ def test_a_task_that_kills_every_worker_is_named(tiny, tmp_path):
     ticket = Ticket(tiny.seed, "train", "train", 1, 1)
     deadly = BuildDeadlyWorker(tiny.model_dump_json(), ticket, None)
     with pytest.raises(PoisonError, match=f"task {ticket.id} of seed {tiny.seed} kills every worker"):
-        run(tiny, tmp_path, 2, deadly, limits=QUICK)
+        run(tiny, tmp_path, 2, deadly, timeouts=QUICK)

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from pipeline.algorithms import ALGORITHMS
-from pipeline.build import build_parts
+from pipeline.build import build_components
 from pipeline.core.seeding import Ticket
 from tests.quiet_runs import processes, run
 from tests.runtime.planted import BuildDeadlyWorker
@@ -47,7 +47,7 @@ def standing(three, monkeypatch):
 def test_theta_is_the_same_bits_for_any_number_of_workers(algorithm, standing, small_images, tmp_path):
     """An algorithm sees nothing of how many there are, but the order of what it folds: those that fold take all."""
     tiny = recipe(algorithm, small_images)
-    folds = build_parts(tiny).algorithm.state_groups
+    folds = build_components(tiny).algorithm.state_groups
     assert TASKS // CHUNK > 3, "three workers should have more than a chunk each"
     serial = run(tiny, tmp_path / "serial", 0)
     assert len(set(serial.losses)) == STEPS

@@ -12,9 +12,9 @@ from pipeline import build
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.evaluate import chunks_of
 from pipeline.engine.scheduling.events import Joined
-from pipeline.engine.scheduling.pool import Crew
-from pipeline.engine.scheduling.scheduler import Dealer
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.pool import WorkerPool
+from pipeline.engine.scheduling.scheduler import Scheduler
+from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.serial import Monotonic
 from pipeline.runtime.cluster import Workers
 from pipeline.runtime.transport import RayTransport
@@ -26,7 +26,7 @@ from tests.runtime.planted import (
     BuildUnlikeWorkers,
     Careless,
     Hog,
-    parts,
+    components,
 )
 from tests.runtime.tiny import recipe
 
@@ -43,31 +43,31 @@ def planted(ray_local):
 
 
 @pytest.fixture
-def crew(planted):
-    crew = Crew(planted, Monotonic(), Dealer(LIMITS), workers=1)
-    crew.dealer.on(Joined(0), crew.clock.now())
-    return crew
+def pool(planted):
+    pool = WorkerPool(planted, Monotonic(), Scheduler(LIMITS), workers=1)
+    pool.scheduler.on(Joined(0), pool.clock.now())
+    return pool
 
 
 def chunks(step: int):
     return chunks_of(0, "train", "train", step, 2, 2)
 
 
-def test_a_worker_that_writes_to_theta_changes_its_own_copy_only(ray_local, crew):
-    theta = parts()[2].numpy()
+def test_a_worker_that_writes_to_theta_changes_its_own_copy_only(ray_local, pool):
+    theta = components()[2].numpy()
     reference = ray_local.put(theta)
-    ((_, report),) = crew.learn(reference, chunks(1))
+    ((_, report),) = pool.learn(reference, chunks(1))
     assert report.used == 2
     assert np.array_equal(ray_local.get(reference), theta)
 
 
 def test_without_that_copy_it_would_have_changed_everybodys(ray_local):
     """The test above can fail: Ray's shared memory is writable through torch."""
-    theta = parts()[2].numpy()
+    theta = components()[2].numpy()
     reference = ray_local.put(theta)
     transport = RayTransport(BuildPlanted(Careless), Workers(1, 0.0), "local")
     try:
-        careless = Crew(transport, Monotonic(), Dealer(LIMITS), workers=1)
+        careless = WorkerPool(transport, Monotonic(), Scheduler(LIMITS), workers=1)
         list(careless.learn(reference, chunks(1)))
     finally:
         transport.close()
@@ -87,9 +87,9 @@ def one_line(error: PipelineError) -> str:
     [(ALGORITHM_FAILS, "ValueError: the inner loop has lost its way"), (SOURCE_FAILS, "KeyError: 'no such wave'")],
     ids=["algorithm", "source"],
 )
-def test_an_error_in_a_task_ends_the_run_and_names_the_task(crew, step, cause):
+def test_an_error_in_a_task_ends_the_run_and_names_the_task(pool, step, cause):
     with pytest.raises(TaskError) as raised:
-        list(crew.learn(parts()[2].numpy(), chunks(step)))
+        list(pool.learn(components()[2].numpy(), chunks(step)))
     text = one_line(raised.value)
     assert f"task train/train/{step}/0" in text
     assert cause in text
@@ -107,19 +107,19 @@ def test_a_worker_that_computes_otherwise_is_left_out_unless_the_recipe_says_mix
         events = list(joined)
         while len(events) < 2:
             events += transport.poll(1.0)
-        crew = Crew(transport, Monotonic(), Dealer(LIMITS), workers=2)
-        crew.take(events)
-        crew.note = notes.append
-        theta = build.build_parts(tiny).theta.numpy()
-        learned = list(crew.learn(theta, chunks_of(tiny.seed, "train", "train", 1, 8, 2)))
+        pool = WorkerPool(transport, Monotonic(), Scheduler(LIMITS), workers=2)
+        pool.take(events)
+        pool.note = notes.append
+        theta = build.build_components(tiny).theta.numpy()
+        learned = list(pool.learn(theta, chunks_of(tiny.seed, "train", "train", 1, 8, 2)))
     finally:
         transport.close()
     assert sorted(type(event).__name__ for event in events) == (["Joined"] * 2 if mixed else ["Joined", "Refused"])
     assert len(learned) == 4
     if mixed:  # unlike machines may disagree about the last bits, and nobody calls that corruption
-        assert set(crew.dealer.accepted.values()) == {0}
+        assert set(pool.scheduler.accepted.values()) == {0}
     else:
-        (worker,) = crew.dealer.workers
+        (worker,) = pool.scheduler.workers
         assert [event.worker for event in events if isinstance(event, Joined)] == [worker]
         assert len(notes) == 1
         assert "isa" in notes[0]
@@ -157,7 +157,7 @@ def test_a_parameter_actor_that_cannot_start_says_why_in_one_line(ray_local, sma
 
 def test_a_cluster_that_is_full_is_told_after_a_while(ray_local, planted, monkeypatch, small_images, tmp_path):
     """Ray itself says nothing: what cannot be placed just waits."""
-    monkeypatch.setattr("tests.quiet_runs.LIMITS", Limits(wait_s=3.0))
+    monkeypatch.setattr("tests.quiet_runs.LIMITS", Timeouts(wait_s=3.0))
     planted_worker = 1
     hog = ray_local.remote(Hog).options(num_cpus=ray_local.cluster_resources()["CPU"] - planted_worker).remote()
     assert ray_local.get(hog.here.remote(), timeout=60)

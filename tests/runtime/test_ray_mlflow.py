@@ -7,7 +7,7 @@ from mlflow.tracking import MlflowClient
 
 from pipeline.build import flatten
 from pipeline.config import load
-from pipeline.runs.run import Where, train_run
+from pipeline.runs.run import RunOptions, train_run
 from tests.quiet_runs import Onlooker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("torch_threads")]
@@ -25,7 +25,7 @@ def session(ray_local, mlflow_uri, tmp_path):
         changes += ["tasks_per_step=8", "chunk_size=2", "evaluation.tasks=4"]
         # A schedule that ends with the run cannot be resumed to go further.
         recipe = load("sinusoid_maml", [*changes, "outer.model.schedule=constant"])
-        ended = train_run(recipe, Where(executor, "local", tmp_path / "run", resume), Onlooker())
+        ended = train_run(recipe, RunOptions(executor, "local", tmp_path / "run", resume), Onlooker())
         assert ended.unsent is None
         return ended.summary, client, client.get_run((tmp_path / "run" / "tracked_run").read_text())
 

@@ -1,4 +1,4 @@
-"""How long a run stands still when a process of it is killed, with the limits that users have."""
+"""How long a run stands still when a process of it is killed, with the timeouts that users have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipeline.core.seeding import Ticket
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.timeouts import Timeouts
 from tests.quiet_runs import processes, run
 from tests.runtime.planted import BuildDeadlyWorker
 from tests.runtime.tiny import TASKS, recipe
@@ -57,12 +57,12 @@ def test_a_worker_that_is_killed_at_work_costs_less_than_five_seconds(workers, t
     watch, marker = Watch(kill=False), tmp_path / "killed"
     ticket = Ticket(tiny.seed, "train", "train", KILLED + 1, TASKS - 1)
     deadly = BuildDeadlyWorker(tiny.model_dump_json(), ticket, str(marker))
-    assert run(tiny, tmp_path / "run", workers, deadly, watch, Limits()) == serial
+    assert run(tiny, tmp_path / "run", workers, deadly, watch, Timeouts()) == serial
     assert marker.exists()
     assert watch.stall(f"one of {workers} workers killed") < WORKER_S
 
 
 def test_a_parameter_actor_that_is_killed_costs_less_than_ten_seconds(tiny, serial, tmp_path):
     watch = Watch(kill=True)
-    assert run(tiny, tmp_path, 2, after=watch, limits=Limits()) == serial
+    assert run(tiny, tmp_path, 2, after=watch, timeouts=Timeouts()) == serial
     assert watch.stall("parameter actor killed") < PARAMETER_ACTOR_S

@@ -1,4 +1,4 @@
-"""``python -m tests.soak.driver RECIPE.json FOLDER ADDRESS``: one session of the soaked run, with impatient limits."""
+"""``python -m tests.soak.driver RECIPE.json FOLDER ADDRESS``: one session of the soaked run, with impatient timeouts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from jobs import run
 from pipeline.config import Recipe
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runs.report import Progress
-from pipeline.runs.run import Where, train_run
+from pipeline.runs.run import RunOptions, train_run
 
-LIMITS = Limits(
+LIMITS = Timeouts(
     wait_s=120.0,
     first_lease_s=20.0,
     lease_s=2.0,
-    rest_s=(2.0, 5.0),
+    backoff_s=(2.0, 5.0),
     fetch_s=5.0,
     answer_s=10.0,
     start_s=60.0,
@@ -27,7 +27,7 @@ def main() -> None:
     recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
     folder = Path(sys.argv[2])
     resume = (folder / "recipe.yaml").exists()
-    train_run(recipe, Where("ray", sys.argv[3], folder, resume, limits=LIMITS), Progress(sys.stdout))
+    train_run(recipe, RunOptions("ray", sys.argv[3], folder, resume, timeouts=LIMITS), Progress(sys.stdout))
 
 
 if __name__ == "__main__":

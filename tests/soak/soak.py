@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.timeouts import Timeouts
 from tests.in_mlflow import check_metrics
 from tests.soak.driver import LIMITS
 from tests.soak.growth import Growth
@@ -51,8 +51,8 @@ def _tell_of_faults(broken: Trained, say: Callable[[str], None]) -> None:
     say(f"{len(faults)} faults, one in {each:.1f} s: {dict(Counter(fault.kind for fault in faults))}")
     say(f"messages lost and doubled: {sum(broken.messages.values())}, {dict(broken.messages)}")
     say(f"sessions of the driver that ended before the run did, by exit code: {dict(broken.exits)}")
-    own = {key: value for key, value in asdict(LIMITS).items() if value != getattr(Limits(), key)}
-    say(f"limits other than everybody's: {own}")
+    own = {key: value for key, value in asdict(LIMITS).items() if value != getattr(Timeouts(), key)}
+    say(f"timeouts other than everybody's: {own}")
     for kind, stall in broken.stalls.items():
         say(f"stall by {kind}: {stall}")
 

@@ -77,7 +77,7 @@ def trains(recipe: str, folder: str, together: Barrier) -> None:
         together.wait(LONG_S)
     together.wait(LONG_S)
     try:
-        loop.train(executor, build.plan_of(of, build.build_parts(of)), Onlooker())
+        loop.train(executor, build.plan_of(of, build.build_components(of)), Onlooker())
     except PipelineError as error:
         executor.close("FAILED", {})
         os._exit(error.exit_code)

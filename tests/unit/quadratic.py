@@ -23,7 +23,7 @@ from pipeline.core.types import Batch, Context, MetaParams, Params, Phase, Score
 from pipeline.engine.interfaces import Chunk
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.worker import Worker
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Normaliser
 
@@ -75,13 +75,13 @@ def half_square(outputs: Tensor, y: Tensor) -> Score:
 
 
 def maml(rate: float, steps: int, *, first_order: bool = False) -> MAML:
-    model = Model(Linear(None, (D,), None, normalised=False), "none", (D,))
+    model = NormalisedNet(Linear(None, (D,), None, normalised=False), "none", (D,))
     return MAML(MAML.Config(rate, steps, steps, first_order), model, half_square)
 
 
 def reptile(rate: float, steps: int, *, batch: int = D) -> Reptile:
     """With SGD; the default batch is a whole bowl, so that every inner step sees all of it."""
-    model = Model(Linear(None, (D,), None, normalised=False), "none", (D,))
+    model = NormalisedNet(Linear(None, (D,), None, normalised=False), "none", (D,))
     return Reptile(Reptile.Config(rate, steps, batch, steps, batch, "sgd"), model, half_square)
 
 

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipeline.build import BuildWorker, build_parts, plan_of
+from pipeline.build import BuildWorker, build_components, plan_of
 from pipeline.config import Recipe
 from pipeline.engine import loop
 from pipeline.engine.durability import publisher
 from pipeline.engine.durability.checkpoint import Checkpoints
-from pipeline.engine.durability.coordinator import Keeper
+from pipeline.engine.durability.coordinator import Coordinator
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.serial import SerialExecutor
 from pipeline.runs.sync import sync_run
 from pipeline.storage.local import Local
 from tests import mlflow_server, quiet_runs
-from tests.bench.keepers import BuildKeeperByTurns, Spent, TimedKeeper, Turns, read_spent
+from tests.bench.coordinators import BuildKeeperByTurns, Spent, TimedKeeper, Turns, read_spent
 from tests.bench.outages import share
 from tests.bench.proxy import Proxy
 from tests.bench.ratio import blocks, ratio
@@ -151,21 +151,21 @@ def test_a_share_is_of_the_steps_it_names():
     assert found.tracking == pytest.approx(0.007 / 0.07)
 
 
-def serially(recipe: Recipe, keeper: Keeper | TimedKeeper) -> None:
-    executor = SerialExecutor(BuildWorker(recipe.model_dump_json())(), keeper)
-    loop.train(executor, plan_of(recipe, build_parts(recipe)), quiet_runs.Onlooker())
+def serially(recipe: Recipe, coordinator: Coordinator | TimedKeeper) -> None:
+    executor = SerialExecutor(BuildWorker(recipe.model_dump_json())(), coordinator)
+    loop.train(executor, plan_of(recipe, build_components(recipe)), quiet_runs.Onlooker())
     assert executor.close("FINISHED", {}) is None
 
 
 @pytest.fixture
 def spent(tmp_path, torch_threads):
-    """What a keeper spends that somebody has meddled with."""
+    """What a coordinator spends that somebody has meddled with."""
 
-    def train(name: str, meddle: Callable[[Keeper], None] = lambda _: None) -> list[Spent]:
+    def train(name: str, meddle: Callable[[Coordinator], None] = lambda _: None) -> list[Spent]:
         recipe = tiny.recipe("maml", Path(), steps=5)
-        keeper = quiet_runs.BuildQuietKeeper(recipe.model_dump_json(), str(tmp_path / name))()
-        meddle(keeper)
-        serially(recipe, TimedKeeper(keeper, tmp_path / f"{name}.spent"))
+        coordinator = quiet_runs.BuildQuietKeeper(recipe.model_dump_json(), str(tmp_path / name))()
+        meddle(coordinator)
+        serially(recipe, TimedKeeper(coordinator, tmp_path / f"{name}.spent"))
         found = read_spent(tmp_path / f"{name}.spent")
         assert [one.step for one in found] == list(range(1, recipe.steps + 1))
         return found
@@ -182,19 +182,19 @@ def slowed(call):
 
 
 def test_a_slow_journal_is_found_and_what_the_publisher_syncs_beside_it_is_not_taken_for_that(spent):
-    def slow_journal(keeper):
-        keeper.journal.append = slowed(keeper.journal.append)
+    def slow_journal(coordinator):
+        coordinator.journal.append = slowed(coordinator.journal.append)
 
-    def synced_meanwhile(keeper):
-        write, keeper.journal.sync = keeper.checkpoints.write, slowed(keeper.journal.sync)
+    def synced_meanwhile(coordinator):
+        write, coordinator.journal.sync = coordinator.checkpoints.write, slowed(coordinator.journal.sync)
 
         def write_beside(checkpoint):
-            thread = threading.Thread(target=lambda: keeper.journal.sync())
+            thread = threading.Thread(target=lambda: coordinator.journal.sync())
             thread.start()
             thread.join()
             write(checkpoint)
 
-        keeper.checkpoints.write = write_beside
+        coordinator.checkpoints.write = write_beside
 
     # The first step waits for nobody; the others for the writing of the one before, less what they learned meanwhile.
     assert all(SLOW_S / 3 <= one.journal <= one.apply for one in spent("journal", slow_journal)[1:])
@@ -206,8 +206,8 @@ def test_a_slow_journal_is_found_and_what_the_publisher_syncs_beside_it_is_not_t
 def test_what_the_publisher_computes_meanwhile_is_found(spent, monkeypatch):
     asked, done = threading.Semaphore(0), threading.Semaphore(0)
 
-    def busy(keeper):
-        apply = keeper.store.apply
+    def busy(coordinator):
+        apply = coordinator.store.apply
 
         def send():
             if asked.acquire(timeout=0.1):
@@ -221,7 +221,7 @@ def test_what_the_publisher_computes_meanwhile_is_found(spent, monkeypatch):
             assert done.acquire(timeout=30)
             return apply(*arguments)
 
-        keeper.publisher.send, keeper.store.apply = send, apply_after_that
+        coordinator.publisher.send, coordinator.store.apply = send, apply_after_that
 
     assert np.median([one.stolen for one in spent("calm")]) < SLOW_S / 10
     monkeypatch.setattr(publisher, "PERIOD_S", 0.001)

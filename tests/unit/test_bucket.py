@@ -20,7 +20,7 @@ from pyarrow.fs import FileSystem, S3FileSystem
 from pipeline.core.failures import ConfigError, FencedError, StorageError
 from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.engine.durability.journal import Journal
-from pipeline.runs.run import Where, evaluate_run, train_run
+from pipeline.runs.run import RunOptions, evaluate_run, train_run
 from pipeline.runs.run_folder import load_learner
 from pipeline.runs.sync import sync_run
 from pipeline.storage import storage_at
@@ -188,7 +188,7 @@ def test_a_run_that_dies_and_is_resumed_ends_as_on_a_disk(uri, tmp_path, monkeyp
             raise KeyboardInterrupt
 
     with monkeypatch.context() as dead:
-        dead.setattr("pipeline.engine.durability.coordinator.Keeper.close", lambda *_: None)
+        dead.setattr("pipeline.engine.durability.coordinator.Coordinator.close", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             run(tiny(), uri, 0, after=dies)  # type: ignore[arg-type]
     resumed = run(tiny(), uri, 0)  # type: ignore[arg-type]
@@ -205,15 +205,15 @@ def test_a_run_that_dies_and_is_resumed_ends_as_on_a_disk(uri, tmp_path, monkeyp
 
 def test_a_run_from_end_to_end(uri, mlflow_uri):
     of = tiny(uri=mlflow_uri)
-    ended = train_run(of, Where("serial", output=uri), Onlooker())
+    ended = train_run(of, RunOptions("serial", output=uri), Onlooker())
     assert ended.unsent is None
     storage = storage_at(ended.folder)
     assert json.loads(storage.read("summary.json"))["theta_sha256"] == ended.summary["theta_sha256"]
-    assert evaluate_run(uri, [], Where("serial"))["theta_sha256"] == ended.summary["theta_sha256"]
+    assert evaluate_run(uri, [], RunOptions("serial"))["theta_sha256"] == ended.summary["theta_sha256"]
     assert load_learner(uri, None).adapt([[0.5]], [[0.1]]).predict([[0.2]]).shape == (1, 1)
     assert sync_run(uri).status == "FINISHED"
     with pytest.raises(ConfigError, match="already holds a run"):
-        train_run(of, Where("serial", output=uri), Onlooker())
+        train_run(of, RunOptions("serial", output=uri), Onlooker())
 
 
 def test_a_store_that_cannot_be_written_is_told_before_anything_starts(tmp_path):

@@ -36,7 +36,7 @@ def same(one: Checkpoint, other: Checkpoint) -> bool:
 
 
 def facts_of(one: Checkpoint) -> dict[str, object]:
-    return {key: value for key, value in one.facts.items() if key not in ("format", "step")}
+    return {key: value for key, value in one.metadata.items() if key not in ("format", "step")}
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_newer_format_is_named(written, monkeypatch):
 
 
 def test_an_older_format_is_read(tmp_path, monkeypatch):
-    """To evaluate and to serve; the keeper goes on from its own format only."""
+    """To evaluate and to serve; the coordinator goes on from its own format only."""
     with monkeypatch.context() as older:
         older.setattr("pipeline.engine.durability.checkpoint.FORMAT", 1)
         write_checkpoint(Local(tmp_path), "one.safetensors", checkpoint())
@@ -141,17 +141,17 @@ def test_the_newest_valid_one_wins_and_damaged_ones_are_named(tmp_path):
         checkpoints.write(checkpoint(step))
     spoil(tmp_path, 9)
     (tmp_path / "checkpoints" / "step-00000010.safetensors").write_bytes(b"")
-    newest, complaints = checkpoints.newest()
+    newest, warnings = checkpoints.newest()
     assert newest is not None
     assert same(newest, checkpoint(2))
-    assert len(complaints) == 2
-    assert "step-00000010" in complaints[0]
-    assert "step-00000009" in complaints[1]
+    assert len(warnings) == 2
+    assert "step-00000010" in warnings[0]
+    assert "step-00000009" in warnings[1]
     for step in (1, 2):
         spoil(tmp_path, step)
-    newest, complaints = checkpoints.newest()
+    newest, warnings = checkpoints.newest()
     assert newest is None
-    assert len(complaints) == 4
+    assert len(warnings) == 4
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path):

@@ -16,7 +16,7 @@ from pipeline.comparison.protocol import read
 from pipeline.core.failures import ConfigError
 from pipeline.engine.evaluate import interval
 from pipeline.runs.recorded import Result, load
-from pipeline.runs.run import Where
+from pipeline.runs.run import RunOptions
 from tests.quiet_runs import Onlooker
 
 PROTOCOL = {
@@ -47,9 +47,9 @@ def compared(tmp_path, mlflow_uri, protocol):
     """``compare`` of the small protocol, with what it said."""
 
     def go(only=(), trial_s=15.0, overrides=(), **changes):
-        onlooker, where = Onlooker(), Where("serial", output=tmp_path / "runs")
+        onlooker, options = Onlooker(), RunOptions("serial", output=tmp_path / "runs")
         given = [f"tracking.uri={mlflow_uri}", *overrides]
-        found = compare(protocol(**changes), only, given, where, tmp_path / "kept", onlooker, trial_s)
+        found = compare(protocol(**changes), only, given, options, tmp_path / "kept", onlooker, trial_s)
         return {one.method: one for one in found}, onlooker
 
     return go
@@ -85,12 +85,12 @@ def test_a_stopped_method_goes_on_where_it_was(compared, tmp_path, mlflow_uri, p
                 raise KeyboardInterrupt
 
     whole, _ = compared(only=["maml"])
-    where, given = Where("serial", output=tmp_path / "other"), [f"tracking.uri={mlflow_uri}"]
+    options, given = RunOptions("serial", output=tmp_path / "other"), [f"tracking.uri={mlflow_uri}"]
     with pytest.raises(KeyboardInterrupt):
-        compare(protocol(), ["maml"], given, where, tmp_path / "later", Stop())
+        compare(protocol(), ["maml"], given, options, tmp_path / "later", Stop())
     assert load(tmp_path / "later") == []
     onlooker = Onlooker()
-    (resumed,) = compare(protocol(), ["maml"], given, where, tmp_path / "later", onlooker)
+    (resumed,) = compare(protocol(), ["maml"], given, options, tmp_path / "later", onlooker)
     assert onlooker.done > 0
     assert resumed.summary["theta_sha256"] == whole["maml"].summary["theta_sha256"]
     assert resumed.summary["scores"] == whole["maml"].summary["scores"]

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
-from pipeline.build import build_parts, dry_run, flatten, git_commit, outer_of
+from pipeline.build import build_components, dry_run, flatten, git_commit, outer_of
 from pipeline.config import load, plain, validate
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.source import TaskShape
@@ -383,23 +383,23 @@ def test_labels_of_another_kind_than_a_method_trains_on_are_refused(small_images
 
 def test_a_head_for_all_classes_is_no_limit_to_the_ways_of_a_task(small_images):
     shapes = {"train": {"ways": 2, "shots": 1, "queries": 1}, "eval": {"ways": 5, "shots": 1, "queries": 1}}
-    parts = dry_run(tiny.recipe("baseline", small_images, task=shapes))
-    assert parts.layout.unpack(parts.theta)["model"]["head/weight"].shape[0] == 12
+    components = dry_run(tiny.recipe("baseline", small_images, task=shapes))
+    assert components.layout.unpack(components.theta)["model"]["head/weight"].shape[0] == 12
 
 
 def test_where_nothing_is_stepped_no_optimizer_is_asked_for_and_the_default_one_may_stand():
     for outer in ("outer={}", "outer={model: {lr: 0.1}}"):
         recipe = load("sinusoid_maml", ["algorithm={name: finetune}", outer])
-        parts = dry_run(recipe)
-        assert outer_of(recipe, parts.layout, parts.algorithm) == {}
+        components = dry_run(recipe)
+        assert outer_of(recipe, components.layout, components.algorithm) == {}
     with pytest.raises(ConfigError, match="outer.modle: finetune has no such group, it has none"):
         dry_run(load("sinusoid_maml", ["algorithm={name: finetune}", "outer={modle: {lr: 0.1}}"]))
 
 
 def test_a_group_the_recipe_does_not_name_is_stepped_like_the_model():
     recipe = load("sinusoid_maml", ["outer.model.lr=0.5"])
-    parts = build_parts(recipe)
-    assert outer_of(recipe, parts.layout, parts.algorithm)["model"].lr == 0.5
+    components = build_components(recipe)
+    assert outer_of(recipe, components.layout, components.algorithm)["model"].lr == 0.5
 
 
 def test_shapes_come_out_as_the_source_takes_them():

@@ -1,4 +1,4 @@
-"""A run that dies anywhere is, resumed, the run that did not; and of two keepers of one run exactly one goes on."""
+"""A run that dies anywhere is, resumed, the run that did not; and of two coordinators of one run exactly one goes on."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_of_two_keepers_at_once_exactly_one_survives(straight, tmp_path):
     """Both have opened the run, where no lock keeps them apart; the one that came second has the newer epoch."""
     codes = exit_codes(trains, (TEXT, str(tmp_path)), (TEXT, str(tmp_path)), barrier=True)
     assert sorted(codes) == [0, FencedError.exit_code]
-    newest, complaints = Checkpoints(Local(tmp_path), 1).newest()
-    assert (newest.step, complaints) == (STEPS, [])
+    newest, warnings = Checkpoints(Local(tmp_path), 1).newest()
+    assert (newest.step, warnings) == (STEPS, [])
     assert run(TINY, tmp_path, 0).theta == straight.theta
     assert journaled(tmp_path) == ONCE
 

@@ -75,13 +75,13 @@ def test_a_package_that_is_missing_is_named():
     ],
 )
 def test_too_few_cpus_or_gpus(changes, cpus, gpus, fix):
-    found = doctor.check_room(load("sinusoid_maml", changes), cpus, gpus)
+    found = doctor.check_resources(load("sinusoid_maml", changes), cpus, gpus)
     assert (found.good, found.fix) == (False, fix)
 
 
 def test_enough_cpus_and_gpus():
     recipe = load("sinusoid_maml", ["workers.count=4", "workers.gpus=0.5"])
-    assert doctor.check_room(recipe, 4, 2).good
+    assert doctor.check_resources(recipe, 4, 2).good
 
 
 def test_more_threads_than_cpus():

@@ -20,7 +20,7 @@ from tests.contract import cases
 from tests.contract.checks import CHECKS
 from tests.test_architecture import CHECKS as HOUSE
 from tests.test_architecture import SHIPPED, Source
-from tests.unit.test_results import result
+from tests.unit.test_recorded import result
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 

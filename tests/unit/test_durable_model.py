@@ -1,6 +1,6 @@
 """Whatever is done to a run in whatever order, it goes on from a step it has taken, with the bits it had there.
 
-Steps, crashes at any write, resumes, damaged and lost files, on the real dealer, keeper, journal and publisher in
+Steps, crashes at any write, resumes, damaged and lost files, on the real scheduler, coordinator, journal and publisher in
 virtual time.
 """
 
@@ -28,10 +28,10 @@ from hypothesis.stateful import (
 
 from pipeline.core.flat import sha256
 from pipeline.core.types import Contribution
-from pipeline.engine.durability.coordinator import Durability, Keeper
+from pipeline.engine.durability.coordinator import Coordinator, Durability
 from pipeline.engine.durability.identity import Identity
 from pipeline.engine.durability.journal import Journal
-from pipeline.engine.durability.publisher import STATUSES, Publisher, Run
+from pipeline.engine.durability.publisher import STATUSES, Publisher, TrackedRun
 from pipeline.engine.evaluate import chunks_of
 from pipeline.engine.interfaces import Applied
 from pipeline.engine.outer.optimizer import Outer
@@ -65,14 +65,14 @@ class Mortal(Local):
                 raise Died
 
 
-def keeper(folder: Path, every: int, tracker: Recorder) -> Keeper:
+def coordinator(folder: Path, every: int, tracker: Recorder) -> Coordinator:
     layout = worker(ALGORITHM, SOURCE, chunk_size=CHUNK).layout
     outer = {"model": Outer(lr=0.1, clip=1.0, schedule="step", step_every=3)}
     store, storage = Store(ALGORITHM, layout, vector(), outer, STEPS), Mortal(folder)
     journal = Journal(storage)
-    publisher = Publisher(tracker, journal, Run("a name", {}, {}), storage, 3)
+    publisher = Publisher(tracker, journal, TrackedRun("a name", {}, {}), storage, 3)
     durability = Durability(every, STEPS, 2)
-    return Keeper(store, storage, durability, Identity({}, {}), journal, publisher, "", accept_numerics=False)
+    return Coordinator(store, storage, durability, Identity({}, {}), journal, publisher, "", accept_numerics=False)
 
 
 def take(executor: VirtualExecutor, theta: Any, step: int) -> Any:
@@ -96,7 +96,7 @@ def digest(theta: Any) -> str:
 def straight(tmp_path_factory) -> list[str]:
     """Theta's hash after each step of a run that nothing happens to."""
     ours = worker(ALGORITHM, SOURCE, chunk_size=CHUNK)
-    executor = VirtualExecutor(ours, keeper(tmp_path_factory.mktemp("straight"), 1, Recorder()), 2, 0)
+    executor = VirtualExecutor(ours, coordinator(tmp_path_factory.mktemp("straight"), 1, Recorder()), 2, 0)
     theta = executor.open().theta
     hashes = [digest(theta)]
     for step in range(1, STEPS + 1):
@@ -121,15 +121,15 @@ class Life(RuleBasedStateMachine):
 
     def resume(self) -> None:
         ours = worker(ALGORITHM, SOURCE, chunk_size=CHUNK)
-        self.executor = VirtualExecutor(ours, keeper(self.folder, self.every, self.tracker), 3, self.seed, STRAYS)
+        self.executor = VirtualExecutor(ours, coordinator(self.folder, self.every, self.tracker), 3, self.seed, STRAYS)
         opened = self.executor.open()
         assert opened.step >= self.durable, "a durable step was lost"
         self.step, self.theta, self.durable = opened.step, opened.theta, opened.step
 
     @property
-    def ours(self) -> Keeper:
+    def ours(self) -> Coordinator:
         assert self.executor is not None
-        return self.executor.keeper
+        return self.executor.coordinator
 
     @rule(count=st.integers(1, 4))
     def train(self, count: int) -> None:
@@ -157,13 +157,13 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def wait_a_moment(self) -> None:
-        self.ours.settle()
+        self.ours.flush()
         self.durable = self.step if self.ours.durability.due(self.step, 0.0) else self.durable
 
     @rule()
     def die(self) -> None:
         with suppress(Died):
-            self.ours.settle()
+            self.ours.flush()
         self.ours.journal.close()
         self.ours.publisher.abandon()
         self.ours.storage.release()

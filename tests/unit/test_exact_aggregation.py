@@ -30,9 +30,9 @@ def contributions(name: str, chunk_size: int = CHUNK, workers: int = 1, seed: in
     """As they arrive from workers of random speed."""
     ours = worker(ALGORITHMS[name], SOURCE, chunk_size=chunk_size)
     transport = VirtualTransport(workers, seed, lambda work, theta, chunk: ours.learn(theta, chunk))
-    crew = virtual_crew(transport, workers)
+    pool = virtual_crew(transport, workers)
     chunks = chunks_of(5, "train", "train", 1, COUNT, chunk_size)
-    return [contribution for contribution, _ in crew.learn(vector().numpy(), chunks)]
+    return [contribution for contribution, _ in pool.learn(vector().numpy(), chunks)]
 
 
 def stepped(name: str, arrived: list[Contribution]) -> Tensor:

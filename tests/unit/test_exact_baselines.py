@@ -25,7 +25,7 @@ from pipeline.core.source import Spec
 from pipeline.core.types import Batch, Context, MetaParams, Params, Phase, Task
 from pipeline.nets.conv4 import Conv4
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.serving.learner import Learner
 from tests.quiet_runs import run
 from tests.runtime import tiny
@@ -37,9 +37,9 @@ INPUTS, WAYS, CLASSES = 3, 4, 7
 TRAIN = Context(1, "train", WAYS, {})
 
 
-def model(outputs: int | None, hidden: int = 5, activation: str = "tanh") -> Model:
+def model(outputs: int | None, hidden: int = 5, activation: str = "tanh") -> NormalisedNet:
     net = MLP(MLP.Config(hidden=(hidden,), activation=activation), (INPUTS,), outputs, normalised=False)
-    return Model(net, "none", (INPUTS,))
+    return NormalisedNet(net, "none", (INPUTS,))
 
 
 def network(phi: Params, x: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ def test_a_fresh_head_is_trained_as_torch_would_and_the_body_stays_as_it_was(cla
     weight = context.noise["weight"].clone().requires_grad_()
     bias = torch.zeros(WAYS, dtype=torch.float64, requires_grad=True)
     torchs = torch.optim.SGD([weight, bias], lr=0.3, momentum=0.9, dampening=0.9, weight_decay=1e-3)
-    z = algorithm.body.fit(theta["model"], support.x)[0]
+    z = algorithm.body.forward_own_statistics(theta["model"], support.x)[0]
     for j, fitted in enumerate(trace):
         assert all(fitted.body.phi[name] is leaf for name, leaf in theta["model"].items())
         assert_close(fitted.head["head/weight"], weight.detach(), rtol=0.0, atol=1e-6)
@@ -210,7 +210,7 @@ def test_a_fresh_head_is_trained_as_torch_would_and_the_body_stays_as_it_was(cla
 
 def test_a_head_is_fresh_for_any_number_of_ways_and_served_in_thetas_dtype():
     net = Conv4(Conv4.Config(channels=4), (1, 16, 16), 3, normalised=True)
-    algorithm = Baseline(Baseline.Config(eval_inner_steps=3), Model(net, "running", (1, 16, 16)), cross_entropy)
+    algorithm = Baseline(Baseline.Config(eval_inner_steps=3), NormalisedNet(net, "running", (1, 16, 16)), cross_entropy)
     theta = {group: {n: leaf.float() for n, leaf in leaves.items()} for group, leaves in fresh(algorithm).items()}
     learner = Learner(algorithm, theta, Spec("classification", (1, 16, 16), 3, "classes"))
     x = np.random.default_rng(5).random((10, 1, 16, 16))
@@ -227,7 +227,7 @@ def test_the_multitask_gradient_is_that_of_the_joint_minimum_once_heads_have_con
     x, y = both(task)
 
     def joint(phi: Params) -> float:
-        z = torch.cat([net.fit(phi, x)[0], torch.ones(len(x), 1, dtype=torch.float64)], 1)
+        z = torch.cat([net.forward_own_statistics(phi, x)[0], torch.ones(len(x), 1, dtype=torch.float64)], 1)
         return (z @ torch.linalg.lstsq(z, y).solution - y).square().mean().item()
 
     gradient, score = algorithm.learn(theta, task, TRAIN._replace(ways=1))

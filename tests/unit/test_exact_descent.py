@@ -16,7 +16,7 @@ from pipeline.algorithms.mamlpp import MAMLPP, loss_weights
 from pipeline.algorithms.metasgd import MetaSGD
 from pipeline.core.inner import SGD, conjugate_gradient, hessian_free, unroll
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Normaliser
 from tests.unit.quadratic import Bowl, D, Linear, bowl, half_square, maml, vector
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("torch_threads")
 
 EXACT = {"rtol": 0.0, "atol": 1e-11}
 EYE = torch.eye(D, dtype=torch.float64)
-MODEL = Model(Linear(None, (D,), None, normalised=False), "none", (D,))
+MODEL = NormalisedNet(Linear(None, (D,), None, normalised=False), "none", (D,))
 RATES = torch.tensor([0.3, 0.1, 0.2, 0.05], dtype=torch.float64)
 
 
@@ -242,7 +242,7 @@ class HeadedLinear(Net):
 @pytest.mark.parametrize("steps", [1, 3])
 def test_12_anil_steps_the_head_alone(support, query, steps):
     theta, rate, body = vector(), 0.3, 2
-    algorithm = ANIL(ANIL.Config(rate, steps, steps), Model(HeadedLinear(body), "none", (D,)), half_square)
+    algorithm = ANIL(ANIL.Config(rate, steps, steps), NormalisedNet(HeadedLinear(body), "none", (D,)), half_square)
     parts = {"body": theta[:body], "head/w": theta[body:]}
     gradient = learn(algorithm, {"model": parts}, support, query)["model"]
     mask = torch.diag((torch.arange(D) >= body).double())

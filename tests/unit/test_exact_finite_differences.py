@@ -26,7 +26,7 @@ from pipeline.engine.interfaces import Chunk
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.worker import Worker
 from pipeline.nets.conv4 import Conv4
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import EPSILON, Mode
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -62,7 +62,7 @@ class Fused:
         return F.batch_norm(h, None, None, scale, shift, training=True, eps=EPSILON)
 
 
-class FusedModel(Model):
+class FusedModel(NormalisedNet):
     def _own_statistics(self) -> Any:
         return Fused()
 
@@ -70,7 +70,7 @@ class FusedModel(Model):
 STRIDE, POOL = Conv4.Config(2, "stride", "mean"), Conv4.Config(2, "pool", "flatten")
 
 
-def maml(mode: Mode, model: type[Model] = Model, config: Any = STRIDE) -> MAML:
+def maml(mode: Mode, model: type[NormalisedNet] = NormalisedNet, config: Any = STRIDE) -> MAML:
     net = Conv4(config, SHAPE, WAYS, normalised=True)
     return MAML(MAML.Config(inner_lr=0.4, inner_steps=STEPS), model(net, mode, SHAPE), cross_entropy)
 

@@ -20,7 +20,7 @@ from pipeline.core.losses import LOSSES
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
 from pipeline.nets.memory.keyvalue import ABSENT, Found
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
@@ -29,9 +29,9 @@ EXACT = {"rtol": 0.0, "atol": 1e-12}
 TRAIN = Context(0, "train", WAYS, {})
 
 
-def model(outputs: int | None, mode: Any = "none") -> Model:
+def model(outputs: int | None, mode: Any = "none") -> NormalisedNet:
     net = MLP(MLP.Config(hidden=(6,), activation="tanh"), (INPUTS,), outputs, normalised=mode != "none")
-    return Model(net, mode, (INPUTS,))
+    return NormalisedNet(net, mode, (INPUTS,))
 
 
 def metamemory(**fields: Any) -> MetaMemory:
@@ -103,7 +103,10 @@ def test_with_nothing_stored_the_lasting_memory_changes_no_embedding():
 def test_of_one_shot_the_answer_is_the_class_of_the_nearest_by_cosine():
     algorithm, (_, support, query, *_) = metamemory(), task(0, shots=1)
     theta = start(algorithm)
-    z, q = (torch.nn.functional.normalize(algorithm.model.fit(theta["model"], x)[0]) for x in (support.x, query.x))
+    z, q = (
+        torch.nn.functional.normalize(algorithm.model.forward_own_statistics(theta["model"], x)[0])
+        for x in (support.x, query.x)
+    )
     answers = algorithm.predict(algorithm.adapt(theta, support, TRAIN), query.x)
     assert_close(answers, 40 * q @ z.T, **EXACT)
 
@@ -113,7 +116,7 @@ def test_lasting_keys_are_support_means_and_values_query_means():
     memory = filled(algorithm)["memory"]
     phi = start(algorithm)["model"]
     of_support, of_query = (
-        torch.stack([algorithm.model.fit(phi, x)[0][y == slot].mean(0) for slot in range(WAYS)])
+        torch.stack([algorithm.model.forward_own_statistics(phi, x)[0][y == slot].mean(0) for slot in range(WAYS)])
         for x, y in (support, query)
     )
     assert_close(memory["keys"][:WAYS], torch.nn.functional.normalize(of_support), **EXACT)
@@ -154,7 +157,7 @@ def test_what_is_stored_is_where_the_same_task_starts_from():
     algorithm, few = gradientmemory(), task(0)
     theta = filled(algorithm)
     theta["start"]["sharpness"] = torch.tensor(1e4, dtype=torch.float64)
-    warm, cold = (algorithm.path(at, few.support, TRAIN) for at in (theta, start(algorithm)))
+    warm, cold = (algorithm.inner_trajectory(at, few.support, TRAIN) for at in (theta, start(algorithm)))
     for name in ("head/weight", "head/bias"):
         assert_close(warm[0][name], cold[-1][name], **EXACT)
     assert torch.equal(warm[0]["layer0/weight"], cold[0]["layer0/weight"])
@@ -164,7 +167,10 @@ def test_a_task_embedding_is_the_gradient_of_the_head_and_knows_no_order():
     algorithm, (_, support, *_) = gradientmemory(), task(0)
     theta = start(algorithm)
     key = algorithm.embed(theta, support)
-    h, outputs = algorithm.model.embed(theta["model"], support.x), algorithm.model.fit(theta["model"], support.x)[0]
+    h, outputs = (
+        algorithm.model.embed(theta["model"], support.x),
+        algorithm.model.forward_own_statistics(theta["model"], support.x)[0],
+    )
     residual = (outputs.softmax(1) - torch.eye(WAYS, dtype=torch.float64)[support.y]) / len(support.y)
     assert_close(key, torch.cat([residual.sum(0), (residual.T @ h).reshape(-1), torch.ones(1).double()]), **EXACT)
     order = torch.tensor([4, 2, 0, 5, 1, 3])

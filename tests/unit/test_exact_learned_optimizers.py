@@ -21,12 +21,12 @@ from pipeline.core.losses import mean_squared_error
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
 from pipeline.families.learned_optimizer import State, log_and_sign
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
 RATE, STEPS = 0.1, 7
-MODEL = Model(MLP(MLP.Config(hidden=(5,), activation="tanh"), (2,), 1, normalised=False), "none", (2,))
+MODEL = NormalisedNet(MLP(MLP.Config(hidden=(5,), activation="tanh"), (2,), 1, normalised=False), "none", (2,))
 PHASES: tuple[Any, ...] = ("train", "evaluate")
 
 
@@ -63,7 +63,7 @@ def assert_descends(path: Any, rtol: float) -> None:
     """Whether a path is SGD's, from the same start."""
 
     def fit(phi: Params, j: int) -> Tensor:
-        return (MODEL.fit(phi, TASK.support.x)[0] - TASK.support.y).square().mean()
+        return (MODEL.forward_own_statistics(phi, TASK.support.x)[0] - TASK.support.y).square().mean()
 
     expected = unroll(fit, START, STEPS, SGD(RATE), first_order=True)
     for found, wanted in zip(path, expected, strict=True):
@@ -78,7 +78,7 @@ def test_22_a_meta_lstm_with_constant_gates_is_sgd(phase):
     optimizer["forget/bias"] = torch.tensor(math.inf, dtype=torch.float64)
     optimizer["input/bias"] = torch.tensor(math.log(RATE / (1 - RATE)), dtype=torch.float64)
     theta = {"model": START, "optimizer": optimizer}
-    assert_descends(algorithm.path(theta, TASK.support, context(phase=phase)), 1e-13)
+    assert_descends(algorithm.inner_trajectory(theta, TASK.support, context(phase=phase)), 1e-13)
 
 
 def test_22_a_coordinate_wise_lstm_of_open_gates_and_small_weights_is_sgd():
@@ -90,7 +90,7 @@ def test_22_a_coordinate_wise_lstm_of_open_gates_and_small_weights_is_sgd():
     optimizer["lower/input"] = torch.tensor([[0.0], [0.0], [small], [0.0]], dtype=torch.float64)
     optimizer["upper/input"] = torch.tensor([[0.0], [0.0], [1.0], [0.0]], dtype=torch.float64)
     optimizer["output/weight"] = torch.tensor([-RATE / small / algorithm.config.output_scale], dtype=torch.float64)
-    assert_descends(algorithm.path({"optimizer": optimizer}, TASK.support, context(START)), 1e-8)
+    assert_descends(algorithm.inner_trajectory({"optimizer": optimizer}, TASK.support, context(START)), 1e-8)
 
 
 class Identity(LearnedOptimizer):
@@ -102,18 +102,18 @@ class Identity(LearnedOptimizer):
 
 def test_22_an_identity_of_the_gradient_is_sgd():
     algorithm = Identity(coordinatewise().config, MODEL, mean_squared_error)
-    assert_descends(algorithm.path({"optimizer": {}}, TASK.support, context(START)), 1e-13)
+    assert_descends(algorithm.inner_trajectory({"optimizer": {}}, TASK.support, context(START)), 1e-13)
 
 
 def test_the_first_steps_are_those_of_gradient_descent_or_near_none():
     """As both papers start: the gates near f = 1 and i = 0.01, the coordinate-wise output near 0."""
     theta = metalstm().init(np.random.default_rng(0))
-    first, second = list(metalstm().path(theta | {"model": START}, TASK.support, context()))[:2]
+    first, second = list(metalstm().inner_trajectory(theta | {"model": START}, TASK.support, context()))[:2]
     step = join(second) - join(first)
     assert step.norm() < 0.05 * join(first).norm()
     for algorithm in (coordinatewise(preprocess="none", cell_size=20), coordinatewise(cell_size=20)):
         theta = algorithm.init(np.random.default_rng(0))
-        path = list(algorithm.path(theta, TASK.support, context(START)))
+        path = list(algorithm.inner_trajectory(theta, TASK.support, context(START)))
         assert (join(path[1]) - join(path[0])).abs().max() < 0.02
 
 
@@ -181,14 +181,16 @@ def test_a_coordinate_wise_lstm_steps_as_the_paper_writes(preprocess):
 def recorded(algorithm: Any, theta: MetaParams, noise: Params) -> list[State]:
     """The states of a whole trajectory, with what the optimiser saw at each."""
     like = algorithm.start(theta, context(noise))
-    look = algorithm._look(TASK.support, like)
-    states = [algorithm._begin(theta, look, context(noise))]
+    observe = algorithm._observer(TASK.support, like)
+    states = [algorithm._begin(theta, observe, context(noise))]
     for _ in range(STEPS):
-        states.append(algorithm._advance(theta, states[-1], look))
+        states.append(algorithm._advance(theta, states[-1], observe))
     return states
 
 
-def segments_by_hand(algorithm: Any, base: MetaParams, noise: Params, every: int, judge: Callable[[list[Tensor]], Any]):
+def segments_by_hand(
+    algorithm: Any, base: MetaParams, noise: Params, every: int, segment_loss: Callable[[list[Tensor]], Any]
+):
     """Σ of the segments' losses as a function of theta: each starts in ``base``'s state, and sees what ``base`` saw."""
     states = recorded(algorithm, base, noise)
 
@@ -202,14 +204,14 @@ def segments_by_hand(algorithm: Any, base: MetaParams, noise: Params, every: int
                 saw = {name: states[number][name] for name in ("loss", "gradient")}
                 state = algorithm.step(theta["optimizer"], state | saw)
                 visited.append(state["phi"])
-            found += judge(visited).item()
+            found += segment_loss(visited).item()
         return found
 
     return total
 
 
 def mse(phi: Tensor, on: Batch) -> Tensor:
-    return (MODEL.fit(split(phi, START), on.x)[0] - on.y).square().mean()
+    return (MODEL.forward_own_statistics(split(phi, START), on.x)[0] - on.y).square().mean()
 
 
 CASES = [
@@ -219,12 +221,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("every", [3, 20], ids=["cut", "whole"])
-@pytest.mark.parametrize(("build", "judge", "noise"), CASES, ids=["metalstm", "learnedoptimizer"])
-def test_the_gradient_is_the_sum_of_the_segments_finite_differences(build, judge, noise, every):
+@pytest.mark.parametrize(("build", "segment_loss", "noise"), CASES, ids=["metalstm", "learnedoptimizer"])
+def test_the_gradient_is_the_sum_of_the_segments_finite_differences(build, segment_loss, noise, every):
     algorithm = build(detach_every=every)
     theta = {"optimizer": stirred(algorithm)} | ({} if noise else {"model": START})
     rng = np.random.default_rng(6)
-    total = segments_by_hand(algorithm, theta, noise, every, judge)
+    total = segments_by_hand(algorithm, theta, noise, every, segment_loss)
     gradient, score = algorithm.learn(theta, TASK, context(noise))
     assert score.loss.item() == pytest.approx(total(theta), rel=1e-12)
     assert set(gradient) == set(theta)

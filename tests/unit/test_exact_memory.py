@@ -13,7 +13,7 @@ from pipeline.algorithms.memorygated import GatedByMemory, MemoryGatedConfig
 from pipeline.algorithms.memoryrnn import MemoryRNNConfig, Recurrent
 from pipeline.algorithms.ntm import NTMConfig, Tape
 from pipeline.core.types import Params
-from pipeline.families.memory import Reader
+from pipeline.families.memory import SequenceModel
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
@@ -21,7 +21,7 @@ INPUTS, HIDDEN, SLOTS, WIDTH, STEPS, FADE = 4, 5, 3, 6, 12, 0.9
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 
 
-def params_of(reader: Reader) -> Params:
+def params_of(reader: SequenceModel) -> Params:
     rng = np.random.default_rng(1)
     leaves = reader.init(rng)
     return {name: leaf.double() + torch.from_numpy(rng.normal(0, 0.5, leaf.shape)) for name, leaf in leaves.items()}
@@ -31,7 +31,7 @@ def inputs() -> Tensor:
     return torch.randn(STEPS, INPUTS, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
-def answers(reader: Reader, params: Params) -> Tensor:
+def answers(reader: SequenceModel, params: Params) -> Tensor:
     state, given = reader.start(params), []
     for seen in reader.see(params, inputs()):
         answer, state = reader.read(params, seen, state)

@@ -16,11 +16,11 @@ from pipeline.algorithms.protonet import ProtoNet, Prototypes
 from pipeline.algorithms.relationnet import RelationNet
 from pipeline.core.losses import cross_entropy
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
-from pipeline.families.metric import Metric
+from pipeline.families.metric import MetricBased
 from pipeline.nets.cells import LSTM
 from pipeline.nets.full_context import FullContext
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import Adapted, Model
+from pipeline.nets.model import Adapted, NormalisedNet
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
@@ -28,9 +28,9 @@ WAYS, QUERIES, INPUTS, WIDTH = 5, 20, 6, 8
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 
 
-def model(mode: str = "none") -> Model:
+def model(mode: str = "none") -> NormalisedNet:
     net = MLP(MLP.Config(hidden=(16, WIDTH), activation="tanh"), (INPUTS,), None, normalised=mode != "none")
-    return Model(net, mode, (INPUTS,))
+    return NormalisedNet(net, mode, (INPUTS,))
 
 
 def matching(**fields: object) -> MatchingNet:
@@ -41,7 +41,7 @@ def relating(aggregate: str, mode: str = "none") -> RelationNet:
     return RelationNet(RelationNet.Config(aggregate), model(mode), cross_entropy)
 
 
-def first(algorithm: Metric) -> MetaParams:
+def first(algorithm: MetricBased) -> MetaParams:
     theta = algorithm.init(np.random.default_rng(0))
     return {group: {name: leaf.double() for name, leaf in leaves.items()} for group, leaves in theta.items()}
 
@@ -58,8 +58,10 @@ def context(**noise: Tensor) -> Context:
     return Context(0, "train", WAYS, noise)
 
 
-def embedded(algorithm: Metric, theta: MetaParams, few: Task[Batch]) -> tuple[Tensor, Tensor]:
-    return algorithm.model.fit(theta["model"], few.support.x)[0], algorithm.model.fit(theta["model"], few.query.x)[0]
+def embedded(algorithm: MetricBased, theta: MetaParams, few: Task[Batch]) -> tuple[Tensor, Tensor]:
+    return algorithm.model.forward_own_statistics(theta["model"], few.support.x)[
+        0
+    ], algorithm.model.forward_own_statistics(theta["model"], few.query.x)[0]
 
 
 @pytest.mark.parametrize("shots", [1, 4])

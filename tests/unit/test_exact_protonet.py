@@ -12,7 +12,7 @@ from pipeline.algorithms.protonet import ProtoNet
 from pipeline.core.losses import cross_entropy
 from pipeline.core.types import Batch, Context, Task
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
@@ -23,7 +23,7 @@ EXACT = {"rtol": 0.0, "atol": 1e-12}
 @pytest.fixture
 def protonet() -> ProtoNet:
     net = MLP(MLP.Config(hidden=(16, 8), activation="tanh"), (INPUTS,), None, normalised=False)
-    return ProtoNet(ProtoNet.Config(), Model(net, "none", (INPUTS,)), cross_entropy)
+    return ProtoNet(ProtoNet.Config(), NormalisedNet(net, "none", (INPUTS,)), cross_entropy)
 
 
 def task(shots: int) -> Task[Batch]:
@@ -35,7 +35,7 @@ def task(shots: int) -> Task[Batch]:
 
 
 def embed(protonet: ProtoNet, theta: dict[str, dict[str, Tensor]], x: Tensor) -> Tensor:
-    return protonet.model.fit(theta["model"], x)[0]
+    return protonet.model.forward_own_statistics(theta["model"], x)[0]
 
 
 @pytest.mark.parametrize("shots", [1, 4])

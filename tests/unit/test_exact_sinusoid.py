@@ -15,7 +15,7 @@ from pipeline.core.losses import mean_squared_error
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import Batch, Context, Params, Task
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Normaliser
 from pipeline.tasks.sinusoid import Sinusoid
@@ -48,7 +48,9 @@ def features(x: Tensor) -> Tensor:
 
 def wave_maml(steps: int) -> MAML:
     return MAML(
-        MAML.Config(RATE, steps, steps), Model(Wave(None, (1,), 1, normalised=False), "none", (1,)), mean_squared_error
+        MAML.Config(RATE, steps, steps),
+        NormalisedNet(Wave(None, (1,), 1, normalised=False), "none", (1,)),
+        mean_squared_error,
     )
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.core.failures import ResumeError
 from pipeline.engine.durability import publisher as publishing
 from pipeline.engine.durability.journal import Journal
-from pipeline.engine.durability.publisher import Publisher, Run, windows
+from pipeline.engine.durability.publisher import Publisher, TrackedRun, windows
 from pipeline.engine.interfaces import Entry, Status
 from pipeline.storage.local import Local
 from tests.unit.virtual import Recorder
@@ -29,7 +29,7 @@ def train(step: int, **metrics: float) -> Entry:
 
 
 def end(status: Status, step: int) -> Entry:
-    """What the keeper adds when a run is closed."""
+    """What the coordinator adds when a run is closed."""
     return Entry(status, step, 1000 * step + 2, {})
 
 
@@ -259,7 +259,7 @@ def build(reopen, path: Path) -> Build:
 
     def built(tracker: Recorder, log_every: int = LOG_EVERY) -> tuple[Publisher, Journal]:
         journal = reopen()
-        run = Run("a name", {"seed": "7"}, {"git_commit": "abc"})
+        run = TrackedRun("a name", {"seed": "7"}, {"git_commit": "abc"})
         return Publisher(tracker, journal, run, Local(path.parent), log_every), journal
 
     return built

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.build import BuildKeeper, BuildWorker, build_parts, evaluation_plan, plan_of
+from pipeline.build import BuildCoordinator, BuildWorker, build_components, evaluation_plan, plan_of
 from pipeline.config import Recipe, validate
 from pipeline.core.failures import NonFiniteError, ResumeError, TaskError
 from pipeline.core.flat import sha256
@@ -60,7 +60,7 @@ def recipe(**changes: Any) -> Recipe:
     return validate({**merged, **{key: value for key, value in changes.items() if key not in RECIPE}}, "tiny")
 
 
-class Watcher:
+class ProgressListener:
     """Remembers losses and notes; ``stop_after`` is when somebody presses Ctrl-C."""
 
     def __init__(self, stop_after: int | None = None) -> None:
@@ -94,8 +94,8 @@ Wrap = Callable[[Any], Any]
 
 def died(executor: SerialExecutor) -> None:
     """What the system does for a process that is gone."""
-    executor.keeper.journal.close()
-    executor.keeper.storage.release()
+    executor.coordinator.journal.close()
+    executor.coordinator.storage.release()
 
 
 class Bench:
@@ -110,13 +110,15 @@ class Bench:
         worker = BuildWorker(of.model_dump_json())()
         worker.source = wrap(worker.source)
         self.folder.mkdir(exist_ok=True)
-        return SerialExecutor(worker, BuildKeeper(of.model_dump_json(), str(self.folder), "abc", accept_numerics)())
+        return SerialExecutor(
+            worker, BuildCoordinator(of.model_dump_json(), str(self.folder), "abc", accept_numerics)()
+        )
 
-    def train(self, of: Recipe, watcher: Watcher | None = None, wrap: Wrap = lambda source: source) -> str:
+    def train(self, of: Recipe, listener: ProgressListener | None = None, wrap: Wrap = lambda source: source) -> str:
         """The last theta's hash."""
         executor = self.executor(of, wrap)
         try:
-            trained = loop.train(executor, plan_of(of, build_parts(of)), watcher or Watcher())
+            trained = loop.train(executor, plan_of(of, build_components(of)), listener or ProgressListener())
             executor.close("FINISHED", {"steps": trained.step})
         finally:
             died(executor)
@@ -126,8 +128,8 @@ class Bench:
         """Nothing is closed, as after ``kill -9`` a moment after the step."""
         executor = self.executor(of, wrap)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(executor, plan_of(of, build_parts(of)), Watcher(step))
-        executor.keeper.settle()
+            loop.train(executor, plan_of(of, build_components(of)), ProgressListener(step))
+        executor.coordinator.flush()
         died(executor)
 
     def journal(self, kind: str = "train") -> list[Entry]:
@@ -157,9 +159,9 @@ def test_a_run_that_was_killed_and_resumed_has_the_bits_of_one_that_was_not(benc
     of = recipe(checkpoint={"every": every, "keep": 2})
     straight = other.train(of)
     bench.killed(of, stop)
-    watcher = Watcher()
-    assert bench.train(of, watcher) == straight
-    assert watcher.began == (6, stop // every * every)
+    listener = ProgressListener()
+    assert bench.train(of, listener) == straight
+    assert listener.began == (6, stop // every * every)
     assert [lasting(entry) for entry in bench.journal()] == [lasting(entry) for entry in other.journal()]
     assert [entry.step for entry in bench.journal()] == list(range(1, 7))
 
@@ -180,7 +182,7 @@ def test_what_the_journal_lost_in_a_crash_is_in_the_checkpoint(bench, other, eve
 def test_a_checkpoint_carries_what_is_not_durable_in_the_journal(bench, monkeypatch, sync_every, carried):
     monkeypatch.setattr("pipeline.engine.durability.coordinator.SYNC_EVERY", sync_every)
     bench.train(recipe(checkpoint={"every": 4, "keep": 2}))
-    facts = read_checkpoint(Local(bench.folder), "checkpoints/step-00000006.safetensors").facts
+    facts = read_checkpoint(Local(bench.folder), "checkpoints/step-00000006.safetensors").metadata
     assert [Entry(*entry).step for entry in facts["entries"]] == carried
 
 
@@ -193,9 +195,9 @@ def test_a_run_that_is_resumed_with_more_steps_is_the_longer_run(bench, other):
 
 def test_a_finished_run_that_is_resumed_stays_as_it_is(bench):
     first = bench.train(recipe())
-    watcher = Watcher()
-    assert bench.train(recipe(), watcher) == first
-    assert watcher.losses == {}
+    listener = ProgressListener()
+    assert bench.train(recipe(), listener) == first
+    assert listener.losses == {}
 
 
 def test_a_run_that_is_further_than_asked_is_refused(bench):
@@ -211,41 +213,41 @@ def test_a_run_that_is_stopped_saves_its_last_step(bench, other, status):
     of = recipe(checkpoint={"every": 5})
     executor = bench.executor(of)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(executor, plan_of(of, build_parts(of)), Watcher(3))
+        loop.train(executor, plan_of(of, build_components(of)), ProgressListener(3))
     assert executor.close(status, {}) is None
-    watcher = Watcher()
-    assert bench.train(of, watcher) == other.train(of)
-    assert watcher.began == (6, 3)
+    listener = ProgressListener()
+    assert bench.train(of, listener) == other.train(of)
+    assert listener.began == (6, 3)
 
 
 def test_a_step_that_is_torn_in_the_middle_is_not_saved(bench, other, monkeypatch):
     """Ctrl-C may come while the outer optimizer writes: that theta is nobody's."""
     of = recipe(checkpoint={"every": 5})
     executor = bench.executor(of)
-    fold = executor.keeper.store._fold
+    fold = executor.coordinator.store._fold
 
     def interrupted(used: Any) -> None:
         fold(used)
-        if executor.keeper.store.version == 3:
+        if executor.coordinator.store.version == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(executor.keeper.store, "_fold", interrupted)
+    monkeypatch.setattr(executor.coordinator.store, "_fold", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(executor, plan_of(of, build_parts(of)), Watcher())
+        loop.train(executor, plan_of(of, build_components(of)), ProgressListener())
     executor.close("KILLED", {})
-    watcher = Watcher()
-    assert bench.train(of, watcher) == other.train(of)
-    assert watcher.began == (6, 0)
+    listener = ProgressListener()
+    assert bench.train(of, listener) == other.train(of)
+    assert listener.began == (6, 0)
 
 
 def test_without_a_number_of_steps_the_clock_decides(bench, other):
     of = recipe(checkpoint={"every": 6})
     executor = bench.executor(of)
     ticks = iter(range(0, 1000, 25))
-    executor.keeper.durability = Durability(0, 6, 9, seconds=60.0)
-    executor.keeper.checkpoints.keep = 9
-    executor.keeper.now = lambda: float(next(ticks))
-    loop.train(executor, plan_of(of, build_parts(of)), Watcher())
+    executor.coordinator.durability = Durability(0, 6, 9, seconds=60.0)
+    executor.coordinator.checkpoints.keep = 9
+    executor.coordinator.now = lambda: float(next(ticks))
+    loop.train(executor, plan_of(of, build_components(of)), ProgressListener())
     executor.close("FINISHED", {})
     # Opened at 0 s; looked at 25, 50 and 75 s, and saved at 100 s; looked at 125, 150 and 175 s.
     assert Checkpoints(Local(bench.folder), 1).steps() == [3, 6]
@@ -321,7 +323,7 @@ def test_a_task_that_is_not_finite_is_as_if_it_were_not_there(bench, other, chan
     last = [Checkpoints(Local(each.folder), 1).newest()[0] for each in (bench, other)]
     for name, tensor in last[1].tensors.items():
         assert torch.equal(last[0].tensors[name], tensor), name
-    assert last[0].facts["skipped"] == ["train/train/2/13"]
+    assert last[0].metadata["skipped"] == ["train/train/2/13"]
     assert [entry.metrics["train/skipped"] for entry in bench.journal()] == [0, 1, 0]
 
 
@@ -334,7 +336,7 @@ def test_a_skipped_task_leaves_its_slot_empty_and_the_others_where_they_are(numb
         worker = BuildWorker(of.model_dump_json())()
         worker.source = altered(change, number)(worker.source)
         chunk = chunks_of(5, "train", "train", 2, 20, 4)[3]
-        contribution, report = worker.learn(build_parts(of).theta.numpy(), chunk)
+        contribution, report = worker.learn(build_components(of).theta.numpy(), chunk)
         assert contribution.weight == 3.0
         assert report.skipped == ((f"train/train/2/{number}",) if change is nan_query else ())
         gradients.append(contribution.gradient)
@@ -348,22 +350,22 @@ def test_a_vectorised_chunk_with_a_task_that_is_not_finite_agrees_with_the_loop(
         each.train(of, wrap=altered(nan_query, 13))
         checkpoint = Checkpoints(Local(each.folder), 1).newest()[0]
         thetas.append(torch.cat([tensor.flatten() for tensor in checkpoint.tensors.values()]))
-        assert checkpoint.facts["skipped"] == ["train/train/2/13"]
+        assert checkpoint.metadata["skipped"] == ["train/train/2/13"]
     torch.testing.assert_close(*thetas, rtol=0, atol=1e-10)
 
 
 def test_loss_and_metrics_are_means_over_the_used_tasks(bench):
     of = recipe(numerics={"dtype": "float64"})
-    parts = build_parts(of)
-    wrapped = altered(nan_query, 3)(parts.source)
+    components = build_components(of)
+    wrapped = altered(nan_query, 3)(components.source)
     executor = bench.executor(of, altered(nan_query, 3))
     opened = executor.open()
     reports = [report for _, report in executor.learn(opened.theta, chunks_of(5, "train", "train", 2, 20, 4))]
     losses = []
-    theta = parts.layout.unpack(torch.from_numpy(opened.theta))
+    theta = components.layout.unpack(torch.from_numpy(opened.theta))
     for number in range(20):
         task = wrapped.sample(Ticket(5, "train", "train", 2, number))
-        losses.append(parts.algorithm.learn(theta, task, Context(2, "train", 1, {}))[1].loss.item())
+        losses.append(components.algorithm.learn(theta, task, Context(2, "train", 1, {}))[1].loss.item())
     assert math.isnan(losses.pop(3))
     assert sum(report.used for report in reports) == 19
     loss, metrics = loop._means(reports)
@@ -377,7 +379,7 @@ def test_a_skipped_task_is_skipped_again_after_a_resume(bench, other):
     straight = other.train(of, wrap=wrap)
     bench.killed(of, 5, wrap)
     assert bench.train(of, wrap=wrap) == straight
-    assert Checkpoints(Local(bench.folder), 1).newest()[0].facts["skipped"] == ["train/train/2/13"]
+    assert Checkpoints(Local(bench.folder), 1).newest()[0].metadata["skipped"] == ["train/train/2/13"]
 
 
 def test_more_than_one_task_in_twenty_ends_the_run_with_the_line_that_reproduces_it(bench):
@@ -482,9 +484,9 @@ def test_other_numerics_are_refused_unless_accepted_and_then_recorded(bench):
     with pytest.raises(ResumeError, match=r"vectorise true -> false.*--accept-numerics"):
         bench.train(looped)
     executor = bench.executor(looped, accept_numerics=True)
-    loop.train(executor, plan_of(looped, build_parts(looped)), Watcher())
+    loop.train(executor, plan_of(looped, build_components(looped)), ProgressListener())
     executor.close("FINISHED", {})
-    facts = Checkpoints(Local(bench.folder), 1).newest()[0].facts
+    facts = Checkpoints(Local(bench.folder), 1).newest()[0].metadata
     assert facts["identity"]["numerics"]["vectorise"] == "false"
     assert facts["identity"]["numerics_changes"] == ["step 3: vectorise true -> false"]
     bench.train(looped)  # the new numerics are the run's own now
@@ -495,10 +497,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_person_who_looks_on_is_told
     bench.killed(of, 4)
     newest = bench.folder / "checkpoints" / "step-00000004.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
-    watcher = Watcher()
-    assert bench.train(of, watcher) == other.train(of)
-    assert watcher.began == (6, 3)
-    (note,) = watcher.notes
+    listener = ProgressListener()
+    assert bench.train(of, listener) == other.train(of)
+    assert listener.began == (6, 3)
+    (note,) = listener.notes
     assert "step-00000004.safetensors" in note
     assert note.endswith("going on from step 3")
 
@@ -507,9 +509,9 @@ def test_a_damaged_best_theta_is_told_and_replaced(bench):
     of = recipe(evaluation=VALIDATED)
     bench.killed(of, 3)
     (bench.folder / "best.safetensors").write_bytes(b"")
-    watcher = Watcher()
-    bench.train(of, watcher)
-    assert "best.safetensors" in watcher.notes[0]
+    listener = ProgressListener()
+    bench.train(of, listener)
+    assert "best.safetensors" in listener.notes[0]
     assert read_checkpoint(Local(bench.folder), "best.safetensors").step in (4, 6)
 
 
@@ -533,13 +535,13 @@ VALIDATED = {"tasks": 21, "validation_tasks": 9, "validate_every": 2}
 
 
 def test_validation_is_journaled_and_the_best_theta_kept(bench):
-    watcher = Watcher()
-    bench.train(recipe(evaluation=VALIDATED), watcher)
+    listener = ProgressListener()
+    bench.train(recipe(evaluation=VALIDATED), listener)
     curve = {entry.step: entry.metrics["val/mse/after_3_steps"] for entry in bench.journal("validation")}
     assert list(curve) == [2, 4, 6]
     best = min(curve, key=lambda step: curve[step])
     assert read_checkpoint(Local(bench.folder), "best.safetensors").step == best
-    assert [note.startswith(f"step {step}: validation mse") for step, note in zip(curve, watcher.notes, strict=True)]
+    assert [note.startswith(f"step {step}: validation mse") for step, note in zip(curve, listener.notes, strict=True)]
 
 
 def test_validation_does_not_change_the_run(bench, other):
@@ -550,7 +552,7 @@ def test_the_best_theta_so_far_is_remembered_by_a_resumed_run(bench):
     """It was found after the checkpoint of its step was written."""
     executor = bench.executor(recipe())
     executor.open()
-    theta = executor.keeper.store.vector()
+    theta = executor.coordinator.store.vector()
     chunks = chunks_of(5, "train", "train", 1, 20, 4)
     executor.apply(1, {report.chunk: handle for handle, report in executor.learn(theta, chunks)}, {}, [])
     assert executor.keep_best(1, 0.9)
@@ -574,7 +576,7 @@ def test_a_validation_that_a_crash_prevented_is_made_up_for(bench, other, stop, 
         executor = bench.executor(of)
         monkeypatch.setattr(executor, "score", crash)
         with pytest.raises(KeyboardInterrupt):
-            loop.train(executor, plan_of(of, build_parts(of)), Watcher())
+            loop.train(executor, plan_of(of, build_components(of)), ProgressListener())
         died(executor)
     else:
         bench.killed(of, 1)
@@ -620,7 +622,7 @@ def test_chunks_hold_each_task_once_in_order(count, size):
 
 
 def worker_of(of: Recipe, seen: list[Task[Batch]] | None = None) -> tuple[Worker, np.ndarray]:
-    worker, theta = BuildWorker(of.model_dump_json())(), build_parts(of).theta.numpy()
+    worker, theta = BuildWorker(of.model_dump_json())(), build_components(of).theta.numpy()
     sample = worker.source.sample
 
     def watched(ticket: Ticket) -> Task[Batch]:
@@ -651,17 +653,17 @@ def rows_of(of: Recipe, seen: list[Task[Batch]] | None = None) -> list[Row]:
 @pytest.mark.parametrize("algorithm", [RECIPE["algorithm"], REPTILE], ids=["maml", "reptile"])
 def test_rows_are_means_over_tasks_of_the_metric_along_the_trace(algorithm):
     of = recipe(algorithm=algorithm, numerics={"dtype": "float64"})
-    parts = build_parts(of)
-    theta = parts.layout.unpack(parts.theta)
-    plan = evaluation_plan(of, parts.source)
+    components = build_components(of)
+    theta = components.layout.unpack(components.theta)
+    plan = evaluation_plan(of, components.source)
     values = []
     for number in range(plan.tasks):
         ticket = Ticket(plan.seed, "evaluate", "test", 0, number)
-        task = parts.source.sample(ticket)
-        noise = parts.algorithm.draw(ticket.rng("noise"), task, "evaluate")
+        task = components.source.sample(ticket)
+        noise = components.algorithm.draw(ticket.rng("noise"), task, "evaluate")
         context = Context(0, "evaluate", 1, noise)
-        trace = parts.algorithm.trace(theta, task.support, context)
-        values.append([parts.algorithm.score(point, task.query, context).loss.item() for point in trace])
+        trace = components.algorithm.trace(theta, task.support, context)
+        values.append([components.algorithm.score(point, task.query, context).loss.item() for point in trace])
     array = np.array(values)
     rows = rows_of(of)
     assert [row.point for row in rows] == list(milestones(array.shape[1]))
@@ -683,7 +685,7 @@ def test_every_method_is_judged_by_the_same_tasks():
         tasks: list[Task[Batch]] = []
         rows_of(of, tasks)
         seen.append(sorted(tasks, key=lambda task: int(task.id.rsplit("/", 1)[1])))
-        hashes.add(evaluation_plan(of, build_parts(of).source).hash)
+        hashes.add(evaluation_plan(of, build_components(of).source).hash)
     assert len(hashes) == 1
     for tasks in seen[1:]:
         assert len(tasks) == len(seen[0]) == 21
@@ -717,9 +719,9 @@ def test_the_evaluation_hash_tells_tasks_apart():
 
 def test_validation_and_the_final_table_use_different_tasks():
     of = recipe(evaluation=VALIDATED)
-    parts = build_parts(of)
-    plan, final = plan_of(of, parts), evaluation_plan(of, parts.source)
+    components = build_components(of)
+    plan, final = plan_of(of, components), evaluation_plan(of, components.source)
     assert plan.validation is not None
     assert (plan.validation.split, plan.validation.tasks, final.split, final.tasks) == ("val", 9, "test", 21)
     assert plan.validation.hash != final.hash
-    assert plan_of(recipe(), parts).validation is None
+    assert plan_of(recipe(), components).validation is None

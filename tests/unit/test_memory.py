@@ -81,8 +81,8 @@ def test_a_trajectory_needs_the_memory_of_one_segment():
 class Hoards(IMAML):
     """The whole path is there before its end is taken."""
 
-    def path(self, theta, support, context):
-        return tuple(super().path(theta, support, context))
+    def inner_trajectory(self, theta, support, context):
+        return tuple(super().inner_trajectory(theta, support, context))
 
 
 def test_a_path_that_is_kept_is_found(monkeypatch):

@@ -16,7 +16,7 @@ from pipeline.core.types import Params
 from pipeline.nets import NETS
 from pipeline.nets.conv4 import Conv4
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import (
     BATCH_MODES,
@@ -89,8 +89,8 @@ def nets(mode: Mode) -> list[tuple[Net, tuple[int, ...]]]:
     ]
 
 
-def model_of(net: Net, mode: Mode, shape: tuple[int, ...]) -> tuple[Model, Params, Tensor, Tensor]:
-    model = Model(net, mode, shape)
+def model_of(net: Net, mode: Mode, shape: tuple[int, ...]) -> tuple[NormalisedNet, Params, Tensor, Tensor]:
+    model = NormalisedNet(net, mode, shape)
     params = {name: leaf.double() for name, leaf in model.init(np.random.default_rng(0)).items()}
     return model, params, drawn(7, *shape, seed=5), drawn(5, *shape, seed=6)
 
@@ -115,7 +115,9 @@ def test_what_a_query_s_answer_depends_on(mode: Mode):
 def test_one_query_is_the_last_row_of_a_batch_of_the_support_and_it():
     for net, shape in nets("one_query"):
         model, params, support, queries = model_of(net, "one_query", shape)
-        expected = torch.stack([model.fit(params, torch.cat([support, query[None]]))[0][-1] for query in queries])
+        expected = torch.stack(
+            [model.forward_own_statistics(params, torch.cat([support, query[None]]))[0][-1] for query in queries]
+        )
         assert_close(model.predict(model.adapted(params, support), queries), expected, **EXACT)
 
 
@@ -123,7 +125,11 @@ def test_support_statistics_are_those_of_the_given_weights():
     for net, shape in nets("support"):
         model, params, support, _ = model_of(net, "support", shape)
         moved = {name: value + 0.1 for name, value in params.items()}
-        assert_close(model.predict(model.adapted(moved, support), support), model.fit(moved, support)[0], **EXACT)
+        assert_close(
+            model.predict(model.adapted(moved, support), support),
+            model.forward_own_statistics(moved, support)[0],
+            **EXACT,
+        )
 
 
 def test_running_moments_start_at_zero_and_one_for_each_layer():
@@ -140,7 +146,7 @@ def test_running_moments_start_at_zero_and_one_for_each_layer():
 def test_only_batch_modes_gather_moments(mode: Mode):
     for net, shape in nets(mode):
         model, params, support, _ = model_of(net, mode, shape)
-        assert bool(model.fit(params, support)[1]) == (mode in BATCH_MODES)
+        assert bool(model.forward_own_statistics(params, support)[1]) == (mode in BATCH_MODES)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -149,7 +155,7 @@ def test_no_bias_stands_before_a_normalisation(mode: Mode):
     for net, shape in nets(mode):
         model, params, support, _ = model_of(net, mode, shape)
         leaves = {name: leaf.requires_grad_() for name, leaf in params.items()}
-        outputs = model.fit(leaves, support)[0]
+        outputs = model.forward_own_statistics(leaves, support)[0]
         gradients = torch.autograd.grad((outputs * drawn(*outputs.shape, seed=7)).sum(), list(leaves.values()))
         for name, gradient in zip(leaves, gradients, strict=True):
             assert gradient.abs().max() > 1e-6, name
@@ -178,7 +184,7 @@ def test_only_group_normalisation_needs_widths_that_can_be_grouped(mode: Mode, n
 
     def outputs() -> Tensor:
         model, params, support, _ = model_of(NETS[name](config, shape, 3, normalised=True), mode, shape)
-        return model.fit(params, support)[0]
+        return model.forward_own_statistics(params, support)[0]
 
     if mode == "group":
         with pytest.raises(ConfigError, match=rf"{GROUPS}"):
@@ -211,9 +217,9 @@ def test_conv4_refuses_what_is_no_image(shape, message):
 def test_conv4_s_embedding_has_the_published_width(config, features):
     """28×28: 14, 7, 4, 2 under stride 2; 14, 7, 3, 1 under pooling."""
     net = Conv4(config, (1, 28, 28), None, normalised=True)
-    model = Model(net, "transductive", (1, 28, 28))
+    model = NormalisedNet(net, "transductive", (1, 28, 28))
     params = {name: leaf.double() for name, leaf in model.init(np.random.default_rng(0)).items()}
-    outputs, _ = model.fit(params, torch.zeros(2, 1, 28, 28, dtype=torch.float64))
+    outputs, _ = model.forward_own_statistics(params, torch.zeros(2, 1, 28, 28, dtype=torch.float64))
     assert outputs.shape == (2, features)
     assert math.prod(net.feature_shape) == features
 

@@ -11,7 +11,7 @@ from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.nets.linear import Linear
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.tasks.quadratics import Quadratics
 
 SQUARE = TaskShape(1, 10, 10)
@@ -40,9 +40,9 @@ def test_the_two_kinds_of_entries_have_fingerprints_of_their_own():
 def test_the_loss_of_a_linear_network_is_the_quadratic():
     task = source().sample(TICKET)
     assert torch.equal(task.query.x, task.support.x)
-    model = Model(Linear(Linear.Config(), (10,), 1, normalised=False), "none", (10,))
+    model = NormalisedNet(Linear(Linear.Config(), (10,), 1, normalised=False), "none", (10,))
     phi = model.init(np.random.default_rng(0))
-    value = LOSSES["optimisation"](model.fit(phi, task.support.x)[0], task.support.y).loss
+    value = LOSSES["optimisation"](model.forward_own_statistics(phi, task.support.x)[0], task.support.y).loss
     w, y, point = task.support.x.numpy(), task.support.y.numpy()[:, 0], phi["head/weight"].numpy()[0]
     assert value.item() == pytest.approx(((w @ point - y) ** 2).sum(), rel=1e-12)
     assert 1e-3 < point.std() < 3e-2

@@ -27,7 +27,7 @@ from pipeline.engine.outer.reduce import tree_sum
 from pipeline.engine.outer.store import Store
 from pipeline.engine.worker import Worker
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.running import MOMENTUM
 from tests.unit.quadratic import FLOAT64, LOOPED
 
@@ -309,7 +309,7 @@ class Clusters:
 @pytest.mark.parametrize("numerics", [FLOAT64, LOOPED], ids=["vectorised", "looped"])
 def test_protonet_s_running_moments_move_towards_the_mean_of_the_tasks_query_moments(numerics):
     net = MLP(MLP.Config(hidden=(5,)), (4,), None, normalised=True)
-    algorithm = ProtoNet(ProtoNet.Config(), Model(net, "running", (4,)), cross_entropy)
+    algorithm = ProtoNet(ProtoNet.Config(), NormalisedNet(net, "running", (4,)), cross_entropy)
     first = algorithm.init(np.random.default_rng(0))
     layout = Layout.of(first, torch.float64)
     chunks = [Chunk(1, at, tuple(Ticket(0, "train", "train", 1, 2 * at + i) for i in (0, 1))) for at in (0, 1)]
@@ -319,7 +319,7 @@ def test_protonet_s_running_moments_move_towards_the_mean_of_the_tasks_query_mom
 
     theta = layout.unpack(layout.pack(first))
     moments = [
-        algorithm.model.fit(theta["model"], Clusters().sample(ticket).query.x)[1]
+        algorithm.model.forward_own_statistics(theta["model"], Clusters().sample(ticket).query.x)[1]
         for chunk in chunks
         for ticket in chunk.tickets
     ]

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.build import BuildWorker, build_parts
+from pipeline.build import BuildWorker, build_components
 from pipeline.config import Recipe, validate
 from pipeline.core.failures import ConfigError, DataError, ResumeError
 from pipeline.core.seeding import Ticket
 from pipeline.core.types import Batch, Context, Task
 from pipeline.engine.evaluate import EvaluationPlan, chunks_of
 from pipeline.engine.worker import Worker
-from pipeline.runs.run import Where, train_run
+from pipeline.runs.run import RunOptions, train_run
 from pipeline.runs.run_folder import load_learner, newest, pack, validate_folder
 from pipeline.serving.learner import Learner
 from pipeline.tasks import classfile
@@ -116,7 +116,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Path]
             )
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("pipeline.tracking.mlflow_tracker.MLflowTracker", lambda uri, experiment: Recorder())
-                folders[key] = train_run(here, Where("serial", output=folder), Silent()).folder
+                folders[key] = train_run(here, RunOptions("serial", output=folder), Silent()).folder
         return folders[key]
 
     return trained
@@ -152,7 +152,7 @@ def test_served_answers_are_those_of_evaluation(arrow, run_of, algorithm, mode):
 
 
 def load_source(folder: Path) -> Any:
-    return build_parts(validate_folder(folder)).source
+    return build_components(validate_folder(folder)).source
 
 
 def test_served_values_of_a_regression_are_those_of_evaluation(run_of):
@@ -172,13 +172,13 @@ def test_the_accuracy_of_evaluation_is_that_of_served_labels(arrow, run_of):
     folder = run_of(image_recipe(arrow, MAML, "support"))
     recipe = validate_folder(folder)
     worker: Worker = BuildWorker(recipe.model_dump_json())()
-    parts = build_parts(recipe)
+    components = build_components(recipe)
     plan = EvaluationPlan("test", 4, 20260, 2, recipe.shapes().eval, "")
     learner = pipeline.load(folder)
     for chunk in chunks_of(plan.seed, "evaluate", plan.split, 0, plan.tasks, plan.chunk_size):
-        report = worker.score(pack(parts, newest(folder)), chunk)
+        report = worker.score(pack(components, newest(folder)), chunk)
         for at, ticket in enumerate(chunk.tickets):
-            task = parts.source.sample(ticket)
+            task = components.source.sample(ticket)
             answers = learner.adapt(task.support.x, task.support.y).predict(task.query.x)
             right = np.mean([answer == slot for answer, slot in zip(answers, task.query.y.tolist(), strict=True)])
             assert right == pytest.approx(report.metrics["accuracy"][at, -1])

@@ -41,15 +41,15 @@ def test_what_may_be_cut_is_cut(stop):
         reached.append("the line after the signal")
 
     with pytest.raises(Stopped):
-        stop.cut(compute)
+        stop.interruptible(compute)
     assert not reached
     with pytest.raises(Stopped):  # and nothing is begun any more
-        stop.cut(lambda: reached.append("the next chunk"))
+        stop.interruptible(lambda: reached.append("the next chunk"))
     assert not reached
 
 
 def test_what_was_cut_once_is_not_cut_later(stop):
-    assert stop.cut(lambda: 7) == 7
+    assert stop.interruptible(lambda: 7) == 7
     signal.raise_signal(signal.SIGTERM)
     assert stop.signal == signal.SIGTERM
 

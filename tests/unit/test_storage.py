@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.build import build_parts, check_folder, durability
+from pipeline.build import build_components, check_folder, durability
 from pipeline.core.failures import ConfigError, StorageError
 from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.engine.durability.coordinator import Durability
-from pipeline.engine.durability.disk_space import check_room, checkpoint_bytes
+from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.storage.local import Local, size_text
 from tests.quiet_runs import durable, run
@@ -58,8 +58,8 @@ def test_a_full_disk_ends_the_run_in_one_line_and_with_room_it_goes_on(mount, tm
     assert "step-00000003.safetensors: No space left on device; it needs" in message
     assert "free; make room, then go on with --resume" in message
     assert "\n" not in message
-    newest, complaints = Checkpoints(Local(disk / "run"), 1).newest()
-    assert (newest.step, complaints) == (2, [])
+    newest, warnings = Checkpoints(Local(disk / "run"), 1).newest()
+    assert (newest.step, warnings) == (2, [])
     assert not list((disk / "run" / "checkpoints").glob(".*")), "half a file is left"
     (disk / "other").unlink()
     assert run(TINY, disk / "run", 0).theta == straight.theta
@@ -90,7 +90,7 @@ def test_looking_whether_a_folder_can_be_written_leaves_nothing(tmp_path):
 def test_a_disk_too_small_is_told_before_anything_starts(mount):
     storage = Local(mount("size=300k") / "run")
     with pytest.raises(ConfigError, match=r"--output .*run: the run needs .* \(3 checkpoints of .* 307 kB are free"):
-        check_folder(TINY, build_parts(TINY), storage)
+        check_folder(TINY, build_components(TINY), storage)
     assert not storage.folder.exists()
 
 
@@ -107,10 +107,10 @@ class Small(Local):
 @pytest.mark.parametrize(("checkpoint", "fits"), [(400_000, True), (440_000, False)])
 def test_what_is_there_already_is_not_needed_again(tmp_path, checkpoint, fits):
     if fits:
-        check_room(Small(tmp_path), checkpoint, files=3, entries=100)
+        check_disk_space(Small(tmp_path), checkpoint, files=3, entries=100)
         return
     with pytest.raises(ConfigError, match="needs 1.12 MB"):
-        check_room(Small(tmp_path), checkpoint, files=3, entries=100)
+        check_disk_space(Small(tmp_path), checkpoint, files=3, entries=100)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_estimate_of_a_checkpoint_holds(tmp_path, outer):
     wide = recipe("maml", Path(), 1, outer={"model": outer}, net={"name": "mlp", "hidden": [300, 300]})
     run(wide, tmp_path, 0)
     size = (tmp_path / "checkpoints" / "step-00000001.safetensors").stat().st_size
-    estimate = checkpoint_bytes(build_parts(wide).layout.size, 4, [Outer(**outer)])
+    estimate = checkpoint_bytes(build_components(wide).layout.size, 4, [Outer(**outer)])
     assert size <= estimate <= 1.4 * size
 
 

@@ -1,6 +1,6 @@
 """A cluster in virtual time: workers that are slow, die, come back and answer late, all drawn from one seed.
 
-The real dealer, workers and keeper run against it; nothing sleeps. ``Recorder`` is the tracker that goes with it.
+The real scheduler, workers and coordinator run against it; nothing sleeps. ``Recorder`` is the tracker that goes with it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.engine.durability.coordinator import Keeper
+from pipeline.engine.durability.coordinator import Coordinator
 from pipeline.engine.interfaces import Applied, Chunk, Entry, Missing, Status, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost
-from pipeline.engine.scheduling.pool import Crew
-from pipeline.engine.scheduling.scheduler import Dealer, OnPoison
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.pool import WorkerPool
+from pipeline.engine.scheduling.scheduler import OnPoison, Scheduler
+from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 
-LIMITS = Limits(wait_s=60.0, first_lease_s=200.0, lease_s=10.0)
+LIMITS = Timeouts(wait_s=60.0, first_lease_s=200.0, lease_s=10.0)
 GIVEN_UP_S = 1e5
 
 Compute = Callable[[Work, Any, Chunk], Any]
@@ -31,7 +31,7 @@ Compute = Callable[[Work, Any, Chunk], Any]
 
 @dataclass(frozen=True)
 class Chaos:
-    """Chances per order. A chunk is killed ``kills`` times at most, but ``poison`` tasks kill whoever computes them.
+    """Chances per lease. A chunk is killed ``losses`` times at most, but ``poison`` tasks kill whoever computes them.
 
     ``hang``: no answer ever; ``slow``: an answer a hundred times later; ``wrong``: an answer of another digest.
     """
@@ -45,7 +45,7 @@ class Chaos:
     wrong: float = 0.0
     leave: float = 0.0
     poison: frozenset[str] = frozenset()
-    kills: int = 2
+    losses: int = 2
     replaced: bool = True
     joined: bool = True
 
@@ -67,7 +67,7 @@ class VirtualClock:
         return self.seconds
 
 
-class Order(NamedTuple):
+class Lease(NamedTuple):
     worker: int
     number: int
     chunk: Chunk
@@ -75,7 +75,7 @@ class Order(NamedTuple):
 
 
 class Due(NamedTuple):
-    """An event on its way. A stray one tells of an order that is settled already."""
+    """An event on its way. A stray one tells of an lease that is settled already."""
 
     at: float
     number: int
@@ -84,16 +84,16 @@ class Due(NamedTuple):
 
 
 class VirtualTransport:
-    """Delivers events one at a time in the order of virtual time, and refuses orders that no real worker could take.
+    """Delivers events one at a time in the lease of virtual time, and refuses leases that no real worker could take.
 
-    Worker ``n`` is on machine ``n % machines``. An order takes a second on average.
+    Worker ``n`` is on machine ``n % machines``. An lease takes a second on average.
     """
 
     def __init__(self, workers: int, seed: int, compute: Compute, chaos: Chaos = CALM, machines: int = 3) -> None:
         self.stop = Stop()
         self.clock, self.compute, self.chaos, self.machines = VirtualClock(), compute, chaos, machines
         self.random = random.Random(seed)
-        self.orders: list[Order] = []
+        self.leases: list[Lease] = []
         self.idle: set[int] = set()
         self.alive: set[int] = set()
         self.replaced: list[int] = []
@@ -109,18 +109,18 @@ class VirtualTransport:
         """A worker that will be there in a while."""
         self._later(Joined(worker, f"machine-{worker % self.machines}"), self.clock.seconds + after)
 
-    def send(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> None:
+    def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
         assert worker in self.idle, f"worker {worker} is lost or busy and was dealt chunk {chunk.number}"
         self.idle.remove(worker)
-        self.orders.append(Order(worker, order, chunk, self.clock.seconds))
+        self.leases.append(Lease(worker, lease, chunk, self.clock.seconds))
         chaos, now = self.chaos, self.clock.seconds
         if chaos.poison & {ticket.id for ticket in chunk.tickets}:
             self._later(Lost(worker, "it was poisoned"), now)
             return
         digest = 7 if self.random.random() >= chaos.wrong else 8
-        done = Done(worker, order, self.compute(work, theta, chunk), digest)
+        done = Done(worker, lease, self.compute(work, theta, chunk), digest)
         killed = self.killed.get((chunk.step, chunk.number), 0)
-        if self.random.random() < chaos.loss and killed < chaos.kills:
+        if self.random.random() < chaos.loss and killed < chaos.losses:
             self.killed[chunk.step, chunk.number] = killed + 1
             end = self._later(Lost(worker, "it was killed"), now)
             if self.random.random() < chaos.late:  # cut off, not dead: its answer comes after all
@@ -168,21 +168,21 @@ class VirtualTransport:
         return at
 
 
-def virtual_crew(transport: VirtualTransport, workers: int, on_poison: OnPoison = "abort") -> Crew:
-    """A crew on virtual workers."""
-    return Crew(transport, transport.clock, Dealer(LIMITS, on_poison), workers=workers)
+def virtual_crew(transport: VirtualTransport, workers: int, on_poison: OnPoison = "abort") -> WorkerPool:
+    """A pool on virtual workers."""
+    return WorkerPool(transport, transport.clock, Scheduler(LIMITS, on_poison), workers=workers)
 
 
 class VirtualExecutor(SerialExecutor):
-    """A run on virtual workers. Contributions may go missing on their way to the keeper."""
+    """A run on virtual workers. Contributions may go missing on their way to the coordinator."""
 
-    def __init__(self, worker: Worker, keeper: Keeper, workers: int, seed: int, chaos: Chaos = CALM) -> None:
+    def __init__(self, worker: Worker, coordinator: Coordinator, workers: int, seed: int, chaos: Chaos = CALM) -> None:
         def compute(work: Work, theta: Any, chunk: Chunk) -> Any:
             return worker.learn(theta, chunk) if work == "learn" else worker.score(theta, chunk)
 
         transport = VirtualTransport(workers, seed, compute, chaos)
-        Crew.__init__(self, transport, transport.clock, Dealer(LIMITS), workers=workers)
-        self.keeper, self.numerics = keeper, worker.fingerprint
+        WorkerPool.__init__(self, transport, transport.clock, Scheduler(LIMITS), workers=workers)
+        self.coordinator, self.numerics = coordinator, worker.fingerprint
         self.random, self.chaos = transport.random, chaos
 
     def apply(

@@ -16,7 +16,7 @@ from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec
 from pipeline.core.types import Family, Kind
 from pipeline.nets import NETS
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES
 from pipeline.runs.recorded import RESULTS, Result, recorded
 from pipeline.runs.report import in_the_end
@@ -97,7 +97,7 @@ def _instances(algorithm: type[Algorithm[Any, Any]]) -> Iterator[Algorithm[Any, 
                 try:
                     outputs = spec.outputs if algorithm.head else None
                     body = net(net.Config(), spec.input_shape, outputs, normalised=mode != "none")
-                    yield build(algorithm.Config(), Model(body, mode, spec.input_shape), LOSSES[kind])
+                    yield build(algorithm.Config(), NormalisedNet(body, mode, spec.input_shape), LOSSES[kind])
                     break
                 except ConfigError:
                     continue

@@ -23,11 +23,11 @@ _NAME = re.compile(r"step-(\d{8})\.safetensors")
 
 
 class Checkpoint(NamedTuple):
-    """The run after ``step`` outer steps: tensors, and facts that are JSON."""
+    """The run after ``step`` outer steps: tensors, and metadata that are JSON."""
 
     step: int
     tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 class Checkpoints:
@@ -51,13 +51,13 @@ class Checkpoints:
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """The newest valid checkpoint, and a line for each damaged one that was passed over."""
-        complaints: list[str] = []
+        warnings: list[str] = []
         for step in reversed(self.steps()):
             try:
-                return read_checkpoint(self.storage, name_of(step)), complaints
+                return read_checkpoint(self.storage, name_of(step)), warnings
             except (ResumeError, StorageError) as error:
-                complaints.append(str(error))
-        return None, complaints
+                warnings.append(str(error))
+        return None, warnings
 
 
 def name_of(step: int) -> str:
@@ -65,8 +65,8 @@ def name_of(step: int) -> str:
 
 
 def write_checkpoint(storage: Storage, name: str, checkpoint: Checkpoint) -> None:
-    facts = json.dumps({"format": FORMAT, "step": checkpoint.step, **checkpoint.facts}, sort_keys=True)
-    data = save(checkpoint.tensors, {"facts": facts, "sha256": _digest(checkpoint.tensors, facts)})
+    metadata = json.dumps({"format": FORMAT, "step": checkpoint.step, **checkpoint.metadata}, sort_keys=True)
+    data = save(checkpoint.tensors, {"facts": metadata, "sha256": _digest(checkpoint.tensors, metadata)})
     storage.write(name, data)
     if storage.read(name) != data:
         raise StorageError(f"checkpoint {storage.where}/{name}: does not read back as it was written; see to its disk")
@@ -87,17 +87,17 @@ def read_checkpoint(storage: Storage, name: str) -> Checkpoint:
     if texts.get("sha256") != _digest(tensors, texts.get("facts", "")):
         raise ResumeError(f"{where}: its checksum does not fit its content; it is damaged")
     try:
-        facts = json.loads(texts["facts"])
-        written, step = int(facts["format"]), int(facts["step"])
+        metadata = json.loads(texts["facts"])
+        written, step = int(metadata["format"]), int(metadata["step"])
     except (LookupError, TypeError, ValueError, RecursionError):
-        raise ResumeError(f"{where}: holds no facts of a run; no version of this program wrote it") from None
+        raise ResumeError(f"{where}: holds no metadata of a run; no version of this program wrote it") from None
     if written > FORMAT:
         raise ResumeError(f"{where}: format {written}, this version reads up to format {FORMAT}; use a newer one")
-    return Checkpoint(step, tensors, facts)
+    return Checkpoint(step, tensors, metadata)
 
 
-def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:
-    digest = hashlib.sha256(facts.encode())
+def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    digest = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Theta's keeper: applies outer steps, makes them durable, journals and publishes them.
+"""Theta's coordinator: applies outer steps, makes them durable, journals and publishes them.
 
 The serial executor calls it directly; on a cluster it lives in the parameter actor. It is the same object.
 
@@ -56,7 +56,7 @@ class Durability:
         return step == self.last or (step % self.every == 0 if self.every else since >= self.seconds)
 
 
-class Keeper:
+class Coordinator:
     """One run's state on its way to disk and to people. ``identity`` is what a resume must agree with."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Keeper:
         self.journal, self.publisher, self.accept_numerics = journal, publisher, accept_numerics
         self.numerics: dict[str, Any] = {}
         self._opened = False
-        self._torn = False
+        self._mid_step = False
         self._unjournaled: list[Entry] = []
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
@@ -106,9 +106,9 @@ class Keeper:
             checkpoint, notes = self._newest()
         self.journal.load()
         if checkpoint is not None:
-            self.store.restore(checkpoint.step, checkpoint.tensors, checkpoint.facts["texts"])
-            self.journal.absorb(Entry(*entry) for entry in checkpoint.facts["entries"])
-            self._skipped = list(checkpoint.facts["skipped"])
+            self.store.restore(checkpoint.step, checkpoint.tensors, checkpoint.metadata["texts"])
+            self.journal.absorb(Entry(*entry) for entry in checkpoint.metadata["entries"])
+            self._skipped = list(checkpoint.metadata["skipped"])
             self._best = self._kept_best(notes)
         self._opened, self._saved, self._saved_at = True, self.store.version, self.now()
         self.storage.write("recipe.yaml", self.recipe.encode())
@@ -129,22 +129,22 @@ class Keeper:
         if step <= self.store.version:
             return {}
         start = time.perf_counter()
-        self.settle()
+        self.flush()
         settled = time.perf_counter()
-        self._torn = True  # until the step is whole: interrupted in the middle, theta is nobody's
+        self._mid_step = True  # until the step is whole: interrupted in the middle, theta is nobody's
         norms = self.store.apply(step, contributions)
         reduced = time.perf_counter()
         self._skipped += skipped
         metrics = dict(facts) | {f"train/{name}": value for name, value in norms.items()}
         self._unjournaled = [self.journal.entry("train", step, metrics)]
-        self._torn = False
+        self._mid_step = False
         if self.durability.due(step, self.now() - self._saved_at):
             self._writing = self._writer.submit(self._save, self._checkpoint())
         else:
             self._journal()
         return {"reduction": reduced - settled, "checkpoint": settled - start + time.perf_counter() - reduced}
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until the step before is durable and journaled. Raises what its writing raised."""
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -155,13 +155,13 @@ class Keeper:
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         """Journal metrics that are not an outer step's, durably: no step that is redone brings them back."""
-        self.settle()
+        self.flush()
         self.journal.append(self.journal.entry(kind, step, metrics))
         self.journal.sync()
 
     def keep_best(self, step: int, score: float) -> bool:
         """Keep theta aside when ``score`` (higher is better) is the best so far; theta must be that of ``step``."""
-        self.settle()
+        self.flush()
         if self._best is not None and score <= self._best[1]:
             return False
         self._best = (step, score)
@@ -186,8 +186,8 @@ class Keeper:
     def _close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
         artifacts, unsaved = ["recipe.yaml"], None
         try:
-            self.settle()
-            if self.store.version > self._saved and not self._torn:
+            self.flush()
+            if self.store.version > self._saved and not self._mid_step:
                 self._save(self._checkpoint())
             if summary:
                 data = json.dumps(dict(summary), indent=2, default=float).encode() + b"\n"
@@ -225,30 +225,30 @@ class Keeper:
         return Checkpoint(self.store.version, tensors, facts)
 
     def _newest(self) -> tuple[Checkpoint | None, list[str]]:
-        checkpoint, complaints = self.checkpoints.newest()
+        checkpoint, warnings = self.checkpoints.newest()
         if checkpoint is not None:
             self._check(checkpoint)
-            return checkpoint, [f"{one}; going on from step {checkpoint.step}" for one in complaints]
-        if complaints:
-            raise ResumeError(f"no valid checkpoint: {'; '.join(complaints)}")
+            return checkpoint, [f"{one}; going on from step {checkpoint.step}" for one in warnings]
+        if warnings:
+            raise ResumeError(f"no valid checkpoint: {'; '.join(warnings)}")
         return None, []
 
     def _check(self, checkpoint: Checkpoint) -> None:
         """Raises ``ResumeError`` with each key in which the checkpoint's run and this one differ."""
         where = self.storage.where
-        if checkpoint.facts["format"] != FORMAT:
+        if checkpoint.metadata["format"] != FORMAT:
             raise ResumeError(
-                f"--resume: the checkpoints in {where} have format {checkpoint.facts['format']}, and this version goes "
+                f"--resume: the checkpoints in {where} have format {checkpoint.metadata['format']}, and this version goes "
                 f"on from format {FORMAT}; finish the run with the version that began it, or train anew in another "
                 "--output"
             )
-        wrong = [key for key, kind in RESUMABLE.items() if not isinstance(checkpoint.facts.get(key), kind)]
+        wrong = [key for key, kind in RESUMABLE.items() if not isinstance(checkpoint.metadata.get(key), kind)]
         if wrong:
             raise ResumeError(
                 f"--resume: the checkpoint of step {checkpoint.step} in {where} has no {wrong[0]} to go on from; no "
                 "version of this program wrote it"
             )
-        found = checkpoint.facts["identity"]
+        found = checkpoint.metadata["identity"]
         self.identity.check(found, where)
         if checkpoint.step > self.durability.last:
             raise ResumeError(
@@ -271,7 +271,7 @@ class Keeper:
         if BEST not in self.storage.names(""):
             return None
         try:
-            step, score = read_checkpoint(self.storage, BEST).facts["best"]
+            step, score = read_checkpoint(self.storage, BEST).metadata["best"]
         except (ResumeError, StorageError) as error:
             notes.append(f"{error}; the next validation replaces it")
             return None

@@ -21,7 +21,7 @@ def checkpoint_bytes(parameters: int, itemsize: int, outer: Iterable[Outer]) -> 
     return parameters * itemsize * vectors + FACTS_BYTES
 
 
-def check_room(storage: Storage, checkpoint: int, files: int, entries: int) -> None:
+def check_disk_space(storage: Storage, checkpoint: int, files: int, entries: int) -> None:
     """``files`` checkpoints of ``checkpoint`` bytes and ``entries`` lines of the journal must fit beside what is there.
 
     Raises:

@@ -28,7 +28,7 @@ STATUSES = get_args(Status)
 KILLED_S = 0.5
 
 
-class Run(NamedTuple):
+class TrackedRun(NamedTuple):
     """What the tracker is told once."""
 
     name: str
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 class Publisher:
     """Owns the tracker: nobody else creates, writes or ends the tracked run."""
 
-    def __init__(self, tracker: Tracker, journal: Journal, run: Run, storage: Storage, log_every: int) -> None:
+    def __init__(self, tracker: Tracker, journal: Journal, run: TrackedRun, storage: Storage, log_every: int) -> None:
         self.tracker, self.journal, self.run, self.storage, self.log_every = tracker, journal, run, storage, log_every
         self.last_error: str | None = None
         self._started = False

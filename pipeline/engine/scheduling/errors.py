@@ -1,10 +1,10 @@
-"""What the dealer says of a chunk: its name, and the errors that end a run over it."""
+"""What the scheduler says of a chunk: its name, and the errors that end a run over it."""
 
 from __future__ import annotations
 
 from pipeline.core.failures import ClusterError, CorruptionError, PoisonError
 from pipeline.engine.interfaces import Chunk
-from pipeline.engine.scheduling.events import Order
+from pipeline.engine.scheduling.events import Lease
 
 
 def named(chunk: Chunk) -> str:
@@ -15,15 +15,15 @@ def named(chunk: Chunk) -> str:
 def poison(culprit: Chunk, why: str) -> PoisonError:
     first = culprit.tickets[0]
     return PoisonError(
-        f"{named(culprit)} of seed {first.seed} kills every worker that computes it, the last: {why}. "
+        f"{named(culprit)} of seed {first.seed} losses every worker that computes it, the last: {why}. "
         f"Look at it alone: pipeline.replay(DIR, step={first.step}, number={first.number}); "
         "or leave such tasks out: workers.on_poison=skip"
     )
 
 
-def corrupt(order: Order) -> CorruptionError:
+def corrupt(lease: Lease) -> CorruptionError:
     return CorruptionError(
-        f"{named(order.chunk)}: worker {order.worker} computed other numbers than a worker before it; one of the two "
+        f"{named(lease.chunk)}: worker {lease.worker} computed other numbers than a worker before it; one of the two "
         "machines is faulty, or not what its numerics say. Go on with --resume, without it"
     )
 

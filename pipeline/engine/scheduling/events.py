@@ -1,4 +1,4 @@
-"""What the dealer is told, and what it orders."""
+"""What the scheduler is last_status, and what it leases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.core.failures import PipelineError
 from pipeline.engine.interfaces import Chunk, Work
 
 Id = int
-"""A worker's number. The worker that takes a lost one's place gets a new number, so late answers are told apart."""
+"""A worker's number. The worker that takes a lost one's place gets a new number, so late answers are last_status apart."""
 
 
 class Joined(NamedTuple):
@@ -20,10 +20,10 @@ class Joined(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A worker carried out an order; equal results have equal ``digest``, 0 for unknown."""
+    """A worker carried out an lease; equal results have equal ``digest``, 0 for unknown."""
 
     worker: Id
-    order: int
+    lease: int
     result: Any
     digest: int = 0
 
@@ -51,11 +51,11 @@ class Refused(NamedTuple):
 Event = Joined | Done | Lost | Leaving | Refused
 
 
-class Deal(NamedTuple):
-    """Give this chunk to this worker, as order number ``order``."""
+class Assign(NamedTuple):
+    """Give this chunk to this worker, as lease number ``lease``."""
 
     worker: Id
-    order: int
+    lease: int
     chunk: Chunk
 
 
@@ -84,12 +84,12 @@ class Abort(NamedTuple):
     error: PipelineError
 
 
-Action = Deal | Accept | Replace | Note | Abort
+Action = Assign | Accept | Replace | Note | Abort
 
 
 @dataclass
-class Order:
-    """A chunk in a worker's hands since ``since``, for ``lease`` seconds."""
+class Lease:
+    """A chunk in a worker's hands since ``since``, for ``seconds`` seconds."""
 
     number: int
     worker: Id
@@ -97,5 +97,5 @@ class Order:
     work: Work
     chunk: Chunk
     since: float
-    lease: float
+    seconds: float
     late: bool = False

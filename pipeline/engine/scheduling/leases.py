@@ -6,16 +6,16 @@ import statistics
 from collections import deque
 
 from pipeline.engine.interfaces import Work
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.timeouts import Timeouts
 
 MEMORY = 64
 
 
-class Pace:
+class LeaseTimes:
     """The last ``MEMORY`` durations in seconds of each kind of work."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, timeouts: Timeouts) -> None:
+        self.timeouts = timeouts
         self.durations: dict[Work, deque[float]] = {"learn": deque(maxlen=MEMORY), "score": deque(maxlen=MEMORY)}
 
     def add(self, work: Work, seconds: float) -> None:
@@ -24,10 +24,12 @@ class Pace:
     def lease(self, work: Work) -> float:
         """Seconds that a worker may keep a chunk."""
         known = self.durations[work]
-        usual = self.limits.lease_factor * statistics.median(known) if known else self.limits.first_lease_s
-        return max(self.limits.lease_s, usual)
+        usual = self.timeouts.lease_factor * statistics.median(known) if known else self.timeouts.first_lease_s
+        return max(self.timeouts.lease_s, usual)
 
     def copy_after(self, work: Work) -> float:
         """Seconds after which an idle worker gets a copy of a chunk."""
         known = self.durations[work]
-        return max(self.limits.copy_s, self.limits.copy_factor * statistics.median(known)) if known else float("inf")
+        return (
+            max(self.timeouts.copy_s, self.timeouts.copy_factor * statistics.median(known)) if known else float("inf")
+        )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.timeouts import Timeouts
 
 FORGIVEN = 0.25
 """Losses that one finished chunk makes up for."""
 
 
-class Places:
+class Quarantine:
     """A machine rests after its second loss, each time twice as long. One loss is an accident."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, timeouts: Timeouts) -> None:
+        self.timeouts = timeouts
         self.losses: dict[str, float] = {}
         self.until: dict[str, float] = {}
 
@@ -21,7 +21,7 @@ class Places:
         losses = self.losses[place] = self.losses.get(place, 0.0) + 1.0
         if losses < 2.0:
             return None
-        shortest, longest = self.limits.rest_s
+        shortest, longest = self.timeouts.backoff_s
         rest: float = min(shortest * 2.0 ** (losses - 2.0), longest)
         self.until[place] = now + rest
         return rest
@@ -31,5 +31,5 @@ class Places:
         if place in self.losses:
             self.losses[place] = max(0.0, self.losses[place] - FORGIVEN)
 
-    def rested(self, place: str, now: float) -> bool:
+    def available(self, place: str, now: float) -> bool:
         return now >= self.until.get(place, now)

@@ -22,42 +22,42 @@ from pipeline.engine.scheduling.events import (
     Abort,
     Accept,
     Action,
-    Deal,
+    Assign,
     Done,
     Event,
     Id,
     Joined,
+    Lease,
     Leaving,
     Lost,
     Note,
-    Order,
     Refused,
     Replace,
 )
-from pipeline.engine.scheduling.leases import Pace
-from pipeline.engine.scheduling.quarantine import Places
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.leases import LeaseTimes
+from pipeline.engine.scheduling.quarantine import Quarantine
+from pipeline.engine.scheduling.timeouts import Timeouts
 
-MAX_KILLS = 3
+MAX_LOSSES = 3
 """Workers that a chunk may take with it before it is taken for poison."""
 
 OnPoison = Literal["abort", "skip"]
 
 
-class Dealer:
-    """Deals a round's chunks in order to idle workers."""
+class Scheduler:
+    """Deals a round's chunks in lease to idle workers."""
 
-    def __init__(self, limits: Limits, on_poison: OnPoison = "abort") -> None:
+    def __init__(self, timeouts: Timeouts, on_poison: OnPoison = "abort") -> None:
         # Fixed at construction.
-        self.limits, self.on_poison = limits, on_poison
+        self.timeouts, self.on_poison = timeouts, on_poison
         # Changes as workers come and go.
         self.workers: dict[Id, str] = {}
         self.idle: deque[Id] = deque()
-        self.busy: dict[Id, Order] = {}
+        self.busy: dict[Id, Lease] = {}
         self.leaving: set[Id] = set()
-        self.places, self.pace = Places(limits), Pace(limits)
-        self.alone_since: float | None = None
-        self.told = 0.0
+        self.quarantine, self.lease_times = Quarantine(timeouts), LeaseTimes(timeouts)
+        self.no_workers_since: float | None = None
+        self.last_status = 0.0
         self.poisoned: set[str] = set()
         self._numbers = itertools.count(1)
         # Changes every round. A chunk under trial is open, and its tasks wait in its place.
@@ -65,12 +65,12 @@ class Dealer:
         self.work: Work = "learn"
         self.waiting: deque[Chunk] = deque()
         self.open: dict[int, Chunk] = {}
-        self.kills: dict[Chunk, int] = {}
+        self.losses: dict[Chunk, int] = {}
         self.patience: dict[Chunk, float] = {}
-        self.trials: dict[int, set[Chunk]] = {}
-        self.tried: set[int] = set()
+        self.isolated: dict[int, set[Chunk]] = {}
+        self.isolated_once: set[int] = set()
         # Of this round and the one before it.
-        self.orders: dict[int, Order] = {}
+        self.leases: dict[int, Lease] = {}
         self.accepted: dict[tuple[int, Chunk], int] = {}
 
     @property
@@ -79,22 +79,22 @@ class Dealer:
 
     def submit(self, work: Work, chunks: Sequence[Chunk], now: float) -> list[Action]:
         """Begin a round; what workers still compute for an earlier one will be dropped."""
-        self.orders = {number: order for number, order in self.orders.items() if order.round == self.round}
+        self.leases = {number: lease for number, lease in self.leases.items() if lease.round == self.round}
         self.accepted = {(of, chunk): digest for (of, chunk), digest in self.accepted.items() if of == self.round}
         self.round, self.work = self.round + 1, work
         self.waiting = deque(self._without_poison(chunk) for chunk in chunks)
         self.open = {chunk.number: chunk for chunk in self.waiting}
-        self.kills, self.patience, self.trials, self.tried = {}, {}, {}, set()
-        self.alone_since = None
-        return self._deal(now)
+        self.losses, self.patience, self.isolated, self.isolated_once = {}, {}, {}, set()
+        self.no_workers_since = None
+        return self._assign(now)
 
     def on(self, event: Event, now: float) -> list[Action]:
         match event:
             case Joined(worker, place):
-                self.alone_since = None
+                self.no_workers_since = None
                 self.workers[worker] = place
                 self.idle.append(worker)
-                return self._deal(now)
+                return self._assign(now)
             case Done():
                 return self._done(event, now)
             case Lost(worker, why):
@@ -107,68 +107,68 @@ class Dealer:
     def tick(self, now: float) -> list[Action]:
         """Time passes: leases end, rests end, copies are made, patience ends."""
         actions: list[Action] = []
-        for order in list(self.busy.values()):
-            actions += self._check_lease(order, now)
-        return actions + self._deal(now) + self._copy(now) + self._alone(now)
+        for lease in list(self.busy.values()):
+            actions += self._check_lease(lease, now)
+        return actions + self._assign(now) + self._copy(now) + self._alone(now)
 
     def wait(self, now: float) -> float:
         """Seconds until time alone may change something; one at most."""
-        moments = [order.since + (2 if order.late else 1) * order.lease for order in self.busy.values()]
+        moments = [lease.since + (2 if lease.late else 1) * lease.seconds for lease in self.busy.values()]
         if self.idle:
-            moments += [order.since + self.pace.copy_after(self.work) for order in self._copyable()]
-            moments += [self.places.until.get(self.workers[worker], now) for worker in self.idle]
+            moments += [lease.since + self.lease_times.copy_after(self.work) for lease in self._copyable()]
+            moments += [self.quarantine.until.get(self.workers[worker], now) for worker in self.idle]
         return min([1.0, *(max(moment - now, 0.01) for moment in moments if moment > now)])
 
     # What happened.
 
     def _done(self, event: Done, now: float) -> list[Action]:
         actions = self._freed(event, now)
-        order = self.orders.get(event.order)
-        if order is None:
-            return actions + self._deal(now)
-        number, accepted = order.chunk.number, self.accepted.get((order.round, order.chunk), event.digest)
+        lease = self.leases.get(event.lease)
+        if lease is None:
+            return actions + self._assign(now)
+        number, accepted = lease.chunk.number, self.accepted.get((lease.round, lease.chunk), event.digest)
         if accepted != event.digest:
-            return [Abort(corrupt(order))]
-        if order.round == self.round and self.open.get(number) == order.chunk:
+            return [Abort(corrupt(lease))]
+        if lease.round == self.round and self.open.get(number) == lease.chunk:
             del self.open[number]
-            self.trials.pop(number, None)
+            self.isolated.pop(number, None)
             self.waiting = deque(chunk for chunk in self.waiting if chunk.number != number)
-            self.accepted[self.round, order.chunk] = event.digest
+            self.accepted[self.round, lease.chunk] = event.digest
             actions.append(Accept(number, event.result))
-        elif order.round == self.round and order.chunk in self.trials.get(number, ()):
-            self._acquit(order.chunk)
-        return actions + self._deal(now)
+        elif lease.round == self.round and lease.chunk in self.isolated.get(number, ()):
+            self._clear(lease.chunk)
+        return actions + self._assign(now)
 
     def _freed(self, event: Done, now: float) -> list[Action]:
         # An answer that comes late says nothing about what its worker does now.
-        order = self.busy.get(event.worker)
-        if order is None or order.number != event.order:
+        lease = self.busy.get(event.worker)
+        if lease is None or lease.number != event.lease:
             return []
         del self.busy[event.worker]
-        self.pace.add(order.work, now - order.since)
-        self.places.done(self.workers[event.worker])
+        self.lease_times.add(lease.work, now - lease.since)
+        self.quarantine.done(self.workers[event.worker])
         if event.worker not in self.leaving:
             self.idle.append(event.worker)
             return []
         return self._forget(event.worker)
 
     def _lost(self, worker: Id, why: str, now: float) -> list[Action]:
-        order, place, expected = self.busy.pop(worker, None), self.workers.get(worker, ""), worker in self.leaving
+        lease, place, expected = self.busy.pop(worker, None), self.workers.get(worker, ""), worker in self.leaving
         actions = self._forget(worker)
-        wanted = order is not None and order.round == self.round and self._wanted(order.chunk)
-        if order is not None and wanted and not expected:
-            kills = self.kills[order.chunk] = self.kills.get(order.chunk, 0) + 1
-            if kills >= MAX_KILLS:
-                return actions + self._suspect(order.chunk, why) + self._deal(now)
+        wanted = lease is not None and lease.round == self.round and self._wanted(lease.chunk)
+        if lease is not None and wanted and not expected:
+            losses = self.losses[lease.chunk] = self.losses.get(lease.chunk, 0) + 1
+            if losses >= MAX_LOSSES:
+                return actions + self._isolate(lease.chunk, why) + self._assign(now)
             # A second worker lost on the same chunk speaks against the chunk.
-            expected = kills > 1
+            expected = losses > 1
         if not expected:
-            rest = self.places.lost(place, now)
+            rest = self.quarantine.lost(place, now)
             if rest is not None:
                 actions.append(Note(f"machine {place or 'here'} keeps losing workers: it rests for {rest:.0f} s"))
-        if order is not None and wanted and not self._in_hand(order.chunk):
-            self.waiting.appendleft(order.chunk)
-        return actions + self._deal(now)
+        if lease is not None and wanted and not self._in_hand(lease.chunk):
+            self.waiting.appendleft(lease.chunk)
+        return actions + self._assign(now)
 
     def _leave(self, worker: Id) -> list[Action]:
         if worker in self.busy:
@@ -185,84 +185,88 @@ class Dealer:
 
     # Time.
 
-    def _check_lease(self, order: Order, now: float) -> list[Action]:
-        held = now - order.since
-        if now >= order.since + 2 * order.lease:
-            return self._lost(order.worker, f"it did not answer for {held:.0f} s", now)
-        if now < order.since + order.lease or order.late:
+    def _check_lease(self, lease: Lease, now: float) -> list[Action]:
+        held = now - lease.since
+        if now >= lease.since + 2 * lease.seconds:
+            return self._lost(lease.worker, f"it did not answer for {held:.0f} s", now)
+        if now < lease.since + lease.seconds or lease.late:
             return []
-        order.late = True
-        if order.round != self.round or not self._wanted(order.chunk) or self._in_hand(order.chunk):
+        lease.late = True
+        if lease.round != self.round or not self._wanted(lease.chunk) or self._in_hand(lease.chunk):
             return []
-        self.patience[order.chunk] = 2 * self.patience.get(order.chunk, 1.0)
-        self.waiting.appendleft(order.chunk)
-        return [Note(f"worker {order.worker} has {named(order.chunk)} for {held:.0f} s: it is dealt again")]
+        self.patience[lease.chunk] = 2 * self.patience.get(lease.chunk, 1.0)
+        self.waiting.appendleft(lease.chunk)
+        return [Note(f"worker {lease.worker} has {named(lease.chunk)} for {held:.0f} s: it is dealt again")]
 
-    def _copyable(self) -> list[Order]:
+    def _copyable(self) -> list[Lease]:
         """Orders of this round whose chunk is in one worker's hands alone."""
-        orders = [order for order in self.busy.values() if order.round == self.round and self._wanted(order.chunk)]
-        chunks = [order.chunk for order in orders]
-        return [order for order in orders if chunks.count(order.chunk) == 1]
+        leases = [lease for lease in self.busy.values() if lease.round == self.round and self._wanted(lease.chunk)]
+        chunks = [lease.chunk for lease in leases]
+        return [lease for lease in leases if chunks.count(lease.chunk) == 1]
 
     def _copy(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        for order in sorted(self._copyable(), key=lambda one: one.since) if self.idle and not self.waiting else ():
-            worker = self._rested(now)
-            if worker is None or now < order.since + self.pace.copy_after(self.work):
+        for lease in sorted(self._copyable(), key=lambda one: one.since) if self.idle and not self.waiting else ():
+            worker = self._next_idle(now)
+            if worker is None or now < lease.since + self.lease_times.copy_after(self.work):
                 break
-            actions.append(self._give(worker, order.chunk, now))
+            actions.append(self._lease_to(worker, lease.chunk, now))
         return actions
 
     def _alone(self, now: float) -> list[Action]:
         """With no worker at all a round waits a while, says so, and is given up in the end."""
         if self.workers or self.finished:
-            self.alone_since = None
+            self.no_workers_since = None
             return []
-        if self.alone_since is None:
-            self.alone_since = self.told = now
-        waited, limit = now - self.alone_since, self.limits.wait_s
+        if self.no_workers_since is None:
+            self.no_workers_since = self.last_status = now
+        waited, limit = now - self.no_workers_since, self.timeouts.wait_s
         if waited >= limit:
             return [Abort(nobody(limit))]
-        if now - self.told < self.limits.status_s:
+        if now - self.last_status < self.timeouts.status_s:
             return []
-        self.told = now
+        self.last_status = now
         return [Note(f"no worker is left: waiting for {waited:.0f} s, {limit:.0f} s at most")]
 
     # Poison.
 
-    def _suspect(self, chunk: Chunk, why: str) -> list[Action]:
-        """A chunk took ``MAX_KILLS`` workers with it: try its tasks alone, or pass the verdict."""
+    def _isolate(self, chunk: Chunk, why: str) -> list[Action]:
+        """A chunk took ``MAX_LOSSES`` workers with it: try its tasks alone, or pass the verdict."""
         number = chunk.number
         self.waiting = deque(other for other in self.waiting if other != chunk)
-        if len(chunk.tickets) == 1 or number in self.tried:
-            return self._condemn(chunk, why)
-        self.tried.add(number)
-        self.trials[number] = {chunk._replace(tickets=(ticket,)) for ticket in chunk.tickets}
+        if len(chunk.tickets) == 1 or number in self.isolated_once:
+            return self._give_up_on(chunk, why)
+        self.isolated_once.add(number)
+        self.isolated[number] = {chunk._replace(tickets=(ticket,)) for ticket in chunk.tickets}
         self.waiting.extendleft(chunk._replace(tickets=(ticket,)) for ticket in reversed(chunk.tickets))
-        return [Note(f"{named(chunk)} took {MAX_KILLS} workers with it, the last: {why}; its tasks are tried alone")]
+        return [
+            Note(
+                f"{named(chunk)} took {MAX_LOSSES} workers with it, the last: {why}; its tasks are isolated_once alone"
+            )
+        ]
 
-    def _acquit(self, task: Chunk) -> None:
+    def _clear(self, task: Chunk) -> None:
         """A task did no harm alone. If none does, the chunk as a whole gets another chance."""
         self.waiting = deque(other for other in self.waiting if other != task)
-        self.trials[task.number].discard(task)
-        if not self.trials[task.number]:
-            del self.trials[task.number]
+        self.isolated[task.number].discard(task)
+        if not self.isolated[task.number]:
+            del self.isolated[task.number]
             whole = self.open[task.number]
-            self.kills[whole] = 0
+            self.losses[whole] = 0
             self.waiting.appendleft(whole)
 
-    def _condemn(self, culprit: Chunk, why: str) -> list[Action]:
+    def _give_up_on(self, culprit: Chunk, why: str) -> list[Action]:
         whole = self.open[culprit.number]
         left = tuple(ticket for ticket in whole.tickets if ticket not in culprit.tickets)
         if self.on_poison == "abort" or self.work == "score" or not left:
             return [Abort(poison(culprit, why))]
         self.poisoned |= {ticket.id for ticket in culprit.tickets}
-        self.trials.pop(culprit.number, None)
-        self.tried.discard(culprit.number)
+        self.isolated.pop(culprit.number, None)
+        self.isolated_once.discard(culprit.number)
         self.waiting = deque(chunk for chunk in self.waiting if chunk.number != culprit.number)
         self.open[culprit.number] = whole._replace(tickets=left)
         self.waiting.appendleft(self.open[culprit.number])
-        return [Note(f"{named(culprit)} kills its worker ({why}): it is skipped")]
+        return [Note(f"{named(culprit)} losses its worker ({why}): it is skipped")]
 
     def _without_poison(self, chunk: Chunk) -> Chunk:
         left = tuple(ticket for ticket in chunk.tickets if ticket.id not in self.poisoned)
@@ -273,28 +277,28 @@ class Dealer:
     def _wanted(self, chunk: Chunk) -> bool:
         """Whether an answer for it would be of use: it is open, or a task of a chunk under trial."""
         number = chunk.number
-        return chunk in self.trials[number] if number in self.trials else self.open.get(number) == chunk
+        return chunk in self.isolated[number] if number in self.isolated else self.open.get(number) == chunk
 
     def _in_hand(self, chunk: Chunk) -> bool:
         """Whether it waits to be dealt, or a worker has it that is not late."""
         return chunk in self.waiting or any(
-            order.round == self.round and order.chunk == chunk and not order.late for order in self.busy.values()
+            lease.round == self.round and lease.chunk == chunk and not lease.late for lease in self.busy.values()
         )
 
-    def _rested(self, now: float) -> Id | None:
+    def _next_idle(self, now: float) -> Id | None:
         """The worker that was idle longest, of those whose machine does not rest; of all, if all rest."""
-        awake = {worker for worker, place in self.workers.items() if self.places.rested(place, now)}
+        awake = {worker for worker, place in self.workers.items() if self.quarantine.available(place, now)}
         return next((worker for worker in self.idle if worker in awake or not awake), None)
 
-    def _deal(self, now: float) -> list[Action]:
+    def _assign(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        while self.waiting and (worker := self._rested(now)) is not None:
-            actions.append(self._give(worker, self.waiting.popleft(), now))
+        while self.waiting and (worker := self._next_idle(now)) is not None:
+            actions.append(self._lease_to(worker, self.waiting.popleft(), now))
         return actions
 
-    def _give(self, worker: Id, chunk: Chunk, now: float) -> Deal:
+    def _lease_to(self, worker: Id, chunk: Chunk, now: float) -> Assign:
         self.idle.remove(worker)
-        lease = self.pace.lease(self.work) * self.patience.get(chunk, 1.0)
-        order = Order(next(self._numbers), worker, self.round, self.work, chunk, now, lease)
-        self.busy[worker] = self.orders[order.number] = order
-        return Deal(worker, order.number, chunk)
+        seconds = self.lease_times.lease(self.work) * self.patience.get(chunk, 1.0)
+        lease = Lease(next(self._numbers), worker, self.round, self.work, chunk, now, seconds)
+        self.busy[worker] = self.leases[lease.number] = lease
+        return Assign(worker, lease.number, chunk)

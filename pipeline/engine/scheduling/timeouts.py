@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Limits:
+class Timeouts:
     """Times in seconds. A chunk's lease is ``lease_factor`` times the median of its kind, and ``lease_s`` at least."""
 
     # Workers.
@@ -16,7 +16,10 @@ class Limits:
     lease_factor: float = 5.0
     copy_factor: float = 3.0  # medians after which an idle worker gets a copy of a chunk
     copy_s: float = 0.2  # and at least this long: copying shorter ones costs more than it saves
-    rest_s: tuple[float, float] = (10.0, 100.0)  # of a machine that loses its workers: the first rest, and the longest
+    backoff_s: tuple[float, float] = (
+        10.0,
+        100.0,
+    )  # of a machine that loses its workers: the first rest, and the longest
     status_s: float = 10.0  # between two lines that say what is waited for
     start_s: float = 120.0  # until a worker or the parameter actor stands
     # The parameter actor.

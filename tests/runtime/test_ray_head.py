@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from pipeline.core.failures import ClusterError, Stopped
-from pipeline.runtime.ray_head import Head
+from pipeline.runtime.ray_head import RayHead
 
 
 def listening(port: int = 0) -> socket.socket:
@@ -20,7 +20,7 @@ def address_of(server: socket.socket) -> str:
 
 def test_a_head_that_answers_is_not_waited_for():
     with listening() as server:
-        head = Head(address_of(server), lambda: pytest.fail("waited"))
+        head = RayHead(address_of(server), lambda: pytest.fail("waited"))
         head.wait()
     head.watch()
     assert not head.gone, "it was looked at a moment ago"
@@ -34,7 +34,7 @@ def test_a_head_that_comes_back_in_time_is_gone_on_with():
         assert head.gone
         back.append(listening(port))
 
-    head, port = Head(address_of(first), start_again), first.getsockname()[1]
+    head, port = RayHead(address_of(first), start_again), first.getsockname()[1]
     first.close()
     head.wait()
     assert not head.gone
@@ -44,7 +44,7 @@ def test_a_head_that_comes_back_in_time_is_gone_on_with():
 
 def test_a_head_that_stays_away_ends_the_run_in_one_line():
     with listening() as server:
-        head = Head(address_of(server), lambda: None, patience_s=0.0)
+        head = RayHead(address_of(server), lambda: None, patience_s=0.0)
     with pytest.raises(ClusterError, match=rf"the Ray head at {head.address} has not answered for 0 s.*--resume"):
         head.wait()
     assert head.gone
@@ -55,7 +55,7 @@ def test_a_signal_is_seen_while_the_head_is_waited_for():
         raise Stopped(15)
 
     with listening() as server:
-        head = Head(address_of(server), asked)
+        head = RayHead(address_of(server), asked)
     with pytest.raises(Stopped):
         head.wait()
     assert head.gone

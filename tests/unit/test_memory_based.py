@@ -16,10 +16,10 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import cross_entropy
 from pipeline.core.source import Spec
-from pipeline.core.types import Batch, Context, MetaParams, Sequence, Task
-from pipeline.families.memory import Reading, accuracy_by_instance
+from pipeline.core.types import Batch, Context, MetaParams, Stream, Task
+from pipeline.families.memory import MemoryBased, accuracy_by_instance
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.serving.learner import Learner
 from tests.contract.cases import small
 
@@ -27,17 +27,17 @@ pytestmark = pytest.mark.usefixtures("torch_threads")
 
 WAYS, STEPS, INPUTS = 3, 9, 5
 EXACT = {"rtol": 0.0, "atol": 1e-12}
-NAMES = [name for name, kind in ALGORITHMS.items() if issubclass(kind, Reading)]
+NAMES = [name for name, kind in ALGORITHMS.items() if issubclass(kind, MemoryBased)]
 CONTEXT = Context(0, "evaluate", WAYS, {})
 
 
-def made(name: str, mode: str = "none", hidden: tuple[int, ...] = (), **settings: Any) -> Reading:
+def made(name: str, mode: str = "none", hidden: tuple[int, ...] = (), **settings: Any) -> MemoryBased:
     net = MLP(MLP.Config(hidden=hidden), (INPUTS,), WAYS, normalised=False)
     config = replace(small(ALGORITHMS[name].Config), **settings)
-    return ALGORITHMS[name](config, Model(net, mode, (INPUTS,)), cross_entropy)
+    return ALGORITHMS[name](config, NormalisedNet(net, mode, (INPUTS,)), cross_entropy)
 
 
-def theta_of(algorithm: Reading) -> MetaParams:
+def theta_of(algorithm: MemoryBased) -> MetaParams:
     """Not as it starts, where a memory is all but empty."""
     rng = np.random.default_rng(1)
     leaves = algorithm.init(rng)["model"]
@@ -46,19 +46,19 @@ def theta_of(algorithm: Reading) -> MetaParams:
     }
 
 
-def sequence(steps: int = STEPS) -> Sequence:
+def sequence(steps: int = STEPS) -> Stream:
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(STEPS, INPUTS)), rng.permutation(np.arange(STEPS) % WAYS)
-    return Sequence(torch.from_numpy(x[:steps]), torch.from_numpy(y[:steps]))
+    return Stream(torch.from_numpy(x[:steps]), torch.from_numpy(y[:steps]))
 
 
-def logits(algorithm: Reading, theta: MetaParams, of: Sequence) -> Tensor:
-    nothing = algorithm.adapt(theta, Sequence(of.x[:0], of.y[:0]), CONTEXT)
+def logits(algorithm: MemoryBased, theta: MetaParams, of: Stream) -> Tensor:
+    nothing = algorithm.adapt(theta, Stream(of.x[:0], of.y[:0]), CONTEXT)
     return algorithm._read(nothing, of.x, of.y)[0]
 
 
 @pytest.fixture(params=NAMES)
-def algorithm(request) -> Reading:
+def algorithm(request) -> MemoryBased:
     return made(request.param)
 
 
@@ -71,7 +71,7 @@ def test_a_label_is_shown_one_step_after_its_answer(algorithm, changed):
     theta, of = theta_of(algorithm), sequence()
     y = of.y.clone()
     y[changed] = (y[changed] + 1) % WAYS
-    before, after = logits(algorithm, theta, of), logits(algorithm, theta, Sequence(of.x, y))
+    before, after = logits(algorithm, theta, of), logits(algorithm, theta, Stream(of.x, y))
     assert torch.equal(before[: changed + 1], after[: changed + 1]), "an answer knew the label of its own step"
     moved = (before[changed + 1 :] - after[changed + 1 :]).abs().amax(1)
     assert (moved > 1e-9).all(), "a label that was shown changed nothing"
@@ -90,14 +90,14 @@ def test_a_query_after_a_sequence_is_its_next_step(algorithm):
     theta, of = theta_of(algorithm), sequence()
     expected = logits(algorithm, theta, of)
     for step in range(STEPS):
-        adapted = algorithm.adapt(theta, Sequence(of.x[:step], of.y[:step]), CONTEXT)
+        adapted = algorithm.adapt(theta, Stream(of.x[:step], of.y[:step]), CONTEXT)
         assert_close(algorithm.predict(adapted, of.x[step:])[0], expected[step], **EXACT)
 
 
 def test_a_sequence_goes_on_after_its_support_set(algorithm):
     theta, of = theta_of(algorithm), sequence()
-    adapted = algorithm.adapt(theta, Sequence(of.x[:4], of.y[:4]), CONTEXT)
-    rest = Sequence(of.x[4:], of.y[4:])
+    adapted = algorithm.adapt(theta, Stream(of.x[:4], of.y[:4]), CONTEXT)
+    rest = Stream(of.x[4:], of.y[4:])
     expected = cross_entropy(logits(algorithm, theta, of)[4:], rest.y)
     assert_close(algorithm.score(adapted, rest, CONTEXT).loss, expected.loss, **EXACT)
 
@@ -120,7 +120,7 @@ def test_a_support_set_is_read_in_an_order_that_the_ticket_draws(algorithm):
 def test_what_was_read_in_one_task_is_not_there_in_the_next(algorithm):
     theta, of = theta_of(algorithm), sequence()
     first = logits(algorithm, theta, of)
-    logits(algorithm, theta, Sequence(of.x.flip(0), of.y.flip(0)))
+    logits(algorithm, theta, Stream(of.x.flip(0), of.y.flip(0)))
     assert torch.equal(logits(algorithm, theta, of), first)
 
 
@@ -137,7 +137,7 @@ def test_accuracy_is_counted_by_instance():
 
 def test_a_sequences_metrics_are_its_accuracy_and_that_of_each_instance(algorithm):
     theta, of = theta_of(algorithm), sequence()
-    score = algorithm.score(algorithm.adapt(theta, Sequence(of.x[:0], of.y[:0]), CONTEXT), of, CONTEXT)
+    score = algorithm.score(algorithm.adapt(theta, Stream(of.x[:0], of.y[:0]), CONTEXT), of, CONTEXT)
     by_instance = [score.metrics[f"accuracy_{k}"] for k in (1, 2, 3)]
     assert set(score.metrics) == {"accuracy", "accuracy_1", "accuracy_2", "accuracy_3"}
     assert_close(torch.stack(by_instance).mean(), score.metrics["accuracy"], **EXACT)
@@ -149,7 +149,7 @@ def test_who_trained_on_sequences_serves_support_sets(algorithm):
     predictor = learner.adapt(of.x.numpy(), [("b", "a", "c")[slot] for slot in of.y])
     assert set(predictor.predict(of.x.numpy())) <= {"a", "b", "c"}
     first = torch.tensor([predictor.labels.index(("b", "a", "c")[slot]) for slot in of.y])
-    expected = algorithm.predict(algorithm.adapt(theta, Sequence(of.x, first), CONTEXT), of.x)
+    expected = algorithm.predict(algorithm.adapt(theta, Stream(of.x, first), CONTEXT), of.x)
     assert_close(torch.from_numpy(predictor.outputs(of.x.numpy())), expected, **EXACT)
 
 

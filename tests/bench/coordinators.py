@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pipeline import build
 from pipeline.core.types import Contribution
-from pipeline.engine.durability.coordinator import Durability, Keeper
+from pipeline.engine.durability.coordinator import Coordinator, Durability
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.interfaces import Entry, Status
 from pipeline.storage.interface import Storage
@@ -23,15 +23,15 @@ from tests.quiet_runs import BuildQuietKeeper
 
 T = TypeVar("T")
 JOURNALING = ("entry", "absorb", "pending", "sync")
-"""What ``Keeper.apply`` calls of a journal."""
+"""What ``Coordinator.apply`` calls of a journal."""
 
 
 class Spent(NamedTuple):
-    """Seconds of one outer step in the keeper.
+    """Seconds of one outer step in the coordinator.
 
-    ``journal`` is wall time of the keeper's own thread: with it goes whatever it waits for there, be it the disk, the
-    publisher's lock or the interpreter's; and of the writing of the step before, what the keeper still waited for and
-    was the journal's, at worst. ``stolen`` is CPU time of the publisher's thread meanwhile: at worst, the keeper waited
+    ``journal`` is wall time of the coordinator's own thread: with it goes whatever it waits for there, be it the disk, the
+    publisher's lock or the interpreter's; and of the writing of the step before, what the coordinator still waited for and
+    was the journal's, at worst. ``stolen`` is CPU time of the publisher's thread meanwhile: at worst, the coordinator waited
     for all of it. ``published`` is CPU time of that thread since the step before. To write the entries that a
     checkpoint carries is not in here: that is the checkpoint's.
     """
@@ -45,46 +45,46 @@ class Spent(NamedTuple):
 
 @dataclass(frozen=True)
 class BuildTimedKeeper:
-    """The keeper of a real run; when it is closed, what it ``Spent`` lies at ``notes``, one list a line."""
+    """The coordinator of a real run; when it is closed, what it ``Spent`` lies at ``notes``, one list a line."""
 
     recipe: str
     folder: str
     notes: str
 
     def __call__(self) -> TimedKeeper:
-        real = build.BuildKeeper(self.recipe, self.folder, commit="", accept_numerics=False)()
+        real = build.BuildCoordinator(self.recipe, self.folder, commit="", accept_numerics=False)()
         return TimedKeeper(real, Path(self.notes))
 
 
 class TimedKeeper:
-    """A keeper with a stopwatch; in all else it is the keeper."""
+    """A coordinator with a stopwatch; in all else it is the coordinator."""
 
-    def __init__(self, keeper: Keeper, notes: Path) -> None:
-        self.keeper, self.notes = keeper, notes
+    def __init__(self, coordinator: Coordinator, notes: Path) -> None:
+        self.coordinator, self.notes = coordinator, notes
         self.spent: list[Spent] = []
         self._thread, self._publisher = 0, 0
         self._journal = self._behind = self._published = 0.0
         for name in JOURNALING:
-            setattr(keeper.journal, name, self._timed(getattr(keeper.journal, name)))
-        self._settle = keeper.settle
-        keeper.settle = self._settled  # type: ignore[method-assign]
+            setattr(coordinator.journal, name, self._timed(getattr(coordinator.journal, name)))
+        self._settle = coordinator.flush
+        coordinator.flush = self._settled  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.keeper, name)
+        return getattr(self.coordinator, name)
 
     def apply(
         self, step: int, contributions: Sequence[Contribution], facts: Mapping[str, float], skipped: Sequence[str]
     ) -> dict[str, float]:
         self._thread, self._journal = threading.get_ident(), 0.0
         before, start = self._cpu(), time.perf_counter()
-        seconds = self.keeper.apply(step, contributions, facts, skipped)
+        seconds = self.coordinator.apply(step, contributions, facts, skipped)
         spent, after = time.perf_counter() - start, self._cpu()
         self.spent.append(Spent(step, spent, self._journal, after - before, after - self._published))
         self._thread, self._published = 0, after
         return seconds
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        problem = self.keeper.close(status, summary)
+        problem = self.coordinator.close(status, summary)
         self.notes.write_text("".join(f"{json.dumps(one)}\n" for one in self.spent))
         return problem
 
@@ -158,14 +158,16 @@ class JournalByTurns(Journal):
 
 @dataclass(frozen=True)
 class BuildKeeperByTurns:
-    """A keeper that sends nothing to a tracker, and is as safe as the real one in every second stretch of steps."""
+    """A coordinator that sends nothing to a tracker, and is as safe as the real one in every second stretch of steps."""
 
     recipe: str
     folder: str
     turns: Turns
 
-    def __call__(self) -> Keeper:
-        keeper = BuildQuietKeeper(self.recipe, self.folder)()
-        keeper.durability = SafeByTurns(1, keeper.durability.last, keeper.durability.keep, turns=self.turns)
-        keeper.journal = keeper.publisher.journal = JournalByTurns(keeper.storage, self.turns)
-        return keeper
+    def __call__(self) -> Coordinator:
+        coordinator = BuildQuietKeeper(self.recipe, self.folder)()
+        coordinator.durability = SafeByTurns(
+            1, coordinator.durability.last, coordinator.durability.keep, turns=self.turns
+        )
+        coordinator.journal = coordinator.publisher.journal = JournalByTurns(coordinator.storage, self.turns)
+        return coordinator

@@ -1,4 +1,4 @@
-"""The dealer under hundreds of schedules in virtual time: whatever happens to workers, each chunk counts once."""
+"""The scheduler under hundreds of schedules in virtual time: whatever happens to workers, each chunk counts once."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pipeline.core.flat import sha256
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape
 from pipeline.engine import loop
-from pipeline.engine.durability.coordinator import Durability, Keeper
+from pipeline.engine.durability.coordinator import Coordinator, Durability
 from pipeline.engine.durability.identity import Identity
 from pipeline.engine.durability.journal import Journal
-from pipeline.engine.durability.publisher import Publisher, Run
+from pipeline.engine.durability.publisher import Publisher, TrackedRun
 from pipeline.engine.evaluate import EvaluationPlan, chunks_of, evaluate
 from pipeline.engine.interfaces import Chunk, Report, Work
 from pipeline.engine.loop import Plan
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.store import Store
-from pipeline.engine.scheduling.events import Abort, Accept, Deal, Done, Joined, Leaving, Lost, Note, Replace
-from pipeline.engine.scheduling.pool import Crew
-from pipeline.engine.scheduling.quarantine import Places
-from pipeline.engine.scheduling.scheduler import MAX_KILLS, Dealer
-from pipeline.engine.scheduling.timeouts import Limits
+from pipeline.engine.scheduling.events import Abort, Accept, Assign, Done, Joined, Leaving, Lost, Note, Replace
+from pipeline.engine.scheduling.pool import WorkerPool
+from pipeline.engine.scheduling.quarantine import Quarantine
+from pipeline.engine.scheduling.scheduler import MAX_LOSSES, Scheduler
+from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.serial import SerialExecutor
 from pipeline.storage.local import Local
 from tests.unit.quadratic import Bowls, maml, vector, worker
@@ -58,19 +58,19 @@ def echo(work: Work, theta: Any, chunk: Chunk) -> Any:
     return work, theta, chunk.number
 
 
-def crew(workers: int, seed: int, chaos: Chaos = CALM, on_poison: str = "abort") -> tuple[Crew, VirtualTransport]:
+def pool(workers: int, seed: int, chaos: Chaos = CALM, on_poison: str = "abort") -> tuple[WorkerPool, VirtualTransport]:
     transport = VirtualTransport(workers, seed, echo, chaos)
     return virtual_crew(transport, workers, on_poison), transport
 
 
-def scores(crew: Crew, theta: Any, chunks: list[Chunk]) -> list[Any]:
+def scores(pool: WorkerPool, theta: Any, chunks: list[Chunk]) -> list[Any]:
     """Echoes are no reports: score hands results through as they are."""
-    return list(crew.score(theta, chunks))
+    return list(pool.score(theta, chunks))
 
 
 @pytest.fixture
-def dealer() -> Dealer:
-    return Dealer(LIMITS)
+def scheduler() -> Scheduler:
+    return Scheduler(LIMITS)
 
 
 ALL = pytest.mark.parametrize("chaos", [LOSSES, STRAYS, HANGS, EVERYTHING], ids=["losses", "strays", "hangs", "all"])
@@ -82,7 +82,7 @@ def test_each_chunk_is_accepted_once_whatever_happens(workers, chaos):
     """Workers of random speed that die, hang, leave and are replaced, or answer twice, or after they were given up."""
     replaced = 0
     for seed in SEEDS:
-        ours, transport = crew(workers, seed, chaos)
+        ours, transport = pool(workers, seed, chaos)
         for step in range(1, 5):
             wanted = chunks((seed + 3 * step) % 11 + 1, step)
             results = scores(ours, step, wanted)
@@ -94,16 +94,16 @@ def test_each_chunk_is_accepted_once_whatever_happens(workers, chaos):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_in_calm_each_chunk_is_dealt_once_and_in_order(workers):
     transport = VirtualTransport(workers, 0, echo)
-    ours = Crew(transport, transport.clock, Dealer(Limits(copy_factor=1e9)), workers=workers)
+    ours = WorkerPool(transport, transport.clock, Scheduler(Timeouts(copy_factor=1e9)), workers=workers)
     scores(ours, None, chunks(9))
-    assert [order.chunk.number for order in transport.orders] == list(range(9))
-    assert {order.worker for order in transport.orders} == set(range(workers))
+    assert [lease.chunk.number for lease in transport.leases] == list(range(9))
+    assert {lease.worker for lease in transport.leases} == set(range(workers))
 
 
 def test_rounds_do_not_mix():
     """A consumer that stops early leaves workers busy: their answers do not count for the next round."""
     for seed in SEEDS:
-        ours, _ = crew(3, seed, LOSSES)
+        ours, _ = pool(3, seed, LOSSES)
         first = ours.score("old", chunks(6))
         next(first)
         first.close()
@@ -112,89 +112,89 @@ def test_rounds_do_not_mix():
 
 
 def test_a_round_of_a_few_chunks_of_a_step_deals_those():
-    ours, transport = crew(1, 0)
+    ours, transport = pool(1, 0)
     scores(ours, None, chunks(6))
     scores(ours, None, [chunks(6)[4], chunks(6)[1]])
-    assert [order.chunk.number for order in transport.orders[6:]] == [4, 1]
+    assert [lease.chunk.number for lease in transport.leases[6:]] == [4, 1]
 
 
 def test_an_empty_round_is_over_at_once():
-    ours, _ = crew(2, 0)
+    ours, _ = pool(2, 0)
     assert scores(ours, None, []) == []
 
 
 # F1: a lost worker.
 
 
-def test_a_lost_chunk_is_dealt_before_those_that_wait(dealer):
-    dealer.submit("learn", chunks(5), 0.0)
-    dealer.on(Joined(0), 0.0)
-    dealer.on(Joined(1), 0.0)
-    dealer.on(Lost(0, "gone"), 1.0)
-    (order,) = [action for action in dealer.on(Done(1, 2, "x"), 2.0) if isinstance(action, Deal)]
-    assert order.chunk.number == 0
+def test_a_lost_chunk_is_dealt_before_those_that_wait(scheduler):
+    scheduler.submit("learn", chunks(5), 0.0)
+    scheduler.on(Joined(0), 0.0)
+    scheduler.on(Joined(1), 0.0)
+    scheduler.on(Lost(0, "gone"), 1.0)
+    (lease,) = [action for action in scheduler.on(Done(1, 2, "x"), 2.0) if isinstance(action, Assign)]
+    assert lease.chunk.number == 0
 
 
-def test_a_late_answer_of_a_worker_that_was_given_up_counts_and_its_second_does_not(dealer):
-    dealer.submit("learn", chunks(1), 0.0)
-    dealer.on(Joined(0), 0.0)
-    dealer.on(Lost(0, "cut off"), 1.0)
-    assert dealer.on(Done(0, 1, "late"), 2.0) == [Accept(0, "late")]
-    assert dealer.finished
-    assert dealer.on(Done(0, 1, "again"), 3.0) == []
+def test_a_late_answer_of_a_worker_that_was_given_up_counts_and_its_second_does_not(scheduler):
+    scheduler.submit("learn", chunks(1), 0.0)
+    scheduler.on(Joined(0), 0.0)
+    scheduler.on(Lost(0, "cut off"), 1.0)
+    assert scheduler.on(Done(0, 1, "late"), 2.0) == [Accept(0, "late")]
+    assert scheduler.finished
+    assert scheduler.on(Done(0, 1, "again"), 3.0) == []
 
 
-def test_a_late_answer_does_not_make_a_busy_worker_idle(dealer):
+def test_a_late_answer_does_not_make_a_busy_worker_idle(scheduler):
     """Else it is dealt a second chunk, and when it is lost the first one is dealt to nobody, for ever."""
-    dealer.submit("learn", chunks(3), 0.0)
-    dealer.on(Joined(0), 0.0)
-    dealer.submit("learn", chunks(3, 2), 1.0)
-    (order,) = dealer.on(Done(0, 1, "of the round before"), 2.0)
-    assert isinstance(order, Deal)
-    assert [action for action in dealer.on(Done(0, 1, "and again"), 3.0) if isinstance(action, Deal)] == []
+    scheduler.submit("learn", chunks(3), 0.0)
+    scheduler.on(Joined(0), 0.0)
+    scheduler.submit("learn", chunks(3, 2), 1.0)
+    (lease,) = scheduler.on(Done(0, 1, "of the round before"), 2.0)
+    assert isinstance(lease, Assign)
+    assert [action for action in scheduler.on(Done(0, 1, "and again"), 3.0) if isinstance(action, Assign)] == []
 
 
-def test_a_chunk_that_was_answered_late_is_not_dealt_again(dealer):
-    dealer.submit("learn", chunks(2), 0.0)
-    dealer.on(Joined(0), 0.0)
-    dealer.on(Lost(0, "cut off"), 1.0)
-    dealer.on(Done(0, 1, "late"), 2.0)
-    (order,) = dealer.on(Joined(1), 3.0)
-    assert isinstance(order, Deal)
-    assert order.chunk.number == 1
+def test_a_chunk_that_was_answered_late_is_not_dealt_again(scheduler):
+    scheduler.submit("learn", chunks(2), 0.0)
+    scheduler.on(Joined(0), 0.0)
+    scheduler.on(Lost(0, "cut off"), 1.0)
+    scheduler.on(Done(0, 1, "late"), 2.0)
+    (lease,) = scheduler.on(Joined(1), 3.0)
+    assert isinstance(lease, Assign)
+    assert lease.chunk.number == 1
 
 
-def test_a_lost_worker_that_was_idle_is_replaced_and_not_dealt_to(dealer):
-    dealer.on(Joined(0), 0.0)
-    assert dealer.on(Lost(0, "gone"), 1.0) == [Replace(0)]
-    assert dealer.submit("learn", chunks(1), 2.0) == []
+def test_a_lost_worker_that_was_idle_is_replaced_and_not_dealt_to(scheduler):
+    scheduler.on(Joined(0), 0.0)
+    assert scheduler.on(Lost(0, "gone"), 1.0) == [Replace(0)]
+    assert scheduler.submit("learn", chunks(1), 2.0) == []
 
 
 # F2, F14: no answer.
 
 
-def test_a_chunk_whose_lease_ends_is_dealt_again_and_its_worker_replaced_later(dealer):
-    dealer.pace.add("learn", 4.0)  # the lease is 5 × 4 s
-    dealer.submit("learn", chunks(1), 0.0)
-    dealer.on(Joined(0), 0.0)
-    assert dealer.tick(19.9) == []
-    (note,) = dealer.tick(20.1)
+def test_a_chunk_whose_lease_ends_is_dealt_again_and_its_worker_replaced_later(scheduler):
+    scheduler.lease_times.add("learn", 4.0)  # the lease is 5 × 4 s
+    scheduler.submit("learn", chunks(1), 0.0)
+    scheduler.on(Joined(0), 0.0)
+    assert scheduler.tick(19.9) == []
+    (note,) = scheduler.tick(20.1)
     assert isinstance(note, Note)
     assert "worker 0 has chunk 0 of step 1" in note.text
-    assert dealer.on(Joined(1), 21.0) == [Deal(1, 2, chunks(1)[0])]
-    assert dealer.tick(39.9) == []
-    assert dealer.tick(40.1) == [Replace(0)]
-    assert dealer.busy[1].lease == 2 * 20.0
+    assert scheduler.on(Joined(1), 21.0) == [Assign(1, 2, chunks(1)[0])]
+    assert scheduler.tick(39.9) == []
+    assert scheduler.tick(40.1) == [Replace(0)]
+    assert scheduler.busy[1].lease == 2 * 20.0
 
 
-def test_a_late_worker_that_answers_after_all_is_used_again(dealer):
-    dealer.pace.add("learn", 1.0)
-    dealer.submit("learn", chunks(2), 0.0)
-    dealer.on(Joined(0), 0.0)
-    dealer.tick(10.5)
-    actions = dealer.on(Done(0, 1, "late"), 15.0)
+def test_a_late_worker_that_answers_after_all_is_used_again(scheduler):
+    scheduler.lease_times.add("learn", 1.0)
+    scheduler.submit("learn", chunks(2), 0.0)
+    scheduler.on(Joined(0), 0.0)
+    scheduler.tick(10.5)
+    actions = scheduler.on(Done(0, 1, "late"), 15.0)
     assert Accept(0, "late") in actions
-    assert any(isinstance(action, Deal) and action.chunk.number == 1 for action in actions)
+    assert any(isinstance(action, Assign) and action.chunk.number == 1 for action in actions)
 
 
 def test_a_chunk_that_simply_takes_long_gets_ever_longer_leases():
@@ -202,35 +202,35 @@ def test_a_chunk_that_simply_takes_long_gets_ever_longer_leases():
     for seed in SEEDS:
         transport = VirtualTransport(2, seed, echo, Chaos(slow=1.0))
         ours = virtual_crew(transport, 2)
-        ours.dealer.pace.add("score", 1.0)
+        ours.scheduler.lease_times.add("score", 1.0)
         assert len(scores(ours, None, chunks(3))) == 3
 
 
 # F3: stragglers.
 
 
-def test_an_idle_worker_gets_a_copy_of_a_straggler_s_chunk_and_the_first_answer_counts(dealer):
-    dealer.pace.add("learn", 1.0)
-    dealer.submit("learn", chunks(2), 0.0)
+def test_an_idle_worker_gets_a_copy_of_a_straggler_s_chunk_and_the_first_answer_counts(scheduler):
+    scheduler.lease_times.add("learn", 1.0)
+    scheduler.submit("learn", chunks(2), 0.0)
     for number in (0, 1):
-        dealer.on(Joined(number), 0.0)
-    dealer.on(Done(1, 2, "quick"), 1.0)
-    assert dealer.tick(2.9) == []
-    assert dealer.tick(3.1) == [Deal(1, 3, chunks(2)[0])]
-    assert dealer.tick(9.0) == [], "two copies are enough"
-    assert dealer.on(Done(1, 3, "copy"), 9.5) == [Accept(0, "copy")]
-    dealer.on(Done(0, 1, "straggler"), 10.0)
-    assert sorted(dealer.idle) == [0, 1]
+        scheduler.on(Joined(number), 0.0)
+    scheduler.on(Done(1, 2, "quick"), 1.0)
+    assert scheduler.tick(2.9) == []
+    assert scheduler.tick(3.1) == [Assign(1, 3, chunks(2)[0])]
+    assert scheduler.tick(9.0) == [], "two copies are enough"
+    assert scheduler.on(Done(1, 3, "copy"), 9.5) == [Accept(0, "copy")]
+    scheduler.on(Done(0, 1, "straggler"), 10.0)
+    assert sorted(scheduler.idle) == [0, 1]
 
 
 @pytest.mark.parametrize(("copy_factor", "slowest"), [(3.0, (4.0, 10.0)), (1e9, (30.0, 100.0))], ids=["copies", "none"])
 def test_stragglers_do_not_hold_up_a_round(copy_factor, slowest):
-    """2% of orders take a hundred times as long, and no lease ends: a round of 4 s takes twice that, or 10 times."""
+    """2% of leases take a hundred times as long, and no lease ends: a round of 4 s takes twice that, or 10 times."""
     spans = []
     for seed in SEEDS:
         transport = VirtualTransport(4, seed, echo, Chaos(slow=0.02))
-        limits = Limits(first_lease_s=1e4, lease_s=1e4, copy_factor=copy_factor)
-        ours = Crew(transport, transport.clock, Dealer(limits), workers=4)
+        timeouts = Timeouts(first_lease_s=1e4, lease_s=1e4, copy_factor=copy_factor)
+        ours = WorkerPool(transport, transport.clock, Scheduler(timeouts), workers=4)
         for step in range(1, 9):
             scores(ours, None, chunks(16, step))
         spans.append(transport.clock.seconds / 8)
@@ -240,16 +240,16 @@ def test_stragglers_do_not_hold_up_a_round(copy_factor, slowest):
 # F9, F8: duplicates.
 
 
-def test_a_copy_with_other_numbers_ends_the_run(dealer):
-    dealer.pace.add("learn", 1.0)
-    dealer.submit("learn", chunks(2), 0.0)
+def test_a_copy_with_other_numbers_ends_the_run(scheduler):
+    scheduler.lease_times.add("learn", 1.0)
+    scheduler.submit("learn", chunks(2), 0.0)
     for number in (0, 1):
-        dealer.on(Joined(number), 0.0)
-    dealer.on(Done(1, 2, "quick", 5), 1.0)
-    dealer.tick(4.0)
-    dealer.on(Done(1, 3, "copy", 8), 5.0)
-    dealer.submit("learn", chunks(1, 2), 5.0)  # the copy may well come after its round
-    (abort,) = dealer.on(Done(0, 1, "straggler", 9), 6.0)
+        scheduler.on(Joined(number), 0.0)
+    scheduler.on(Done(1, 2, "quick", 5), 1.0)
+    scheduler.tick(4.0)
+    scheduler.on(Done(1, 3, "copy", 8), 5.0)
+    scheduler.submit("learn", chunks(1, 2), 5.0)  # the copy may well come after its round
+    (abort,) = scheduler.on(Done(0, 1, "straggler", 9), 6.0)
     assert isinstance(abort, Abort)
     assert isinstance(abort.error, CorruptionError)
     assert "chunk 0 of step 1" in str(abort.error)
@@ -259,7 +259,7 @@ def test_a_copy_with_other_numbers_ends_the_run(dealer):
 def test_wrong_numbers_are_found_on_any_schedule():
     found = 0
     for seed in SEEDS:
-        ours, _ = crew(3, seed, Chaos(slow=0.3, wrong=0.5))
+        ours, _ = pool(3, seed, Chaos(slow=0.3, wrong=0.5))
         try:
             for step in range(1, 6):
                 scores(ours, None, chunks(6, step))
@@ -276,7 +276,7 @@ POISON = "train/train/1/5"
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_a_task_that_kills_its_workers_is_tried_alone_and_named(workers):
     for seed in SEEDS:
-        ours, transport = crew(workers, seed, Chaos(poison=frozenset({POISON})))
+        ours, transport = pool(workers, seed, Chaos(poison=frozenset({POISON})))
         with pytest.raises(PoisonError) as raised:
             scores(ours, None, chunks(5))
         message = str(raised.value)
@@ -285,29 +285,29 @@ def test_a_task_that_kills_its_workers_is_tried_alone_and_named(workers):
         assert "train/train/1/4" not in message, "its neighbour is innocent"
         assert "\n" not in message
         copies = workers - 1
-        assert 2 * MAX_KILLS <= len(transport.replaced) <= 2 * (MAX_KILLS + copies)
+        assert 2 * MAX_LOSSES <= len(transport.replaced) <= 2 * (MAX_LOSSES + copies)
 
 
 def test_a_chunk_of_one_task_needs_no_trial():
-    ours, transport = crew(2, 0, Chaos(poison=frozenset({POISON})))
+    ours, transport = pool(2, 0, Chaos(poison=frozenset({POISON})))
     with pytest.raises(PoisonError, match=f"task {POISON}"):
         scores(ours, None, chunks_of(7, "train", "train", 1, 8, 1))
-    assert len(transport.replaced) == MAX_KILLS
+    assert len(transport.replaced) == MAX_LOSSES
 
 
 def test_a_chunk_that_kills_only_as_a_whole_is_named_as_a_whole():
     """Too large together for a worker's memory, say."""
 
     class TooMuch(VirtualTransport):
-        def send(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> None:
-            self.chaos = Chaos(loss=float(chunk.number == 2 and len(chunk.tickets) > 1), kills=99)
-            super().send(worker, order, work, theta, chunk)
+        def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
+            self.chaos = Chaos(loss=float(chunk.number == 2 and len(chunk.tickets) > 1), losses=99)
+            super().send(worker, lease, work, theta, chunk)
 
     for seed in range(10):
         transport = TooMuch(1, seed, echo)
         with pytest.raises(PoisonError, match=r"chunk 2 of step 1 \(train/train/1/4, train/train/1/5\)"):
             scores(virtual_crew(transport, 1), None, chunks(5))
-        assert transport.killed == {(1, 2): 2 * MAX_KILLS}
+        assert transport.killed == {(1, 2): 2 * MAX_LOSSES}
 
 
 def test_poison_is_left_out_where_the_recipe_says_so_for_good():
@@ -317,15 +317,17 @@ def test_poison_is_left_out_where_the_recipe_says_so_for_good():
         return names, Report(chunk.number, len(names), 0.0, {}, (), {}, 0)
 
     for seed in SEEDS:
-        ours, transport = crew(3, seed, Chaos(poison=frozenset({POISON})), "skip")
+        ours, transport = pool(3, seed, Chaos(poison=frozenset({POISON})), "skip")
         transport.compute = report
         for attempt in range(2):  # the second time it is known
-            dealt = len(transport.orders)
+            dealt = len(transport.leases)
             results = {one.chunk: (names, one.skipped) for names, one in ours.learn(None, chunks(5))}
             assert results.pop(2) == (("train/train/1/4",), (POISON,))
             assert all(len(names) == 2 and not skipped for names, skipped in results.values())
-            tried = [order for order in transport.orders[dealt:] if POISON in {t.id for t in order.chunk.tickets}]
-            assert bool(tried) == (attempt == 0)
+            isolated_once = [
+                lease for lease in transport.leases[dealt:] if POISON in {t.id for t in lease.chunk.tickets}
+            ]
+            assert bool(isolated_once) == (attempt == 0)
 
 
 def test_a_task_that_needs_more_memory_than_there_is_is_named_in_one_process_too(tmp_path):
@@ -337,7 +339,7 @@ def test_a_task_that_needs_more_memory_than_there_is_is_named_in_one_process_too
                 torch.empty(1 << 60)
             return super().sample(ticket)
 
-    executor = SerialExecutor(worker(ALGORITHM, Greedy(), chunk_size=2), keeper(tmp_path))
+    executor = SerialExecutor(worker(ALGORITHM, Greedy(), chunk_size=2), coordinator(tmp_path))
     with pytest.raises(PoisonError, match=r"task train/train/1/5 .* has no memory left .*can't allocate memory"):
         loop.train(executor, PLAN, Silent())
     executor.close("FAILED", {})
@@ -345,7 +347,7 @@ def test_a_task_that_needs_more_memory_than_there_is_is_named_in_one_process_too
 
 def test_two_kills_are_an_accident_and_are_forgotten_with_the_round():
     for seed in SEEDS:
-        ours, transport = crew(2, seed, Chaos(loss=1.0, kills=2))
+        ours, transport = pool(2, seed, Chaos(loss=1.0, losses=2))
         for step in (1, 2, 3):
             assert len(scores(ours, None, chunks(3, step))) == 3
         assert set(transport.killed.values()) == {2}
@@ -355,21 +357,21 @@ def test_two_kills_are_an_accident_and_are_forgotten_with_the_round():
 
 
 def test_a_machine_rests_after_its_second_loss_twice_as_long_each_time_and_is_forgiven():
-    places = Places(Limits(rest_s=(10.0, 25.0)))
-    assert [places.lost("a", now) for now in (0.0, 1.0, 2.0, 3.0)] == [None, 10.0, 20.0, 25.0]
-    assert not places.rested("a", 27.9)
-    assert places.rested("a", 28.0)
-    assert places.rested("b", 0.0)
+    quarantine = Quarantine(Timeouts(backoff_s=(10.0, 25.0)))
+    assert [quarantine.lost("a", now) for now in (0.0, 1.0, 2.0, 3.0)] == [None, 10.0, 20.0, 25.0]
+    assert not quarantine.available("a", 27.9)
+    assert quarantine.available("a", 28.0)
+    assert quarantine.available("b", 0.0)
     for _ in range(16):
-        places.done("a")
-    assert places.lost("a", 50.0) is None
+        quarantine.done("a")
+    assert quarantine.lost("a", 50.0) is None
 
 
 def test_a_flaky_machine_gets_little_work_and_the_run_goes_on():
     class Flaky(VirtualTransport):
-        def send(self, worker: int, order: int, work: Work, theta: Any, chunk: Chunk) -> None:
-            self.chaos = Chaos(loss=0.9 * (worker % 3 == 0), kills=2)
-            super().send(worker, order, work, theta, chunk)
+        def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
+            self.chaos = Chaos(loss=0.9 * (worker % 3 == 0), losses=2)
+            super().send(worker, lease, work, theta, chunk)
 
     transport = Flaky(6, 1, echo)
     ours = virtual_crew(transport, 6)
@@ -377,13 +379,13 @@ def test_a_flaky_machine_gets_little_work_and_the_run_goes_on():
     ours.note = notes.append
     for step in range(1, 40):
         assert len(scores(ours, None, chunks(9, step))) == 9
-    there = sum(order.worker % 3 == 0 for order in transport.orders)
-    assert there < 0.15 * len(transport.orders)
+    there = sum(lease.worker % 3 == 0 for lease in transport.leases)
+    assert there < 0.15 * len(transport.leases)
     assert any("machine-0 keeps losing workers: it rests for" in note for note in notes)
 
 
 def test_a_machine_that_is_the_only_one_does_not_rest():
-    transport = VirtualTransport(2, 0, echo, Chaos(loss=0.4, kills=2), machines=1)
+    transport = VirtualTransport(2, 0, echo, Chaos(loss=0.4, losses=2), machines=1)
     ours = virtual_crew(transport, 2)
     for step in range(1, 20):
         scores(ours, None, chunks(4, step))
@@ -393,35 +395,35 @@ def test_a_machine_that_is_the_only_one_does_not_rest():
 # F12, F20, F21, F32: machines that go, leave and come.
 
 
-def test_a_leaving_worker_keeps_its_result_and_gets_no_more(dealer):
-    dealer.submit("learn", chunks(3), 0.0)
+def test_a_leaving_worker_keeps_its_result_and_gets_no_more(scheduler):
+    scheduler.submit("learn", chunks(3), 0.0)
     for number in (0, 1):
-        dealer.on(Joined(number), 0.0)
-    assert dealer.on(Leaving(0), 1.0) == []
-    assert dealer.on(Leaving(0), 1.0) == []
-    assert dealer.on(Done(0, 1, "x"), 2.0) == [Replace(0), Accept(0, "x")]
-    assert dealer.on(Leaving(1), 3.0) == []
-    assert dealer.on(Lost(1, "taken away"), 4.0) == [Replace(1)]
-    assert dealer.places.losses == {}, "it was told"
-    assert dealer.on(Joined(2), 5.0) == [Deal(2, 3, chunks(3)[1])]
+        scheduler.on(Joined(number), 0.0)
+    assert scheduler.on(Leaving(0), 1.0) == []
+    assert scheduler.on(Leaving(0), 1.0) == []
+    assert scheduler.on(Done(0, 1, "x"), 2.0) == [Replace(0), Accept(0, "x")]
+    assert scheduler.on(Leaving(1), 3.0) == []
+    assert scheduler.on(Lost(1, "taken away"), 4.0) == [Replace(1)]
+    assert scheduler.quarantine.losses == {}, "it was last_status"
+    assert scheduler.on(Joined(2), 5.0) == [Assign(2, 3, chunks(3)[1])]
 
 
-def test_an_idle_worker_that_leaves_is_replaced_at_once(dealer):
-    dealer.on(Joined(0), 0.0)
-    assert dealer.on(Leaving(0), 1.0) == [Replace(0)]
-    assert dealer.on(Leaving(0), 2.0) == []
+def test_an_idle_worker_that_leaves_is_replaced_at_once(scheduler):
+    scheduler.on(Joined(0), 0.0)
+    assert scheduler.on(Leaving(0), 1.0) == [Replace(0)]
+    assert scheduler.on(Leaving(0), 2.0) == []
 
 
 def test_a_worker_that_joins_late_gets_work_at_once():
     transport = VirtualTransport(1, 0, echo)
     transport.join(1, after=5.0)
     scores(virtual_crew(transport, 1), None, chunks(20))
-    assert any(order.worker == 1 for order in transport.orders)
-    assert all(order.at >= 5.0 for order in transport.orders if order.worker == 1)
+    assert any(lease.worker == 1 for lease in transport.leases)
+    assert all(lease.at >= 5.0 for lease in transport.leases if lease.worker == 1)
 
 
 def test_with_no_worker_at_all_patience_ends_and_says_so_on_the_way():
-    ours, transport = crew(3, 0, Chaos(joined=False))
+    ours, transport = pool(3, 0, Chaos(joined=False))
     notes: list[str] = []
     ours.note = notes.append
     with pytest.raises(ClusterError, match="no worker was ready for 60 s.*--resume"):
@@ -432,34 +434,34 @@ def test_with_no_worker_at_all_patience_ends_and_says_so_on_the_way():
 
 
 def test_when_the_last_worker_is_not_replaced_patience_ends():
-    ours, transport = crew(1, 0, Chaos(loss=1.0, replaced=False))
+    ours, transport = pool(1, 0, Chaos(loss=1.0, replaced=False))
     with pytest.raises(ClusterError, match="no worker was ready"):
         scores(ours, None, chunks(2))
-    assert len(transport.orders) == 1
+    assert len(transport.leases) == 1
 
 
-def test_waiting_begins_anew_with_each_worker_that_joins(dealer):
-    dealer.submit("learn", chunks(1), 0.0)
-    assert dealer.tick(100.0) == []
-    assert not any(isinstance(action, Abort) for action in dealer.tick(159.0))
-    (order,) = dealer.on(Joined(0), 159.5)
-    assert isinstance(order, Deal)
-    assert dealer.tick(200.0) == []
-    assert dealer.on(Lost(0, "gone"), 201.0) == [Replace(0)]
-    assert dealer.tick(300.0) == []
-    assert not any(isinstance(action, Abort) for action in dealer.tick(359.9))
-    assert any(isinstance(action, Abort) for action in dealer.tick(360.0))
+def test_waiting_begins_anew_with_each_worker_that_joins(scheduler):
+    scheduler.submit("learn", chunks(1), 0.0)
+    assert scheduler.tick(100.0) == []
+    assert not any(isinstance(action, Abort) for action in scheduler.tick(159.0))
+    (lease,) = scheduler.on(Joined(0), 159.5)
+    assert isinstance(lease, Assign)
+    assert scheduler.tick(200.0) == []
+    assert scheduler.on(Lost(0, "gone"), 201.0) == [Replace(0)]
+    assert scheduler.tick(300.0) == []
+    assert not any(isinstance(action, Abort) for action in scheduler.tick(359.9))
+    assert any(isinstance(action, Abort) for action in scheduler.tick(360.0))
 
 
 @ALL
 def test_waiting_never_misses_what_time_brings(chaos):
-    """Whenever the dealer says that nothing happens for a while, a tick in that while does nothing."""
+    """Whenever the scheduler says that nothing happens for a while, a tick in that while does nothing."""
 
     class Checked(VirtualTransport):
         def poll(self, seconds: float) -> Any:
             assert 0.0 < seconds <= 1.0
             if seconds > 0.02:
-                assert ours.dealer.tick(self.clock.seconds + seconds - 0.011) == []
+                assert ours.scheduler.tick(self.clock.seconds + seconds - 0.011) == []
             return super().poll(seconds)
 
     for seed in range(20):
@@ -482,14 +484,14 @@ PLAN = Plan(
 )
 
 
-def keeper(folder: Path) -> Keeper:
+def coordinator(folder: Path) -> Coordinator:
     ours = worker(ALGORITHM, SOURCE, chunk_size=2)
     store = Store(ALGORITHM, ours.layout, vector(), {"model": Outer(lr=0.1, clip=1.0)}, PLAN.steps)
     storage = Local(folder)
     journal = Journal(storage)
-    publisher = Publisher(Recorder(), journal, Run("a name", {}, {}), storage, 20)
+    publisher = Publisher(Recorder(), journal, TrackedRun("a name", {}, {}), storage, 20)
     durability, identity = Durability(PLAN.steps, PLAN.steps, 1), Identity({}, {})
-    return Keeper(store, storage, durability, identity, journal, publisher, "", accept_numerics=False)
+    return Coordinator(store, storage, durability, identity, journal, publisher, "", accept_numerics=False)
 
 
 class Silent:
@@ -506,7 +508,7 @@ class Silent:
 def trained(executor: SerialExecutor) -> tuple[str, list[tuple[int, float]]]:
     """The hash of the last theta, and the loss curve."""
     theta = executor.fetch(loop.train(executor, PLAN, Silent()).theta)
-    losses = [(entry.step, entry.metrics["train/loss"]) for entry in executor.keeper.journal.since(0)]
+    losses = [(entry.step, entry.metrics["train/loss"]) for entry in executor.coordinator.journal.since(0)]
     executor.close("FINISHED", {})
     return sha256(torch.from_numpy(theta)), losses
 
@@ -514,13 +516,13 @@ def trained(executor: SerialExecutor) -> tuple[str, list[tuple[int, float]]]:
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[tuple[int, float]]]:
     folder = tmp_path_factory.mktemp("serial")
-    return trained(SerialExecutor(worker(ALGORITHM, SOURCE, chunk_size=2), keeper(folder)))
+    return trained(SerialExecutor(worker(ALGORITHM, SOURCE, chunk_size=2), coordinator(folder)))
 
 
 @ALL
 @pytest.mark.parametrize("workers", range(1, 8))
 def test_training_gives_the_same_theta_whatever_the_schedule(serial, workers, chaos, tmp_path):
-    executor = VirtualExecutor(worker(ALGORITHM, SOURCE, chunk_size=2), keeper(tmp_path), workers, workers, chaos)
+    executor = VirtualExecutor(worker(ALGORITHM, SOURCE, chunk_size=2), coordinator(tmp_path), workers, workers, chaos)
     assert trained(executor) == serial
 
 
