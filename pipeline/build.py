@@ -22,6 +22,7 @@ from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES, METRICS
 from pipeline.core.seeding import Split, Ticket, init_rng
 from pipeline.core.source import TaskSource
+from pipeline.engine.clock import Monotonic
 from pipeline.engine.dry_run import check_algorithm
 from pipeline.engine.durability.coordinator import Coordinator, Durability
 from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
@@ -36,7 +37,7 @@ from pipeline.engine.outer.store import Store
 from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
-from pipeline.engine.serial import InProcess, Monotonic, SerialExecutor
+from pipeline.engine.serial import InProcess, SerialExecutor
 from pipeline.engine.worker import Worker
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet

@@ -36,6 +36,7 @@ CORE, NETS, FAMILIES = "pipeline.core", "pipeline.nets", "pipeline.families"
 ALGORITHMS, TASKS = "pipeline.algorithms", "pipeline.tasks"
 STORAGE, ENGINE, RUNTIME = "pipeline.storage", "pipeline.engine", "pipeline.runtime"
 TRACKING, SERVING, RECIPES = "pipeline.tracking", "pipeline.serving", "pipeline.recipes"
+RUNS, COMPARISON = "pipeline.runs", "pipeline.comparison"
 ARRAYS = ("torch", "numpy")
 BACKENDS = (*ARRAYS, "ray", "mlflow", "rich")
 JOB = Rule(("jobs", "pipeline.core.failures"), (), ("pipeline", *BACKENDS))
@@ -59,70 +60,27 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/recipes/": Rule((CORE,), ("yaml",)),
     "pipeline/config.py": Rule(
         (
-            CORE,
-            NETS,
-            ALGORITHMS,
-            TASKS,
-            RECIPES,
-            "pipeline.engine.durability.identity",
-            "pipeline.engine.numerics",
-            "pipeline.engine.outer.optimizer",
+            *(CORE, NETS, ALGORITHMS, TASKS, RECIPES),
+            *("pipeline.engine.durability.identity", "pipeline.engine.numerics", "pipeline.engine.outer.optimizer"),
         ),
         ("annotated_types", "pydantic", "pydantic_core", "yaml"),
     ),
-    "pipeline/runs/recorded.py": Rule(("pipeline.core.failures", STORAGE)),
-    "pipeline/runs/report.py": Rule(
-        (CORE, ENGINE, "pipeline.runs.doctor", "pipeline.runs.recorded"), ("numpy", "rich")
-    ),
-    "pipeline/comparison/protocol.py": Rule((CORE, RECIPES, "pipeline.config"), ("annotated_types", "pydantic")),
-    "pipeline/comparison/pages/": Rule(
-        (
-            *(CORE, NETS, ALGORITHMS, STORAGE, RECIPES, "pipeline.comparison.pages", "pipeline.comparison.protocol"),
-            *("pipeline.runs.report", "pipeline.runs.recorded", "pipeline.comparison.leaderboard"),
-        )
-    ),
-    "pipeline/runs/run.py": Rule(
-        (
-            *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES),
-            *("pipeline.build", "pipeline.config", "pipeline.runs.run_folder", "pipeline.runtime.job"),
-        ),
-        (*ARRAYS, "yaml"),
-    ),
-    "pipeline/runs/run_folder.py": Rule(
-        (CORE, ENGINE, STORAGE, SERVING, RECIPES, "pipeline.build", "pipeline.config"), ARRAYS
-    ),
-    "pipeline/comparison/leaderboard.py": Rule((CORE, ENGINE, "pipeline.runs.recorded"), ("numpy",)),
-    "pipeline/comparison/compare.py": Rule(
-        (
-            *(CORE, ALGORITHMS, ENGINE, STORAGE, TRACKING, RECIPES),
-            *(
-                "pipeline.config",
-                "pipeline.comparison.protocol",
-                "pipeline.runs.recorded",
-                "pipeline.runs.run",
-                "pipeline.runs.run_folder",
-            ),
-            "pipeline.comparison.leaderboard",
-        ),
-        ("numpy",),
-    ),
-    "pipeline/runs/sync.py": Rule(
-        (
-            CORE,
-            ENGINE,
-            STORAGE,
-            TRACKING,
-            "pipeline.build",
-            "pipeline.config",
-            "pipeline.runs.run",
-            "pipeline.runs.run_folder",
-        ),
-    ),
-    "pipeline/runs/doctor.py": Rule((CORE, STORAGE, TRACKING, "pipeline.config"), lazily=(RUNTIME, "torch")),
     "pipeline/build.py": Rule(
-        (CORE, NETS, ALGORITHMS, TASKS, STORAGE, ENGINE, SERVING, RECIPES, "pipeline.config", "pipeline.runs.report"),
+        (CORE, NETS, ALGORITHMS, TASKS, STORAGE, ENGINE, SERVING, RECIPES, "pipeline.config"),
         ARRAYS,
         (RUNTIME, TRACKING, "ray", "mlflow"),
+    ),
+    "pipeline/runs/": Rule(
+        (
+            *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES, RUNS),
+            *("pipeline.build", "pipeline.config", "pipeline.runtime.job"),
+        ),
+        (*ARRAYS, "rich", "yaml"),
+        (RUNTIME,),
+    ),
+    "pipeline/comparison/": Rule(
+        (CORE, NETS, ALGORITHMS, ENGINE, STORAGE, TRACKING, RECIPES, RUNS, COMPARISON, "pipeline.config"),
+        ("numpy", "annotated_types", "pydantic"),
     ),
     "jobs/benchmark.py": JOB._replace(lazily=(*JOB.lazily, "tests.bench")),
     "jobs/soak.py": JOB._replace(lazily=(*JOB.lazily, "tests.soak")),

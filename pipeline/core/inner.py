@@ -18,7 +18,7 @@ State = dict[str, Params]
 InnerLoss = Callable[[Params, int], Tensor]
 """The support loss at phi for inner step j."""
 STEP_FRACTIONS = (1.0, 0.25, 0.0625, 0.015625, 0.00390625, 0.0009765625, 0.0)
-"""How much of a Newton step is tried: all of it, quarters of quarters, none."""
+"""The fractions of a Newton step that are tried: all of it, quarters of quarters, none."""
 
 
 class Rule(Protocol):
@@ -134,8 +134,8 @@ def hessian_free(loss: InnerLoss, theta: Params, steps: int, solver_steps: int) 
     """phi before adaptation and after each of ``steps`` Newton steps, none of which is kept here, nor any graph.
 
     Martens, Deep learning via Hessian-free optimization, ICML 2010: the direction solves H(phi) d = gradient by
-    ``solver_steps`` of conjugate gradient. Of ``STEP_FRACTIONS`` it takes the one that ends lowest, and one is to stay: no
-    step climbs, however sharply the loss curves.
+    ``solver_steps`` of conjugate gradient. Of ``STEP_FRACTIONS`` it takes the one with the lowest loss. One fraction
+    is 0, so no step climbs, however sharply the loss curves.
     """
     phi = {name: value.detach() for name, value in theta.items()}
     yield phi

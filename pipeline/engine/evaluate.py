@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.core.seeding import Purpose, Split, Ticket
+from pipeline.core.seeding import Split
 from pipeline.core.source import TaskShape
-from pipeline.engine.interfaces import Chunk, Scorer
+from pipeline.engine.chunks import chunks_of
+from pipeline.engine.interfaces import Scorer
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,6 @@ class Row(NamedTuple):
     ci95: float
 
 
-def chunks_of(seed: int, purpose: Purpose, split: Split, step: int, count: int, chunk_size: int) -> list[Chunk]:
-    """A step's tasks, cut into chunks; a function of the recipe alone."""
-    tickets = [Ticket(seed, purpose, split, step, index) for index in range(count)]
-    return [
-        Chunk(step, number, tuple(tickets[start : start + chunk_size]))
-        for number, start in enumerate(range(0, count, chunk_size))
-    ]
-
-
 class Scores(NamedTuple):
     """Each task's own: metric -> [tasks, points], and the points, in inner steps taken."""
 
@@ -75,7 +67,7 @@ class Scores(NamedTuple):
 
 def evaluate(scorer: Scorer, theta: Any, plan: EvaluationPlan) -> Scores:
     """Scores of theta on the plan's tasks, before adaptation and after inner steps."""
-    chunks = chunks_of(plan.seed, "evaluate", plan.split, 0, plan.tasks, plan.chunk_size)
+    chunks = chunks_of(plan.seed, 0, plan.tasks, plan.chunk_size, purpose="evaluate", split=plan.split)
     reports = sorted(scorer.score(theta, chunks), key=lambda report: report.chunk)
     names = reports[0].metrics
     return Scores(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from pipeline.core.failures import NonFiniteError
-from pipeline.engine.evaluate import EvaluationPlan, Row, chunks_of, evaluate
+from pipeline.engine.chunks import chunks_of
+from pipeline.engine.evaluate import EvaluationPlan, Row, evaluate
 from pipeline.engine.interfaces import Applied, Chunk, Executor, Report, RolledBack
 
 MAX_SKIPPED = 0.05
@@ -31,7 +32,7 @@ class Plan:
 
 
 class ProgressListener(Protocol):
-    """Somebody who looks on."""
+    """Receives a run's progress."""
 
     def start(self, steps: int, done: int) -> None: ...
 
@@ -87,7 +88,7 @@ class _Session:
     def step(self, theta: Any, step: int) -> Any:
         """Outer step number ``step``, with its validation where one is due; returns theta after it."""
         plan = self.plan
-        chunks = chunks_of(plan.seed, "train", "train", step, plan.tasks_per_step, plan.chunk_size)
+        chunks = chunks_of(plan.seed, step, plan.tasks_per_step, plan.chunk_size, purpose="train", split="train")
         applied, reports = _outer_step(self.executor, theta, step, chunks, self.timing)
         now = time.perf_counter()
         self.timing = _timing(reports, applied, now - self.before, self.executor.workers)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pipeline.engine.clock import Monotonic
 from pipeline.engine.durability.coordinator import Coordinator
 from pipeline.engine.interfaces import Applied, Chunk, Missing, Opened, Status, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Lost
@@ -17,15 +17,8 @@ from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 
 
-class Monotonic:
-    """The real clock."""
-
-    def now(self) -> float:
-        return time.monotonic()
-
-
 class InProcess:
-    """A transport to the one worker of this process: an lease is carried out when it is asked after."""
+    """A transport to the one worker of this process: a lease is carried out when ``poll`` asks for it."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -66,7 +59,7 @@ class SerialExecutor(WorkerPool):
     def apply(
         self, step: int, handles: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> Applied | Missing:
-        seconds = self.coordinator.apply(step, [handles[chunk] for chunk in sorted(handles)], metrics, skipped)
+        seconds = self.coordinator.commit(step, [handles[chunk] for chunk in sorted(handles)], metrics, skipped)
         return Applied(step, self.coordinator.vector(), seconds)
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
@@ -79,6 +72,6 @@ class SerialExecutor(WorkerPool):
         return theta
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        if status == "FINISHED":  # all is on disk: what is left may be cut
+        if status == "FINISHED":  # all is on disk: what is left may be interrupted
             return self.stop.interruptible(lambda: self.coordinator.close(status, summary))
         return self.coordinator.close(status, summary)

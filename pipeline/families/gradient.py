@@ -19,7 +19,7 @@ from pipeline.nets.model import Adapted, NormalisedNet
 
 
 class GradientBased(Algorithm[Batch, Adapted]):
-    """Adapts along ``inner_trajectory``; ``config`` has ``inner_steps`` for training and ``eval_inner_steps`` for all else.
+    """Adapts along ``inner_trajectory``. ``config`` has ``inner_steps`` for training, ``eval_inner_steps`` otherwise.
 
     Raises:
         ConfigError: ``normalisation: running``, with which an inner loop diverges.
@@ -40,7 +40,7 @@ class GradientBased(Algorithm[Batch, Adapted]):
         """The network's weights before adaptation and after each inner step."""
 
     def last(self, theta: MetaParams, support: Batch, context: Context) -> Params:
-        """The network's weights after the last inner step; of those before, only what ``inner_trajectory`` keeps is kept."""
+        """The network's weights after the last inner step. Those before it are not kept here."""
         return deque(self.inner_trajectory(theta, support, context), maxlen=1)[0]
 
     def init(self, rng: np.random.Generator) -> MetaParams:

@@ -1,9 +1,10 @@
-"""What the methods share that adapt by reading: all but what reads.
+"""Memory-based methods: a sequence model reads a task, and its state answers the queries.
 
 An input is an example to be answered and, beside it, one that is shown with its label. In a sequence that is the one
-before: (x_1; 0, 0), (x_2; x_1, y_1) … So each label comes one step late, as published, but with its example, which the
-sequence_model would else have to keep for a step before it could bind the two: without it MANN bound nothing on Omniglot within
-25,000 sequences. Every step is judged.
+before: (x_1; 0, 0), (x_2; x_1, y_1) … So each label comes one step late, as published. Its example comes with it:
+without it the sequence model has to keep the example for a step, and MANN bound nothing on Omniglot within 25,000
+sequences.
+Every step is scored.
 
 A support set is read in random order, each example with its own label: (x_1; 0, y_1), (x_2; 0, y_2) … Queries are
 answered from the state after it, (x; 0, 0), each by itself, and nothing is written.

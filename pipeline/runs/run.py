@@ -124,7 +124,7 @@ def _look_for_tracker(recipe: Recipe, storage: Storage, listener: ProgressListen
 
 
 def _end_early(executor: Executor, status: Status, recipe: Recipe, storage: Storage) -> Iterator[str]:
-    """Leave the run on disk and in MLflow as it stands: the coordinator does, or else this process. Says what was kept."""
+    """Leave the run on disk and in MLflow as it stands, by the coordinator or by this process; yields what was kept."""
     tracked = storage.read("tracked_run")
     ender = None
     if tracked is not None:

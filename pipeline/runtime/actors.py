@@ -63,7 +63,7 @@ class ParameterActor:
         if missing:
             return Missing(missing), None
         fetch = time.perf_counter() - start
-        seconds = self.coordinator.apply(step, fetched, metrics, skipped)
+        seconds = self.coordinator.commit(step, fetched, metrics, skipped)
         return Applied(step, None, {"transport": fetch, **seconds}), self.coordinator.vector()
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:

@@ -11,11 +11,11 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from pipeline.core.failures import ClusterError, PipelineError
+from pipeline.engine.clock import Monotonic
 from pipeline.engine.durability.coordinator import Coordinator
 from pipeline.engine.interfaces import Applied, Missing, Opened, RolledBack, Status
 from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import Scheduler
-from pipeline.engine.serial import Monotonic
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import ParameterActor
 from pipeline.runtime.cluster import Workers, here

@@ -1,4 +1,4 @@
-"""The scheduler's leases as Ray calls, and what Ray says as the scheduler's events."""
+"""The scheduler's actions as Ray calls, and Ray's answers as the scheduler's events."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FULL = (
 
 
 class Sent(NamedTuple):
-    """An lease under way; ``contribution`` is the reference that goes on to the parameter actor."""
+    """A lease under way; ``contribution`` is the reference that goes on to the parameter actor."""
 
     worker: int
     lease: int
@@ -41,7 +41,7 @@ class Sent(NamedTuple):
 
 
 class Joining(NamedTuple):
-    """A worker that is being started, and when patience with it ends."""
+    """A worker that is being started; after ``until`` it is started anew."""
 
     worker: int
     until: float

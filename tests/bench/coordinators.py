@@ -23,21 +23,21 @@ from tests.quiet_runs import BuildQuietKeeper
 
 T = TypeVar("T")
 JOURNALING = ("entry", "absorb", "pending", "sync")
-"""What ``Coordinator.apply`` calls of a journal."""
+"""What ``Coordinator.commit`` calls of a journal."""
 
 
 class Spent(NamedTuple):
     """Seconds of one outer step in the coordinator.
 
-    ``journal`` is wall time of the coordinator's own thread: with it goes whatever it waits for there, be it the disk, the
-    publisher's lock or the interpreter's; and of the writing of the step before, what the coordinator still waited for and
-    was the journal's, at worst. ``stolen`` is CPU time of the publisher's thread meanwhile: at worst, the coordinator waited
-    for all of it. ``published`` is CPU time of that thread since the step before. To write the entries that a
-    checkpoint carries is not in here: that is the checkpoint's.
+    ``journal`` is wall time of the coordinator's own thread. It includes whatever that thread waits for: the disk, the
+    publisher's lock or the interpreter's. Of the writing of the step before it includes what the coordinator still
+    waited for and was the journal's, at worst. ``stolen`` is CPU time of the publisher's thread meanwhile: at worst, the
+    coordinator waited for all of it. ``published`` is CPU time of that thread since the step before. Writing the entries
+    that a checkpoint carries is not included: it belongs to the checkpoint.
     """
 
     step: int
-    apply: float
+    commit: float
     journal: float
     stolen: float
     published: float
@@ -72,12 +72,12 @@ class TimedKeeper:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.coordinator, name)
 
-    def apply(
+    def commit(
         self, step: int, contributions: Sequence[Contribution], facts: Mapping[str, float], skipped: Sequence[str]
     ) -> dict[str, float]:
         self._thread, self._journal = threading.get_ident(), 0.0
         before, start = self._cpu(), time.perf_counter()
-        seconds = self.coordinator.apply(step, contributions, facts, skipped)
+        seconds = self.coordinator.commit(step, contributions, facts, skipped)
         spent, after = time.perf_counter() - start, self._cpu()
         self.spent.append(Spent(step, spent, self._journal, after - before, after - self._published))
         self._thread, self._published = 0, after
@@ -158,7 +158,7 @@ class JournalByTurns(Journal):
 
 @dataclass(frozen=True)
 class BuildKeeperByTurns:
-    """A coordinator that sends nothing to a tracker, and is as safe as the real one in every second stretch of steps."""
+    """A coordinator without a tracker, as safe as the real one in every second stretch of steps."""
 
     recipe: str
     folder: str

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from pipeline.build import BuildWorker, build_components
 from pipeline.config import Recipe, load
 from pipeline.core.seeding import Ticket
-from pipeline.engine.evaluate import chunks_of
+from pipeline.engine.chunks import chunks_of
 from pipeline.engine.loop import ProgressListener
 from pipeline.runs.run import RunOptions, train_run
 from tests.bench import by_hand
@@ -75,7 +75,7 @@ def _worker(recipe: Recipe) -> float:
     worker, theta = BuildWorker(recipe.model_dump_json())(), build_components(recipe).theta.numpy()
 
     def step(number: int) -> None:
-        for chunk in chunks_of(0, "train", "train", number, recipe.tasks_per_step, recipe.chunk_size):
+        for chunk in chunks_of(0, number, recipe.tasks_per_step, recipe.chunk_size, purpose="train", split="train"):
             worker.learn(theta, chunk)
 
     return _rate(step, recipe)

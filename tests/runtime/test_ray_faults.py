@@ -10,12 +10,12 @@ import pytest
 
 from pipeline import build
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
-from pipeline.engine.evaluate import chunks_of
+from pipeline.engine.chunks import chunks_of
+from pipeline.engine.clock import Monotonic
 from pipeline.engine.scheduling.events import Joined
 from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
-from pipeline.engine.serial import Monotonic
 from pipeline.runtime.cluster import Workers
 from pipeline.runtime.transport import RayTransport
 from tests.quiet_runs import LIMITS, BuildQuietKeeper, on_ray
@@ -50,7 +50,7 @@ def pool(planted):
 
 
 def chunks(step: int):
-    return chunks_of(0, "train", "train", step, 2, 2)
+    return chunks_of(0, step, 2, 2, purpose="train", split="train")
 
 
 def test_a_worker_that_writes_to_theta_changes_its_own_copy_only(ray_local, pool):
@@ -111,7 +111,7 @@ def test_a_worker_that_computes_otherwise_is_left_out_unless_the_recipe_says_mix
         pool.take(events)
         pool.note = notes.append
         theta = build.build_components(tiny).theta.numpy()
-        learned = list(pool.learn(theta, chunks_of(tiny.seed, "train", "train", 1, 8, 2)))
+        learned = list(pool.learn(theta, chunks_of(tiny.seed, 1, 8, 2, purpose="train", split="train")))
     finally:
         transport.close()
     assert sorted(type(event).__name__ for event in events) == (["Joined"] * 2 if mixed else ["Joined", "Refused"])

@@ -1,4 +1,4 @@
-"""``python -m tests.soak.driver RECIPE.json FOLDER ADDRESS``: one session of the soaked run, with impatient timeouts."""
+"""``python -m tests.soak.driver RECIPE.json FOLDER ADDRESS``: a session of the soaked run, with short timeouts."""
 
 from __future__ import annotations
 

@@ -197,9 +197,9 @@ def test_a_slow_journal_is_found_and_what_the_publisher_syncs_beside_it_is_not_t
         coordinator.checkpoints.write = write_beside
 
     # The first step waits for nobody; the others for the writing of the one before, less what they learned meanwhile.
-    assert all(SLOW_S / 3 <= one.journal <= one.apply for one in spent("journal", slow_journal)[1:])
+    assert all(SLOW_S / 3 <= one.journal <= one.commit for one in spent("journal", slow_journal)[1:])
     found = spent("beside", synced_meanwhile)[1:]
-    assert all(one.apply >= SLOW_S / 3 for one in found)
+    assert all(one.commit >= SLOW_S / 3 for one in found)
     assert np.median([one.journal for one in found]) < SLOW_S / 2
 
 
@@ -207,7 +207,7 @@ def test_what_the_publisher_computes_meanwhile_is_found(spent, monkeypatch):
     asked, done = threading.Semaphore(0), threading.Semaphore(0)
 
     def busy(coordinator):
-        apply = coordinator.store.apply
+        apply = coordinator.store.step
 
         def send():
             if asked.acquire(timeout=0.1):
@@ -221,7 +221,7 @@ def test_what_the_publisher_computes_meanwhile_is_found(spent, monkeypatch):
             assert done.acquire(timeout=30)
             return apply(*arguments)
 
-        coordinator.publisher.send, coordinator.store.apply = send, apply_after_that
+        coordinator.publisher.send, coordinator.store.step = send, apply_after_that
 
     assert np.median([one.stolen for one in spent("calm")]) < SLOW_S / 10
     monkeypatch.setattr(publisher, "PERIOD_S", 0.001)

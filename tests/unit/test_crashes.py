@@ -1,4 +1,4 @@
-"""A run that dies anywhere is, resumed, the run that did not; and of two coordinators of one run exactly one goes on."""
+"""A run that dies anywhere and is resumed equals the undisturbed run. Of two coordinators of a run one goes on."""
 
 from __future__ import annotations
 

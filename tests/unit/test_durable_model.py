@@ -1,7 +1,7 @@
 """Whatever is done to a run in whatever order, it goes on from a step it has taken, with the bits it had there.
 
-Steps, crashes at any write, resumes, damaged and lost files, on the real scheduler, coordinator, journal and publisher in
-virtual time.
+Steps, crashes at any write, resumes, damaged and lost files, on the real scheduler, coordinator, journal and publisher
+in virtual time.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from hypothesis.stateful import (
 
 from pipeline.core.flat import sha256
 from pipeline.core.types import Contribution
+from pipeline.engine.chunks import chunks_of
 from pipeline.engine.durability.coordinator import Coordinator, Durability
 from pipeline.engine.durability.identity import Identity
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import STATUSES, Publisher, TrackedRun
-from pipeline.engine.evaluate import chunks_of
 from pipeline.engine.interfaces import Applied
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.store import Store
@@ -77,7 +77,7 @@ def coordinator(folder: Path, every: int, tracker: Recorder) -> Coordinator:
 
 def take(executor: VirtualExecutor, theta: Any, step: int) -> Any:
     """One outer step, as the loop takes it; theta after it."""
-    chunks = chunks_of(SEED, "train", "train", step, TASKS, CHUNK)
+    chunks = chunks_of(SEED, step, TASKS, CHUNK, purpose="train", split="train")
     handles: dict[int, Contribution] = {}
     wanted = chunks
     while True:
@@ -162,12 +162,16 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def die(self) -> None:
+        self.crash()
+        self.resume()
+
+    def crash(self) -> None:
+        """No thread of the process writes any more when this returns."""
         with suppress(Died):
             self.ours.flush()
         self.ours.journal.close()
         self.ours.publisher.abandon()
         self.ours.storage.release()
-        self.resume()
 
     @rule()
     def stop_and_go_on(self) -> None:
@@ -178,16 +182,18 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.durable)
     @rule(spoil=st.booleans())
     def lose_the_newest_checkpoint(self, spoil: bool) -> None:
+        self.crash()
         *before, newest = sorted((self.folder / "checkpoints").iterdir())
         if before:
             newest.write_bytes(newest.read_bytes()[:-1] if spoil else b"")
         else:
             newest.unlink()
         self.durable = int(before[-1].stem.removeprefix("step-")) if before else 0
-        self.die()
+        self.resume()
 
     @rule(cut=st.integers(1, 300))
     def tear_the_journal(self, cut: int) -> None:
+        self.crash()
         path = self.folder / "journal.jsonl"
         # What a crash can take is what no sync has reached.
         lines = path.read_bytes().splitlines(True) if path.exists() else []
@@ -195,7 +201,7 @@ class Life(RuleBasedStateMachine):
         if lines:
             with path.open("r+b") as file:
                 file.truncate(max(safe, path.stat().st_size - cut))
-        self.die()
+        self.resume()
 
     @invariant()
     def theta_is_that_of_the_straight_run(self) -> None:

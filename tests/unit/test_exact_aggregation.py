@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from pipeline.core.flat import sha256
 from pipeline.core.types import Contribution
-from pipeline.engine.evaluate import chunks_of
+from pipeline.engine.chunks import chunks_of
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.store import Store
 from tests.unit.quadratic import FLOAT64, LOOPED, Bowls, maml, mean_gradient, reptile, vector, worker
@@ -31,7 +31,7 @@ def contributions(name: str, chunk_size: int = CHUNK, workers: int = 1, seed: in
     ours = worker(ALGORITHMS[name], SOURCE, chunk_size=chunk_size)
     transport = VirtualTransport(workers, seed, lambda work, theta, chunk: ours.learn(theta, chunk))
     pool = virtual_crew(transport, workers)
-    chunks = chunks_of(5, "train", "train", 1, COUNT, chunk_size)
+    chunks = chunks_of(5, 1, COUNT, chunk_size, purpose="train", split="train")
     return [contribution for contribution, _ in pool.learn(vector().numpy(), chunks)]
 
 
@@ -40,13 +40,14 @@ def stepped(name: str, arrived: list[Contribution]) -> Tensor:
     algorithm = ALGORITHMS[name]
     layout = worker(algorithm, SOURCE).layout
     store = Store(algorithm, layout, vector(), {"model": Outer(optimizer="sgd", lr=1.0)}, 1)
-    store.apply(1, arrived)
+    store.step(1, arrived)
     return store.theta
 
 
 @every_algorithm
 def test_27_the_mean_over_tasks_is_the_same_for_every_chunk_size(name):
-    tasks = [ticket for chunk in chunks_of(5, "train", "train", 1, COUNT, COUNT) for ticket in chunk.tickets]
+    whole = chunks_of(5, 1, COUNT, COUNT, purpose="train", split="train")
+    tasks = [ticket for chunk in whole for ticket in chunk.tickets]
     weights = [SOURCE.sample(ticket).weight for ticket in tasks]
     assert len(set(weights)) > 1
     single = [mean_gradient(ALGORITHMS[name], SOURCE, vector(), [ticket], LOOPED) for ticket in tasks]
@@ -73,6 +74,6 @@ def test_27_the_same_bits_in_any_order_of_arrival(name):
 
 @every_algorithm
 def test_vectorised_and_looped_are_equal(name):
-    asked = chunks_of(5, "train", "train", 1, 8, 8)[0].tickets
+    asked = chunks_of(5, 1, 8, 8, purpose="train", split="train")[0].tickets
     fast, slow = (mean_gradient(ALGORITHMS[name], SOURCE, vector(), asked, numerics) for numerics in (FLOAT64, LOOPED))
     assert_close(fast, slow, rtol=0, atol=1e-12)

@@ -62,5 +62,5 @@ def test_14_and_15_training_arrives_there(
     store = Store(algorithm, ours.layout, vector(), {"model": Outer(optimizer="sgd", lr=rate)}, 100)
     for step in range(1, 101):
         contribution, _ = ours.learn(store.vector(), Chunk(step, 0, TASKS))
-        store.apply(step, [contribution])
+        store.step(step, [contribution])
     assert_close(torch.from_numpy(store.vector()), point(steps), rtol=0, atol=1e-9)

@@ -20,10 +20,11 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape
 from pipeline.core.types import Batch, Context, Task
 from pipeline.engine import loop
+from pipeline.engine.chunks import chunks_of
 from pipeline.engine.durability.checkpoint import Checkpoints, read_checkpoint
 from pipeline.engine.durability.coordinator import Durability
 from pipeline.engine.durability.journal import Journal
-from pipeline.engine.evaluate import EvaluationPlan, Row, chunks_of, evaluate, interval
+from pipeline.engine.evaluate import EvaluationPlan, Row, evaluate, interval
 from pipeline.engine.interfaces import Chunk, Entry, ScoreReport
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.worker import Worker, milestones
@@ -335,7 +336,7 @@ def test_a_skipped_task_leaves_its_slot_empty_and_the_others_where_they_are(numb
     for change in (nan_query, without):
         worker = BuildWorker(of.model_dump_json())()
         worker.source = altered(change, number)(worker.source)
-        chunk = chunks_of(5, "train", "train", 2, 20, 4)[3]
+        chunk = chunks_of(5, 2, 20, 4, purpose="train", split="train")[3]
         contribution, report = worker.learn(build_components(of).theta.numpy(), chunk)
         assert contribution.weight == 3.0
         assert report.skipped == ((f"train/train/2/{number}",) if change is nan_query else ())
@@ -360,7 +361,8 @@ def test_loss_and_metrics_are_means_over_the_used_tasks(bench):
     wrapped = altered(nan_query, 3)(components.source)
     executor = bench.executor(of, altered(nan_query, 3))
     opened = executor.open()
-    reports = [report for _, report in executor.learn(opened.theta, chunks_of(5, "train", "train", 2, 20, 4))]
+    chunks = chunks_of(5, 2, 20, 4, purpose="train", split="train")
+    reports = [report for _, report in executor.learn(opened.theta, chunks)]
     losses = []
     theta = components.layout.unpack(torch.from_numpy(opened.theta))
     for number in range(20):
@@ -553,7 +555,7 @@ def test_the_best_theta_so_far_is_remembered_by_a_resumed_run(bench):
     executor = bench.executor(recipe())
     executor.open()
     theta = executor.coordinator.store.vector()
-    chunks = chunks_of(5, "train", "train", 1, 20, 4)
+    chunks = chunks_of(5, 1, 20, 4, purpose="train", split="train")
     executor.apply(1, {report.chunk: handle for handle, report in executor.learn(theta, chunks)}, {}, [])
     assert executor.keep_best(1, 0.9)
     executor.close("KILLED", {})
@@ -613,7 +615,7 @@ def test_milestones_of_a_trace(length, expected):
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (8, 8), (9, 8), (17, 4)])
 def test_chunks_hold_each_task_once_in_order(count, size):
-    chunks = chunks_of(5, "train", "val", 3, count, size)
+    chunks = chunks_of(5, 3, count, size, purpose="train", split="val")
     assert [chunk.number for chunk in chunks] == list(range(-(-count // size)))
     assert [ticket for chunk in chunks for ticket in chunk.tickets] == [
         Ticket(5, "train", "val", 3, number) for number in range(count)

@@ -143,19 +143,19 @@ def leaf(of: Store, group: str, name: str) -> Tensor:
 
 def test_the_step_subtracts_a_weighted_mean_and_never_a_sum():
     ours = store()
-    ours.apply(1, [contribution(0, model=3.0, weight=1.0), contribution(1, model=5.0, weight=3.0)])
+    ours.step(1, [contribution(0, model=3.0, weight=1.0), contribution(1, model=5.0, weight=3.0)])
     assert_close(leaf(ours, "model", "w"), THETA["model"]["w"] - 8.0 / 4.0, rtol=0, atol=1e-15)
 
 
 def test_a_chunk_of_which_nothing_was_used_weighs_nothing():
     ours = store()
-    ours.apply(1, [contribution(0, model=3.0, weight=1.0), Contribution(1, (), np.zeros(LAYOUT.size), 0.0, [])])
+    ours.step(1, [contribution(0, model=3.0, weight=1.0), Contribution(1, (), np.zeros(LAYOUT.size), 0.0, [])])
     assert_close(leaf(ours, "model", "w"), THETA["model"]["w"] - 3.0, rtol=0, atol=1e-15)
 
 
 def test_clipping_bounds_the_norm_of_each_group_s_mean_and_reports_it_from_before():
     ours = store(model=Outer(optimizer="sgd", lr=1.0, clip=2.0), rate=Outer(optimizer="sgd", lr=1.0, clip=100.0))
-    facts = ours.apply(1, [contribution(0, model=8.0, rate=8.0, weight=2.0)])
+    facts = ours.step(1, [contribution(0, model=8.0, rate=8.0, weight=2.0)])
     moved = THETA["model"]["w"] - leaf(ours, "model", "w")
     assert_close(moved, torch.full((3,), 2.0 / math.sqrt(3), dtype=torch.float64), rtol=1e-12, atol=0)
     assert_close(THETA["rate"]["r"] - leaf(ours, "rate", "r"), torch.full((2,), 4.0, dtype=torch.float64))
@@ -165,7 +165,7 @@ def test_clipping_bounds_the_norm_of_each_group_s_mean_and_reports_it_from_befor
 
 def test_each_group_has_its_own_optimizer_and_rate():
     ours = store(model=Outer(optimizer="adam", lr=0.25), rate=Outer(optimizer="sgd", lr=0.5))
-    facts = ours.apply(1, [contribution(0, model=-7.0, rate=3.0)])
+    facts = ours.step(1, [contribution(0, model=-7.0, rate=3.0)])
     assert_close(leaf(ours, "model", "w"), THETA["model"]["w"] + 0.25, rtol=0, atol=1e-8)
     assert_close(leaf(ours, "rate", "r"), THETA["rate"]["r"] - 1.5, rtol=0, atol=1e-15)
     assert (facts["lr/model"], facts["lr/rate"]) == (0.25, 0.5)
@@ -175,17 +175,17 @@ def test_a_group_that_is_left_out_is_not_stepped():
     """Momentum and schedule would move it even under a gradient of zero."""
     pushing = Outer(optimizer="sgd", lr=1.0, momentum=0.9, schedule="linear")
     ours = store(rate=pushing)
-    ours.apply(1, [contribution(0, model=1.0, rate=1.0)])
+    ours.step(1, [contribution(0, model=1.0, rate=1.0)])
     before = leaf(ours, "rate", "r").clone()
-    facts = ours.apply(2, [contribution(0, model=1.0, rate=None)])
+    facts = ours.step(2, [contribution(0, model=1.0, rate=None)])
     assert torch.equal(leaf(ours, "rate", "r"), before)
     assert "lr/rate" not in facts
-    assert ours.apply(3, [contribution(0, model=1.0, rate=1.0)])["lr/rate"] == pytest.approx(1 - 1 / 20)
+    assert ours.step(3, [contribution(0, model=1.0, rate=1.0)])["lr/rate"] == pytest.approx(1 - 1 / 20)
 
 
 def test_a_group_that_one_chunk_knows_is_stepped_by_the_mean_over_all():
     ours = store()
-    ours.apply(1, [contribution(0, rate=None), contribution(1, rate=4.0)])
+    ours.step(1, [contribution(0, rate=None), contribution(1, rate=4.0)])
     assert_close(leaf(ours, "rate", "r"), THETA["rate"]["r"] - 2.0, rtol=0, atol=1e-15)
 
 
@@ -195,22 +195,22 @@ def test_state_groups_are_folded_once_with_the_records_in_slot_order():
     def shown(*values: float) -> list[dict[str, np.ndarray]]:
         return [{"value": np.full(2, value)} for value in values]
 
-    ours.apply(1, [contribution(1, records=shown(3.0, 4.0)), contribution(0, records=shown(1.0, 2.0))])
+    ours.step(1, [contribution(1, records=shown(3.0, 4.0)), contribution(0, records=shown(1.0, 2.0))])
     assert leaf(ours, "seen", "count") == 4
     assert leaf(ours, "seen", "last").tolist() == [4.0, 4.0]
-    ours.apply(1, [contribution(0, records=shown(9.0))])
+    ours.step(1, [contribution(0, records=shown(9.0))])
     assert leaf(ours, "seen", "count") == 4
 
 
 def test_a_step_is_applied_once_and_in_order():
     ours = store()
-    assert ours.apply(1, [contribution(0, model=1.0)])
+    assert ours.step(1, [contribution(0, model=1.0)])
     after = ours.vector()
-    assert ours.apply(1, [contribution(0, model=1.0)]) == {}
+    assert ours.step(1, [contribution(0, model=1.0)]) == {}
     assert np.array_equal(ours.vector(), after)
     assert ours.version == 1
     with pytest.raises(InternalError, match="step 3 cannot follow step 1"):
-        ours.apply(3, [contribution(0, model=1.0)])
+        ours.step(3, [contribution(0, model=1.0)])
 
 
 def test_what_is_handed_out_and_what_comes_in_stays_as_it_is():
@@ -222,7 +222,7 @@ def test_what_is_handed_out_and_what_comes_in_stays_as_it_is():
     tensors, _ = ours.state()
     saved = {name: tensor.clone() for name, tensor in tensors.items()}
     for step in (1, 2):
-        ours.apply(step, [came])
+        ours.step(step, [came])
     assert np.array_equal(came.gradient, as_it_came)
     assert np.array_equal(sent, as_it_was_sent)
     assert torch.equal(first, kept)
@@ -259,16 +259,16 @@ def test_a_restored_store_goes_on_exactly(optimizer: Outer, schedule: dict[str, 
     outer = Outer(**{**vars(optimizer), **schedule})
     steps = 12
     straight = store(outer, outer, steps)
-    rates = [straight.apply(step, random_contributions(step)) for step in range(1, steps + 1)]
+    rates = [straight.step(step, random_contributions(step)) for step in range(1, steps + 1)]
 
     before = store(outer, outer, steps)
     for step in range(1, stop + 1):
-        before.apply(step, random_contributions(step))
+        before.step(step, random_contributions(step))
     tensors, texts = before.state()
     after = store(outer, outer, steps)
     after.restore(stop, tensors, json.loads(json.dumps(texts)))
     assert after.version == stop
-    assert [after.apply(step, random_contributions(step)) for step in range(stop + 1, steps + 1)] == rates[stop:]
+    assert [after.step(step, random_contributions(step)) for step in range(stop + 1, steps + 1)] == rates[stop:]
     assert sha256(after.theta) == sha256(straight.theta)
 
 
@@ -283,7 +283,7 @@ def test_a_restored_store_goes_on_exactly(optimizer: Outer, schedule: dict[str, 
 )
 def test_schedules_end_where_the_run_ends(schedule: dict[str, Any], expected: list[float]):
     ours = store(Outer(optimizer="sgd", lr=1.0, **schedule), steps=8)
-    rates = [ours.apply(step, [contribution(0, model=1.0)])["lr/model"] for step in range(1, 9)]
+    rates = [ours.step(step, [contribution(0, model=1.0)])["lr/model"] for step in range(1, 9)]
     assert rates == pytest.approx(expected, abs=1e-12)
     if schedule["schedule"] in ("linear", "cosine"):
         assert ours.optimizers["model"].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
@@ -315,7 +315,7 @@ def test_protonet_s_running_moments_move_towards_the_mean_of_the_tasks_query_mom
     chunks = [Chunk(1, at, tuple(Ticket(0, "train", "train", 1, 2 * at + i) for i in (0, 1))) for at in (0, 1)]
     worker = Worker(algorithm, Clusters(), layout, numerics, 2)
     ours = Store(algorithm, layout, layout.pack(first), {"model": Outer()}, 10)
-    ours.apply(1, [worker.learn(ours.vector(), chunk)[0] for chunk in reversed(chunks)])
+    ours.step(1, [worker.learn(ours.vector(), chunk)[0] for chunk in reversed(chunks)])
 
     theta = layout.unpack(layout.pack(first))
     moments = [

@@ -14,11 +14,12 @@ from pipeline.core.flat import sha256
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape
 from pipeline.engine import loop
+from pipeline.engine.chunks import chunks_of
 from pipeline.engine.durability.coordinator import Coordinator, Durability
 from pipeline.engine.durability.identity import Identity
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher, TrackedRun
-from pipeline.engine.evaluate import EvaluationPlan, chunks_of, evaluate
+from pipeline.engine.evaluate import EvaluationPlan, evaluate
 from pipeline.engine.interfaces import Chunk, Report, Work
 from pipeline.engine.loop import Plan
 from pipeline.engine.outer.optimizer import Outer
@@ -51,7 +52,7 @@ SEEDS = range(60)
 
 
 def chunks(count: int, step: int = 1) -> list[Chunk]:
-    return chunks_of(7, "train", "train", step, 2 * count, 2)
+    return chunks_of(7, step, 2 * count, 2, purpose="train", split="train")
 
 
 def echo(work: Work, theta: Any, chunk: Chunk) -> Any:
@@ -180,11 +181,11 @@ def test_a_chunk_whose_lease_ends_is_dealt_again_and_its_worker_replaced_later(s
     assert scheduler.tick(19.9) == []
     (note,) = scheduler.tick(20.1)
     assert isinstance(note, Note)
-    assert "worker 0 has chunk 0 of step 1" in note.text
+    assert "worker 0 has held chunk 0 of step 1" in note.text
     assert scheduler.on(Joined(1), 21.0) == [Assign(1, 2, chunks(1)[0])]
     assert scheduler.tick(39.9) == []
     assert scheduler.tick(40.1) == [Replace(0)]
-    assert scheduler.busy[1].lease == 2 * 20.0
+    assert scheduler.busy[1].seconds == 2 * 20.0
 
 
 def test_a_late_worker_that_answers_after_all_is_used_again(scheduler):
@@ -291,7 +292,7 @@ def test_a_task_that_kills_its_workers_is_tried_alone_and_named(workers):
 def test_a_chunk_of_one_task_needs_no_trial():
     ours, transport = pool(2, 0, Chaos(poison=frozenset({POISON})))
     with pytest.raises(PoisonError, match=f"task {POISON}"):
-        scores(ours, None, chunks_of(7, "train", "train", 1, 8, 1))
+        scores(ours, None, chunks_of(7, 1, 8, 1, purpose="train", split="train"))
     assert len(transport.replaced) == MAX_LOSSES
 
 
@@ -381,7 +382,7 @@ def test_a_flaky_machine_gets_little_work_and_the_run_goes_on():
         assert len(scores(ours, None, chunks(9, step))) == 9
     there = sum(lease.worker % 3 == 0 for lease in transport.leases)
     assert there < 0.15 * len(transport.leases)
-    assert any("machine-0 keeps losing workers: it rests for" in note for note in notes)
+    assert any("node machine-0 keeps losing workers: no chunks are sent to it for" in note for note in notes)
 
 
 def test_a_machine_that_is_the_only_one_does_not_rest():
@@ -508,6 +509,7 @@ class Silent:
 def trained(executor: SerialExecutor) -> tuple[str, list[tuple[int, float]]]:
     """The hash of the last theta, and the loss curve."""
     theta = executor.fetch(loop.train(executor, PLAN, Silent()).theta)
+    executor.coordinator.flush()  # the last step is journaled once its checkpoint is durable
     losses = [(entry.step, entry.metrics["train/loss"]) for entry in executor.coordinator.journal.since(0)]
     executor.close("FINISHED", {})
     return sha256(torch.from_numpy(theta)), losses

@@ -17,7 +17,8 @@ from pipeline.config import Recipe, validate
 from pipeline.core.failures import ConfigError, DataError, ResumeError
 from pipeline.core.seeding import Ticket
 from pipeline.core.types import Batch, Context, Task
-from pipeline.engine.evaluate import EvaluationPlan, chunks_of
+from pipeline.engine.chunks import chunks_of
+from pipeline.engine.evaluate import EvaluationPlan
 from pipeline.engine.worker import Worker
 from pipeline.runs.run import RunOptions, train_run
 from pipeline.runs.run_folder import load_learner, newest, pack, validate_folder
@@ -175,7 +176,7 @@ def test_the_accuracy_of_evaluation_is_that_of_served_labels(arrow, run_of):
     components = build_components(recipe)
     plan = EvaluationPlan("test", 4, 20260, 2, recipe.shapes().eval, "")
     learner = pipeline.load(folder)
-    for chunk in chunks_of(plan.seed, "evaluate", plan.split, 0, plan.tasks, plan.chunk_size):
+    for chunk in chunks_of(plan.seed, 0, plan.tasks, plan.chunk_size, purpose="evaluate", split=plan.split):
         report = worker.score(pack(components, newest(folder)), chunk)
         for at, ticket in enumerate(chunk.tickets):
             task = components.source.sample(ticket)

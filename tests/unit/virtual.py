@@ -1,6 +1,6 @@
 """A cluster in virtual time: workers that are slow, die, come back and answer late, all drawn from one seed.
 
-The real scheduler, workers and coordinator run against it; nothing sleeps. ``Recorder`` is the tracker that goes with it.
+The real scheduler, workers and coordinator run against it; nothing sleeps. ``Recorder`` is its tracker.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Lease(NamedTuple):
 
 
 class Due(NamedTuple):
-    """An event on its way. A stray one tells of an lease that is settled already."""
+    """An event on its way. A stray one tells of a lease that has ended already."""
 
     at: float
     number: int
@@ -84,7 +84,7 @@ class Due(NamedTuple):
 
 
 class VirtualTransport:
-    """Delivers events one at a time in the lease of virtual time, and refuses leases that no real worker could take.
+    """Delivers events one at a time in the order of virtual time, and refuses what no real worker could take.
 
     Worker ``n`` is on machine ``n % machines``. An lease takes a second on average.
     """
@@ -186,10 +186,10 @@ class VirtualExecutor(SerialExecutor):
         self.random, self.chaos = transport.random, chaos
 
     def apply(
-        self, step: int, handles: Mapping[int, Any], facts: Mapping[str, float], skipped: Sequence[str]
+        self, step: int, handles: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> Applied | Missing:
         gone = tuple(chunk for chunk in sorted(handles) if self.random.random() < self.chaos.missing)
-        return Missing(gone) if gone else super().apply(step, handles, facts, skipped)
+        return Missing(gone) if gone else super().apply(step, handles, metrics, skipped)
 
 
 class Recorder:

@@ -115,7 +115,7 @@ class Coordinator:
         self.publisher.start({f"numerics.{key}": value for key, value in numerics.items()})
         return Opened(self.store.version, self.store.vector(), tuple(notes))
 
-    def apply(
+    def commit(
         self, step: int, contributions: Sequence[Contribution], facts: Mapping[str, float], skipped: Sequence[str]
     ) -> dict[str, float]:
         """Outer step number ``step``; returns seconds per part. Idempotent.
@@ -132,7 +132,7 @@ class Coordinator:
         self.flush()
         settled = time.perf_counter()
         self._mid_step = True  # until the step is whole: interrupted in the middle, theta is nobody's
-        norms = self.store.apply(step, contributions)
+        norms = self.store.step(step, contributions)
         reduced = time.perf_counter()
         self._skipped += skipped
         metrics = dict(facts) | {f"train/{name}": value for name, value in norms.items()}
@@ -238,9 +238,9 @@ class Coordinator:
         where = self.storage.where
         if checkpoint.metadata["format"] != FORMAT:
             raise ResumeError(
-                f"--resume: the checkpoints in {where} have format {checkpoint.metadata['format']}, and this version goes "
-                f"on from format {FORMAT}; finish the run with the version that began it, or train anew in another "
-                "--output"
+                f"--resume: the checkpoints in {where} have format {checkpoint.metadata['format']}, and this version "
+                f"goes on from format {FORMAT}; finish the run with the version that began it, or train anew in "
+                "another --output"
             )
         wrong = [key for key, kind in RESUMABLE.items() if not isinstance(checkpoint.metadata.get(key), kind)]
         if wrong:

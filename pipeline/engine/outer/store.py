@@ -34,7 +34,7 @@ class Store:
         self.optimizers = {group: build_optimizer(outer[group], self.parameters[group]) for group in outer}
         self.schedulers = {group: build_scheduler(outer[group], self.optimizers[group], steps) for group in outer}
 
-    def apply(self, step: int, contributions: Sequence[Contribution]) -> dict[str, float]:
+    def step(self, step: int, contributions: Sequence[Contribution]) -> dict[str, float]:
         """Outer step number ``step``; returns each group's gradient norm (before clipping) and learning rate.
 
         Idempotent: a step that is done already changes nothing and returns {}.

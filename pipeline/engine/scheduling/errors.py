@@ -1,4 +1,4 @@
-"""What the scheduler says of a chunk: its name, and the errors that end a run over it."""
+"""What the scheduler says: how a chunk is named, notes, and the errors that end a run over a chunk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def named(chunk: Chunk) -> str:
 def poison(culprit: Chunk, why: str) -> PoisonError:
     first = culprit.tickets[0]
     return PoisonError(
-        f"{named(culprit)} of seed {first.seed} losses every worker that computes it, the last: {why}. "
+        f"{named(culprit)} of seed {first.seed} kills every worker that computes it, the last: {why}. "
         f"Look at it alone: pipeline.replay(DIR, step={first.step}, number={first.number}); "
         "or leave such tasks out: workers.on_poison=skip"
     )
@@ -33,3 +33,8 @@ def nobody(seconds: float) -> ClusterError:
         f"no worker was ready for {seconds:.0f} s; is there room for one on the cluster? "
         "What was done before is saved: go on with --resume"
     )
+
+
+def backed_off(node: str, seconds: float) -> str:
+    where = f"node {node}" if node else "this machine"
+    return f"{where} keeps losing workers: no chunks are sent to it for {seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""What the scheduler is last_status, and what it leases."""
+"""What the scheduler is told (events) and what it asks for (actions)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pipeline.core.failures import PipelineError
 from pipeline.engine.interfaces import Chunk, Work
 
 Id = int
-"""A worker's number. The worker that takes a lost one's place gets a new number, so late answers are last_status apart."""
+"""A worker's number. The worker that takes a lost one's place gets a new number, so late answers are told apart."""
 
 
 class Joined(NamedTuple):
-    """A worker is ready; ``place`` is the machine it is on."""
+    """A worker is ready; ``node`` is the one it runs on."""
 
     worker: Id
-    place: str = ""
+    node: str = ""
 
 
 class Done(NamedTuple):
-    """A worker carried out an lease; equal results have equal ``digest``, 0 for unknown."""
+    """A worker finished the chunk of a lease; equal results have equal ``digest``, 0 for unknown."""
 
     worker: Id
     lease: int
@@ -36,13 +36,13 @@ class Lost(NamedTuple):
 
 
 class Leaving(NamedTuple):
-    """A worker's machine will go away soon: it may finish what it has, and gets no more."""
+    """A worker's node will go away soon: it may finish what it has, and gets no more."""
 
     worker: Id
 
 
 class Refused(NamedTuple):
-    """A worker must not take part; it keeps its machine's place, so that no other of its kind is started there."""
+    """A worker must not take part. It keeps its place on its node, so that no other like it is started there."""
 
     worker: Id
     why: str
@@ -79,7 +79,7 @@ class Note(NamedTuple):
 
 
 class Abort(NamedTuple):
-    """The round cannot be finished."""
+    """The submitted chunks cannot be finished."""
 
     error: PipelineError
 
@@ -89,11 +89,11 @@ Action = Assign | Accept | Replace | Note | Abort
 
 @dataclass
 class Lease:
-    """A chunk in a worker's hands since ``since``, for ``seconds`` seconds."""
+    """A chunk that a worker holds since ``since``, for ``seconds`` seconds."""
 
     number: int
     worker: Id
-    round: int
+    submission: int
     work: Work
     chunk: Chunk
     since: float

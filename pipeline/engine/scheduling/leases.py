@@ -1,4 +1,4 @@
-"""How long chunks take here: the running median that leases and copies are measured by."""
+"""How long chunks take: the running median that the lengths of leases and copies follow."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ class LeaseTimes:
     def copy_after(self, work: Work) -> float:
         """Seconds after which an idle worker gets a copy of a chunk."""
         known = self.durations[work]
-        return (
-            max(self.timeouts.copy_s, self.timeouts.copy_factor * statistics.median(known)) if known else float("inf")
-        )
+        if not known:
+            return float("inf")
+        return max(self.timeouts.copy_s, self.timeouts.copy_factor * statistics.median(known))

@@ -1,4 +1,4 @@
-"""Workers behind a scheduler: the one loop that carries its leases out.
+"""Workers behind a scheduler: the one loop that carries out its actions.
 
 The serial executor, the Ray executor and the tests' transport in virtual time differ in their ``Transport`` and
 ``Clock`` alone.
@@ -16,7 +16,7 @@ from pipeline.engine.stop import Stop
 
 
 class Transport(Protocol):
-    """Carries leases to workers and brings back what happened."""
+    """Sends chunks to workers and brings back what happened."""
 
     stop: Stop
 
@@ -34,7 +34,7 @@ class Transport(Protocol):
 
 
 class WorkerPool:
-    """What every executor learns and scores with. ``note`` is last_status what people want to know."""
+    """What every executor learns and scores with. ``note`` receives what people want to know."""
 
     def __init__(self, transport: Transport, clock: Clock, scheduler: Scheduler, *, workers: int) -> None:
         self.transport, self.clock, self.scheduler, self.workers = transport, clock, scheduler, workers
@@ -47,21 +47,21 @@ class WorkerPool:
         return self.transport.stop
 
     def take(self, events: Sequence[Event]) -> None:
-        """What happened between two rounds: the next one begins with what the scheduler makes of it."""
+        """What happened between two calls: the next call begins with what the scheduler makes of it."""
         self.actions += [action for event in events for action in self.scheduler.on(event, self.clock.now())]
 
     def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
         """Each chunk's contribution (a handle) and report, as they come."""
-        for number, (handle, report) in self._assign("learn", theta, chunks):
+        for number, (handle, report) in self._run("learn", theta, chunks):
             (chunk,) = (chunk for chunk in chunks if chunk.number == number)
             left_out = tuple(ticket.id for ticket in chunk.tickets if ticket.id in self.scheduler.poisoned)
             yield handle, report._replace(skipped=(*report.skipped, *left_out))
 
     def score(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[ScoreReport]:
-        return (result for _, result in self._assign("score", theta, chunks))
+        return (result for _, result in self._run("score", theta, chunks))
 
-    def _assign(self, work: Work, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Any]]:
-        """Carry out one round; yields (chunk, result) as they come.
+    def _run(self, work: Work, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Any]]:
+        """Run these chunks; yields (chunk, result) as they come.
 
         Raises:
             PipelineError: what the scheduler aborts with, or what a task raised.

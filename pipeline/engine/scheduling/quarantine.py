@@ -1,4 +1,4 @@
-"""Which machines lose their workers again and again, and how long they rest."""
+"""Which nodes lose their workers again and again, and how long no chunks are sent to them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ FORGIVEN = 0.25
 
 
 class Quarantine:
-    """A machine rests after its second loss, each time twice as long. One loss is an accident."""
+    """A node is backed off after its second loss, each time twice as long. One loss is an accident."""
 
     def __init__(self, timeouts: Timeouts) -> None:
         self.timeouts = timeouts
         self.losses: dict[str, float] = {}
         self.until: dict[str, float] = {}
 
-    def lost(self, place: str, now: float) -> float | None:
-        """A worker was lost there; how long the place rests now, if it does."""
-        losses = self.losses[place] = self.losses.get(place, 0.0) + 1.0
+    def lost(self, node: str, now: float) -> float | None:
+        """A worker was lost there; returns for how many seconds the node is backed off now, if it is."""
+        losses = self.losses[node] = self.losses.get(node, 0.0) + 1.0
         if losses < 2.0:
             return None
         shortest, longest = self.timeouts.backoff_s
-        rest: float = min(shortest * 2.0 ** (losses - 2.0), longest)
-        self.until[place] = now + rest
-        return rest
+        backoff: float = min(shortest * 2.0 ** (losses - 2.0), longest)
+        self.until[node] = now + backoff
+        return backoff
 
-    def done(self, place: str) -> None:
+    def done(self, node: str) -> None:
         """A chunk was finished there."""
-        if place in self.losses:
-            self.losses[place] = max(0.0, self.losses[place] - FORGIVEN)
+        if node in self.losses:
+            self.losses[node] = max(0.0, self.losses[node] - FORGIVEN)
 
-    def available(self, place: str, now: float) -> bool:
-        return now >= self.until.get(place, now)
+    def available(self, node: str, now: float) -> bool:
+        return now >= self.until.get(node, now)

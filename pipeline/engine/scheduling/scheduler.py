@@ -1,12 +1,12 @@
 """Who computes which chunk, until when: a pure, event-driven decision. Events and time go in, actions come out.
 
-Chunks are pure, so a chunk may be computed twice: nothing here can change a result, only how soon it is there.
+Chunks are pure, so a chunk may be computed twice. Nothing here can change a result, only how soon it is there.
 
-- A lost worker is replaced and its chunk dealt again.
-- A chunk whose lease runs out is dealt again, with twice the lease; its worker is replaced after as long again.
+- A lost worker is replaced, and its chunk is assigned again.
+- A chunk whose lease runs out is assigned again, with twice the lease. Its worker is replaced after as long again.
 - An idle worker with nothing to do gets a copy of a chunk that takes far longer than most.
-- A machine that keeps losing workers rests, unless all do.
-- A chunk that takes three workers with it is cut into its tasks, and the one that does so alone is named.
+- A node that keeps losing workers gets no chunks for a while, unless all nodes do.
+- A chunk on which three workers are lost is split into its tasks. A task that loses its worker alone is poison.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pipeline.engine.interfaces import Chunk, Work
-from pipeline.engine.scheduling.errors import corrupt, named, nobody, poison
+from pipeline.engine.scheduling.errors import backed_off, corrupt, named, nobody, poison
 from pipeline.engine.scheduling.events import (
     Abort,
     Accept,
@@ -39,13 +39,13 @@ from pipeline.engine.scheduling.quarantine import Quarantine
 from pipeline.engine.scheduling.timeouts import Timeouts
 
 MAX_LOSSES = 3
-"""Workers that a chunk may take with it before it is taken for poison."""
+"""Workers that may be lost on one chunk before the chunk counts as poison."""
 
 OnPoison = Literal["abort", "skip"]
 
 
 class Scheduler:
-    """Deals a round's chunks in lease to idle workers."""
+    """Assigns the chunks of one ``submit`` to idle workers, in order."""
 
     def __init__(self, timeouts: Timeouts, on_poison: OnPoison = "abort") -> None:
         # Fixed at construction.
@@ -60,8 +60,8 @@ class Scheduler:
         self.last_status = 0.0
         self.poisoned: set[str] = set()
         self._numbers = itertools.count(1)
-        # Changes every round. A chunk under trial is open, and its tasks wait in its place.
-        self.round = 0
+        # Changes with every ``submit``. An isolated chunk is open, and its tasks wait in its place.
+        self.submission = 0
         self.work: Work = "learn"
         self.waiting: deque[Chunk] = deque()
         self.open: dict[int, Chunk] = {}
@@ -69,7 +69,7 @@ class Scheduler:
         self.patience: dict[Chunk, float] = {}
         self.isolated: dict[int, set[Chunk]] = {}
         self.isolated_once: set[int] = set()
-        # Of this round and the one before it.
+        # Of this submission and the one before it.
         self.leases: dict[int, Lease] = {}
         self.accepted: dict[tuple[int, Chunk], int] = {}
 
@@ -78,10 +78,10 @@ class Scheduler:
         return not self.open
 
     def submit(self, work: Work, chunks: Sequence[Chunk], now: float) -> list[Action]:
-        """Begin a round; what workers still compute for an earlier one will be dropped."""
-        self.leases = {number: lease for number, lease in self.leases.items() if lease.round == self.round}
-        self.accepted = {(of, chunk): digest for (of, chunk), digest in self.accepted.items() if of == self.round}
-        self.round, self.work = self.round + 1, work
+        """Begin with these chunks; what workers still compute for earlier ones is dropped."""
+        self.leases = {number: lease for number, lease in self.leases.items() if lease.submission == self.submission}
+        self.accepted = {(of, chunk): digest for (of, chunk), digest in self.accepted.items() if of == self.submission}
+        self.submission, self.work = self.submission + 1, work
         self.waiting = deque(self._without_poison(chunk) for chunk in chunks)
         self.open = {chunk.number: chunk for chunk in self.waiting}
         self.losses, self.patience, self.isolated, self.isolated_once = {}, {}, {}, set()
@@ -90,9 +90,9 @@ class Scheduler:
 
     def on(self, event: Event, now: float) -> list[Action]:
         match event:
-            case Joined(worker, place):
+            case Joined(worker, node):
                 self.no_workers_since = None
-                self.workers[worker] = place
+                self.workers[worker] = node
                 self.idle.append(worker)
                 return self._assign(now)
             case Done():
@@ -105,7 +105,7 @@ class Scheduler:
                 return [Note(f"worker {worker} is left out: {why}")]
 
     def tick(self, now: float) -> list[Action]:
-        """Time passes: leases end, rests end, copies are made, patience ends."""
+        """Time passes: leases end, nodes come back, copies are made, waiting ends."""
         actions: list[Action] = []
         for lease in list(self.busy.values()):
             actions += self._check_lease(lease, now)
@@ -126,16 +126,16 @@ class Scheduler:
         lease = self.leases.get(event.lease)
         if lease is None:
             return actions + self._assign(now)
-        number, accepted = lease.chunk.number, self.accepted.get((lease.round, lease.chunk), event.digest)
+        number, accepted = lease.chunk.number, self.accepted.get((lease.submission, lease.chunk), event.digest)
         if accepted != event.digest:
             return [Abort(corrupt(lease))]
-        if lease.round == self.round and self.open.get(number) == lease.chunk:
+        if lease.submission == self.submission and self.open.get(number) == lease.chunk:
             del self.open[number]
             self.isolated.pop(number, None)
             self.waiting = deque(chunk for chunk in self.waiting if chunk.number != number)
-            self.accepted[self.round, lease.chunk] = event.digest
+            self.accepted[self.submission, lease.chunk] = event.digest
             actions.append(Accept(number, event.result))
-        elif lease.round == self.round and lease.chunk in self.isolated.get(number, ()):
+        elif lease.submission == self.submission and lease.chunk in self.isolated.get(number, ()):
             self._clear(lease.chunk)
         return actions + self._assign(now)
 
@@ -153,19 +153,19 @@ class Scheduler:
         return self._forget(event.worker)
 
     def _lost(self, worker: Id, why: str, now: float) -> list[Action]:
-        lease, place, expected = self.busy.pop(worker, None), self.workers.get(worker, ""), worker in self.leaving
+        lease, node, expected = self.busy.pop(worker, None), self.workers.get(worker, ""), worker in self.leaving
         actions = self._forget(worker)
-        wanted = lease is not None and lease.round == self.round and self._wanted(lease.chunk)
+        wanted = lease is not None and lease.submission == self.submission and self._wanted(lease.chunk)
         if lease is not None and wanted and not expected:
             losses = self.losses[lease.chunk] = self.losses.get(lease.chunk, 0) + 1
             if losses >= MAX_LOSSES:
                 return actions + self._isolate(lease.chunk, why) + self._assign(now)
-            # A second worker lost on the same chunk speaks against the chunk.
+            # After two losses on one chunk the chunk is the suspect, not the node.
             expected = losses > 1
         if not expected:
-            rest = self.quarantine.lost(place, now)
-            if rest is not None:
-                actions.append(Note(f"machine {place or 'here'} keeps losing workers: it rests for {rest:.0f} s"))
+            backoff = self.quarantine.lost(node, now)
+            if backoff is not None:
+                actions.append(Note(backed_off(node, backoff)))
         if lease is not None and wanted and not self._in_hand(lease.chunk):
             self.waiting.appendleft(lease.chunk)
         return actions + self._assign(now)
@@ -192,15 +192,15 @@ class Scheduler:
         if now < lease.since + lease.seconds or lease.late:
             return []
         lease.late = True
-        if lease.round != self.round or not self._wanted(lease.chunk) or self._in_hand(lease.chunk):
+        if lease.submission != self.submission or not self._wanted(lease.chunk) or self._in_hand(lease.chunk):
             return []
         self.patience[lease.chunk] = 2 * self.patience.get(lease.chunk, 1.0)
         self.waiting.appendleft(lease.chunk)
-        return [Note(f"worker {lease.worker} has {named(lease.chunk)} for {held:.0f} s: it is dealt again")]
+        return [Note(f"worker {lease.worker} has held {named(lease.chunk)} for {held:.0f} s: it is assigned again")]
 
     def _copyable(self) -> list[Lease]:
-        """Orders of this round whose chunk is in one worker's hands alone."""
-        leases = [lease for lease in self.busy.values() if lease.round == self.round and self._wanted(lease.chunk)]
+        """Leases of this submission whose chunk only one worker holds."""
+        leases = [lease for lease in self._current() if self._wanted(lease.chunk)]
         chunks = [lease.chunk for lease in leases]
         return [lease for lease in leases if chunks.count(lease.chunk) == 1]
 
@@ -214,7 +214,7 @@ class Scheduler:
         return actions
 
     def _alone(self, now: float) -> list[Action]:
-        """With no worker at all a round waits a while, says so, and is given up in the end."""
+        """With no worker at all: wait, say so, and give up in the end."""
         if self.workers or self.finished:
             self.no_workers_since = None
             return []
@@ -231,7 +231,7 @@ class Scheduler:
     # Poison.
 
     def _isolate(self, chunk: Chunk, why: str) -> list[Action]:
-        """A chunk took ``MAX_LOSSES`` workers with it: try its tasks alone, or pass the verdict."""
+        """``MAX_LOSSES`` workers were lost on a chunk: run its tasks alone, or give up on it."""
         number = chunk.number
         self.waiting = deque(other for other in self.waiting if other != chunk)
         if len(chunk.tickets) == 1 or number in self.isolated_once:
@@ -239,14 +239,10 @@ class Scheduler:
         self.isolated_once.add(number)
         self.isolated[number] = {chunk._replace(tickets=(ticket,)) for ticket in chunk.tickets}
         self.waiting.extendleft(chunk._replace(tickets=(ticket,)) for ticket in reversed(chunk.tickets))
-        return [
-            Note(
-                f"{named(chunk)} took {MAX_LOSSES} workers with it, the last: {why}; its tasks are isolated_once alone"
-            )
-        ]
+        return [Note(f"{MAX_LOSSES} workers were lost on {named(chunk)}, the last: {why}; its tasks are run alone")]
 
     def _clear(self, task: Chunk) -> None:
-        """A task did no harm alone. If none does, the chunk as a whole gets another chance."""
+        """A task finished alone. When all have, the whole chunk is tried again."""
         self.waiting = deque(other for other in self.waiting if other != task)
         self.isolated[task.number].discard(task)
         if not self.isolated[task.number]:
@@ -266,29 +262,30 @@ class Scheduler:
         self.waiting = deque(chunk for chunk in self.waiting if chunk.number != culprit.number)
         self.open[culprit.number] = whole._replace(tickets=left)
         self.waiting.appendleft(self.open[culprit.number])
-        return [Note(f"{named(culprit)} losses its worker ({why}): it is skipped")]
+        return [Note(f"{named(culprit)} kills its worker ({why}): it is skipped")]
 
     def _without_poison(self, chunk: Chunk) -> Chunk:
         left = tuple(ticket for ticket in chunk.tickets if ticket.id not in self.poisoned)
         return chunk._replace(tickets=left or chunk.tickets)
 
-    # Dealing.
+    # Assignment.
 
     def _wanted(self, chunk: Chunk) -> bool:
-        """Whether an answer for it would be of use: it is open, or a task of a chunk under trial."""
+        """Whether a result for it is of use: it is open, or a task of an isolated chunk."""
         number = chunk.number
         return chunk in self.isolated[number] if number in self.isolated else self.open.get(number) == chunk
 
     def _in_hand(self, chunk: Chunk) -> bool:
-        """Whether it waits to be dealt, or a worker has it that is not late."""
-        return chunk in self.waiting or any(
-            lease.round == self.round and lease.chunk == chunk and not lease.late for lease in self.busy.values()
-        )
+        """Whether it waits to be assigned, or a worker that is not late holds it."""
+        return chunk in self.waiting or any(lease.chunk == chunk and not lease.late for lease in self._current())
+
+    def _current(self) -> list[Lease]:
+        return [lease for lease in self.busy.values() if lease.submission == self.submission]
 
     def _next_idle(self, now: float) -> Id | None:
-        """The worker that was idle longest, of those whose machine does not rest; of all, if all rest."""
-        awake = {worker for worker, place in self.workers.items() if self.quarantine.available(place, now)}
-        return next((worker for worker in self.idle if worker in awake or not awake), None)
+        """The worker that was idle longest, on an available node; on any node if none is available."""
+        usable = {worker for worker, node in self.workers.items() if self.quarantine.available(node, now)}
+        return next((worker for worker in self.idle if worker in usable or not usable), None)
 
     def _assign(self, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -299,6 +296,6 @@ class Scheduler:
     def _lease_to(self, worker: Id, chunk: Chunk, now: float) -> Assign:
         self.idle.remove(worker)
         seconds = self.lease_times.lease(self.work) * self.patience.get(chunk, 1.0)
-        lease = Lease(next(self._numbers), worker, self.round, self.work, chunk, now, seconds)
+        lease = Lease(next(self._numbers), worker, self.submission, self.work, chunk, now, seconds)
         self.busy[worker] = self.leases[lease.number] = lease
         return Assign(worker, lease.number, chunk)

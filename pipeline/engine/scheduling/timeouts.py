@@ -1,4 +1,4 @@
-"""How long things may take before something is done about it. No limit changes a result."""
+"""How long things may take before something is done about it. No timeout changes a result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Times in seconds. A chunk's lease is ``lease_factor`` times the median of its kind, and ``lease_s`` at least."""
+    """Times in seconds. A chunk's lease is ``lease_factor`` times the median of its work, and ``lease_s`` at least."""
 
     # Workers.
     wait_s: float = 300.0  # with no worker at all, before the run gives up
@@ -16,12 +16,9 @@ class Timeouts:
     lease_factor: float = 5.0
     copy_factor: float = 3.0  # medians after which an idle worker gets a copy of a chunk
     copy_s: float = 0.2  # and at least this long: copying shorter ones costs more than it saves
-    backoff_s: tuple[float, float] = (
-        10.0,
-        100.0,
-    )  # of a machine that loses its workers: the first rest, and the longest
+    backoff_s: tuple[float, float] = (10.0, 100.0)  # of a node that loses its workers: the first, and the longest
     status_s: float = 10.0  # between two lines that say what is waited for
-    start_s: float = 120.0  # until a worker or the parameter actor stands
+    start_s: float = 120.0  # until a worker or the parameter actor has started
     # The parameter actor.
     fetch_s: float = 30.0  # for contributions
     answer_s: float = 120.0  # for a call
