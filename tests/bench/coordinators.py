@@ -31,9 +31,9 @@ class Spent(NamedTuple):
 
     ``journal`` is wall time of the coordinator's own thread. It includes whatever that thread waits for: the disk, the
     publisher's lock or the interpreter's. Of the writing of the step before it includes what the coordinator still
-    waited for and was the journal's, at worst. ``stolen`` is CPU time of the publisher's thread meanwhile: at worst, the
-    coordinator waited for all of it. ``published`` is CPU time of that thread since the step before. Writing the entries
-    that a checkpoint carries is not included: it belongs to the checkpoint.
+    waited for and was the journal's, at worst. ``stolen`` is CPU time of the publisher's thread meanwhile: at worst,
+    the coordinator waited for all of it. ``published`` is CPU time of that thread since the step before. Writing the
+    entries that a checkpoint carries is not included: it belongs to the checkpoint.
     """
 
     step: int

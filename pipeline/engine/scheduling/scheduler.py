@@ -106,9 +106,7 @@ class Scheduler:
 
     def tick(self, now: float) -> list[Action]:
         """Time passes: leases end, nodes come back, copies are made, waiting ends."""
-        actions: list[Action] = []
-        for lease in list(self.busy.values()):
-            actions += self._check_lease(lease, now)
+        actions = [action for lease in list(self.busy.values()) for action in self._check_lease(lease, now)]
         return actions + self._assign(now) + self._copy(now) + self._alone(now)
 
     def wait(self, now: float) -> float:
