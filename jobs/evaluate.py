@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="for example normalisation=support task.eval.rotations=random evaluation.tasks=100",
+        help="for example normalisation=support source.eval_rotations=random evaluation.tasks=100",
     )
     described.add_argument(
         "--executor", choices=["serial", "ray"], default="ray", help="this process, or Ray workers (default)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +19,10 @@ from pipeline.config import Recipe, plain
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.flat import Layout
-from pipeline.core.losses import LOSSES, METRICS
+from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Split, Ticket, init_rng
-from pipeline.core.source import TaskSource
+from pipeline.core.source import Spec, TaskSource, Varied
+from pipeline.core.types import Needs
 from pipeline.engine.clock import Monotonic
 from pipeline.engine.dry_run import check_algorithm
 from pipeline.engine.durability.coordinator import Coordinator, Durability
@@ -58,31 +59,42 @@ class Components(NamedTuple):
 def build_components(recipe: Recipe) -> Components:
     """Raises ``ConfigError`` or ``DataError`` where the components do not fit each other."""
     source = SOURCES[recipe.source.name](plain(recipe.source, SOURCES[recipe.source.name].Config), recipe.shapes())
-    spec = source.spec()
-    kind = ALGORITHMS[recipe.algorithm.name]
-    if spec.kind not in kind.kinds:
-        raise ConfigError(
-            f"algorithm.name: {recipe.algorithm.name} learns {' or '.join(sorted(kind.kinds))}, "
-            f"the source {recipe.source.name} gives {spec.kind}; choose another of the two"
-        )
-    if spec.labels != kind.labels:
-        raise ConfigError(
-            f"source.labels: {spec.labels}, but {recipe.algorithm.name} trains on {kind.labels}; use {kind.labels}"
-        )
+    spec, kind = source.spec(), ALGORITHMS[recipe.algorithm.name]
+    _check_fit(recipe, spec, kind.needs)
     net_class = NETS[recipe.net.name]
-    outputs = spec.outputs if kind.head else None
     net = net_class(
-        plain(recipe.net, net_class.Config), spec.input_shape, outputs, normalised=recipe.normalisation != "none"
+        plain(recipe.net, net_class.Config),
+        spec.input_shape,
+        spec.outputs if kind.needs.head else None,
+        normalised=recipe.normalisation != "none",
     )
     model = NormalisedNet(net, recipe.normalisation, spec.input_shape)
-    build: Callable[..., Algorithm[Any, Any]] = kind
-    algorithm = build(plain(recipe.algorithm, kind.Config), model, LOSSES[spec.kind])
+    algorithm = kind(plain(recipe.algorithm, kind.Config), model, LOSSES[spec.loss].function)
     try:
         first = algorithm.init(init_rng(recipe.seed))
         layout = Layout.of(first, plain(recipe.numerics, Numerics).torch_dtype)
         return Components(algorithm, source, layout, layout.pack(first))
     except MemoryError as error:
         raise ConfigError(f"net: its parameters do not fit into this machine's memory ({error})") from None
+
+
+def _check_fit(recipe: Recipe, spec: Spec, needs: Needs) -> None:
+    """Raises ``ConfigError`` where the algorithm does not take the source's tasks."""
+    algorithm, source = recipe.algorithm.name, recipe.source.name
+    if spec.data not in needs.data:
+        taken = " or ".join(one.__name__ for one in needs.data)
+        raise ConfigError(
+            f"algorithm.name: {algorithm} takes tasks of {taken}, the source {source} gives {spec.data.__name__}; "
+            "choose another of the two"
+        )
+    if spec.targets not in needs.targets:
+        fix = f"; use source.labels={needs.targets[0]}" if hasattr(recipe.source, "labels") else ""
+        raise ConfigError(
+            f"source.name: {source} gives {spec.targets} as training targets, {algorithm} learns "
+            f"{' or '.join(needs.targets)}{fix or '; choose another of the two'}"
+        )
+    if spec.loss not in LOSSES:
+        raise ConfigError(f"source.name: {source} names the loss {spec.loss!r}; known are {', '.join(LOSSES)}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +171,7 @@ def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> 
 
     So ``outer.model`` may stand in any recipe, even where no group is stepped.
     """
-    stepped = layout.without(algorithm.state_groups)
+    stepped = layout.without(algorithm.unstepped)
     unknown = sorted(set(recipe.outer) - {*stepped, "model"})
     if unknown:
         raise ConfigError(
@@ -175,8 +187,10 @@ def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> 
 def evaluation_plan(recipe: Recipe, source: TaskSource[Any]) -> EvaluationPlan:
     """The final table's tasks."""
     wanted = recipe.evaluation
+    settings = source.evaluation if isinstance(source, Varied) else {}
+    shape = recipe.shapes().eval
     return EvaluationPlan(
-        wanted.split, wanted.tasks, wanted.seed, recipe.chunk_size, recipe.shapes().eval, source.fingerprint
+        wanted.split, wanted.tasks, wanted.seed, recipe.chunk_size, shape, source.fingerprint, settings
     )
 
 
@@ -184,7 +198,7 @@ def plan_of(recipe: Recipe, components: Components) -> Plan:
     """What the loop trains."""
     every = recipe.evaluation.validate_every
     final = evaluation_plan(recipe, components.source)
-    metric = METRICS[components.source.spec().kind]
+    loss = LOSSES[components.source.spec().loss]
     return Plan(
         seed=recipe.seed,
         steps=recipe.steps,
@@ -192,8 +206,8 @@ def plan_of(recipe: Recipe, components: Components) -> Plan:
         chunk_size=recipe.chunk_size,
         validation=replace(final, split="val", tasks=recipe.evaluation.validation_tasks) if every else None,
         validate_every=every,
-        metric=metric,
-        higher_is_better=metric == "accuracy",
+        metric=loss.metric,
+        higher_is_better=loss.higher_is_better,
     )
 
 
@@ -213,8 +227,8 @@ def dry_run(recipe: Recipe) -> Components:
         raise ConfigError(
             f"evaluation.split: the source has no {split!r}, it has {', '.join(components.source.splits)}"
         )
-    shapes, kind = recipe.shapes(), ALGORITHMS[recipe.algorithm.name]
-    if kind.head and kind.labels == "slots" and shapes.eval.ways > shapes.train.ways:
+    shapes, needs = recipe.shapes(), components.algorithm.needs
+    if needs.head and "classes" not in needs.targets and shapes.eval.ways > shapes.train.ways:
         raise ConfigError(
             f"task.eval.ways: {shapes.eval.ways}, but {recipe.algorithm.name} has a head of task.train.ways = "
             f"{shapes.train.ways} outputs; make them equal, or use a metric method"

@@ -25,7 +25,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.redact import redact
 from pipeline.core.seeding import Split
 from pipeline.core.source import TaskShape, TaskShapes
-from pipeline.core.types import MayChange
+from pipeline.core.types import FilePath, MayChange
 from pipeline.engine.durability.identity import Identity
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.optimizer import Outer
@@ -132,7 +132,7 @@ class Recipe(Section):
     """Everything a run is made of. ``name`` is a folder under ``runs``; ``seed: null`` draws a seed.
 
     A run that is resumed with another value must be told it is another run, except where the value never decides theta:
-    those are marked ``MayChange``, here or in the file of their own config.
+    those are marked ``MayChange`` or ``FilePath``, here or in the file of their own config.
     """
 
     name: Annotated[str, AfterValidator(_folder_name), MayChange()]
@@ -177,13 +177,19 @@ def _values(part: Any, key: str = "", free: bool = False) -> Iterator[tuple[str,
     """Everything in a section by dotted key, and whether it may change on a resume."""
     if isinstance(part, Section):
         for name, field in type(part).model_fields.items():
-            marked = any(isinstance(mark, MayChange) for mark in field.metadata)
+            marked = any(isinstance(mark, MayChange | FilePath) for mark in field.metadata)
             yield from _values(getattr(part, name), f"{key}.{name}" if key else name, free or marked)
     elif isinstance(part, dict):
         for name, inner in part.items():
             yield from _values(inner, f"{key}.{name}", free)
     else:
         yield key, list(part) if isinstance(part, tuple) else part, free
+
+
+def file_fields(section: Section) -> list[str]:
+    """The fields of a section that are paths of files."""
+    fields = type(section).model_fields.items()
+    return [name for name, field in fields if any(isinstance(mark, FilePath) for mark in field.metadata)]
 
 
 def plain(section: Section, config: type[Any]) -> Any:

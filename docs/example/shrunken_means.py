@@ -21,8 +21,8 @@ from torch import Tensor
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Family, Kind, MetaParams, Score
-from pipeline.nets.model import Adapted, NormalisedNet
+from pipeline.core.network import Adapted, Network
+from pipeline.core.types import About, Batch, Context, MetaParams, Needs, Score
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,15 @@ class Means(NamedTuple):  # what adaptation yields: a value, never kept on self
 
 class ShrunkenMeans(Differentiable[Batch, Means]):  # Differentiable: the meta-gradient is that of the query score
     Config: ClassVar[type[ShrunkenMeansConfig]] = ShrunkenMeansConfig
-    family: ClassVar[Family] = "metric"
-    paper: ClassVar[str] = "none: the example of this page"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
-    head: ClassVar[bool] = False
+    about: ClassVar[About] = About("metric", "none: the example of this page")
+    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots",), head=False)
 
-    def __init__(self, config: ShrunkenMeansConfig, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: ShrunkenMeansConfig, model: Network, loss: LossFunction) -> None:
         if model.mode == "running":
             raise ConfigError(
                 "normalisation: 'running' is a state group, which ShrunkenMeans does not keep; use support"
             )
-        self.config, self.model, self.loss = config, model, loss
+        super().__init__(config, model, loss)
 
     def init(self, rng: np.random.Generator) -> MetaParams:  # two groups: each may have an outer optimizer of its own
         logit = torch.logit(torch.tensor(self.config.first_share, dtype=torch.float64))

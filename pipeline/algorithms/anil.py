@@ -11,13 +11,10 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
-from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params
+from pipeline.core.network import head_of
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
-from pipeline.nets.model import Adapted
-
-HEAD = "head/"
 
 
 @dataclass(frozen=True)
@@ -30,21 +27,19 @@ class ANILConfig:
     first_order: bool = False
 
 
-class ANIL(GradientBased, Differentiable[Batch, Adapted]):
+class ANIL(GradientBased):
     """MAML's rule on the leaves ``head/…``; the support set goes through the body once, however many steps follow."""
 
     Config: ClassVar[type[ANILConfig]] = ANILConfig
-    family: ClassVar[Family] = "optimisation"
-    paper: ClassVar[str] = "Raghu et al. 2020, arXiv 1909.09157"
+    about: ClassVar[About] = About("optimisation", "Raghu et al. 2020, arXiv 1909.09157")
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         phi = theta["model"]
-        features = self.model.embed(phi, support.x)
+        features = self.model.embed(phi | self.model.masks(context.noise), support.x)
 
         def loss(head: Params, j: int) -> Tensor:
-            return self.loss(self.model.net.read_out(head, features), support.y).loss  # type: ignore[return-value]
+            return self.loss(self.model.net.read_out(head, features), support.y).loss
 
-        head = {name: leaf for name, leaf in phi.items() if name.startswith(HEAD)}
         rule, first_order = SGD(self.config.inner_lr), self.config.first_order
-        heads = unroll(loss, head, self.steps(context), rule, first_order=first_order)
+        heads = unroll(loss, head_of(phi), self.steps(context), rule, first_order=first_order)
         return tuple(phi | adapted for adapted in heads)

@@ -14,13 +14,13 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from pipeline.core.algorithm import Differentiable
+from pipeline.core.algorithm import backprop
 from pipeline.core.batches import batches
 from pipeline.core.inner import Momentum, unroll
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Family, Kind, Labels, MayChange, MetaParams, Params, Phase, Score, Task
-from pipeline.families.frozen_body import HEAD, FittedHead, FrozenBody, all_data
-from pipeline.nets.model import NormalisedNet
+from pipeline.core.network import Network, head_of
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Phase, Score, Task
+from pipeline.families.frozen_body import FrozenBody, all_data
 from pipeline.nets.net import fan_in_normal
 
 MOMENTUM, DAMPENING, DECAY = 0.9, 0.9, 1e-3
@@ -45,32 +45,29 @@ class BaselineConfig:
     eval_inner_batch: Annotated[int, Ge(1), MayChange()] = 4
 
 
-class Baseline(FrozenBody, Differentiable[Batch, FittedHead]):
+class Baseline(FrozenBody):
     """Cross-entropy over all training classes, with logits w·f(x) + b or s · cos(w, f(x)); no inner loop in training.
 
     The authors' code also learns a length for each class's cosine, which the paper does not have and neither have we.
     """
 
     Config: ClassVar[type[BaselineConfig]] = BaselineConfig
-    family: ClassVar[Family] = "baseline"
-    paper: ClassVar[str] = "Chen et al. 2019, arXiv 1904.04232"
-    sends: ClassVar[str] = "the gradient of plain supervised training; moments of each layer under `running`"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
-    head: ClassVar[bool] = True
-    labels: ClassVar[Labels] = "classes"
+    about: ClassVar[About] = About("baseline", "Chen et al. 2019, arXiv 1904.04232")
+    differentiable = True
+    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("classes",), head=True)
 
-    def __init__(self, config: BaselineConfig, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: BaselineConfig, model: Network, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         # Only its width is of interest: a fresh head is drawn before there is a theta to look at.
         self.features = model.net.features
 
-    def init(self, rng: np.random.Generator) -> MetaParams:
-        theta = super().init(rng)
+    def initial_model(self, rng: np.random.Generator) -> Params:
+        model = self.model.init(rng)
         if self.config.classifier == "cosine":
-            del theta["model"]["head/bias"]
-        return theta
+            del model["head/bias"]
+        return model
 
-    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+    def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
         """Where a fresh head starts [ways, features], and rows of the support set for each of its steps."""
         if phase == "train":
             return {}
@@ -80,7 +77,7 @@ class Baseline(FrozenBody, Differentiable[Batch, FittedHead]):
 
     def heads(self, theta: MetaParams, features: Batch, context: Context) -> tuple[Params, ...]:
         if context.phase == "train":
-            return (self._classifier(theta),)
+            return (head_of(theta["model"]),)
         weight, drawn = context.noise["weight"], context.noise["batches"]
         fresh = {"head/weight": weight}
         if self.config.classifier == "linear":
@@ -88,7 +85,7 @@ class Baseline(FrozenBody, Differentiable[Batch, FittedHead]):
 
         def loss(head: Params, j: int) -> Tensor:
             rows = drawn[j]
-            return self.loss(self.read_out(head, features.x[rows]), features.y[rows]).loss  # type: ignore[return-value]
+            return self.loss(self.read_out(head, features.x[rows]), features.y[rows]).loss
 
         rule = Momentum(self.config.eval_inner_lr, MOMENTUM, DAMPENING, DECAY)
         return unroll(loss, fresh, len(drawn), rule, first_order=True)
@@ -102,11 +99,12 @@ class Baseline(FrozenBody, Differentiable[Batch, FittedHead]):
 
     def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
         x, y = all_data(task)
-        features, moments = self.body.forward_own_statistics(theta["model"], x)
-        return self.judged(self._classifier(theta), features, y, moments)
+        phi = theta["model"] | self.model.masks(context.noise)
+        features, moments = self.body.forward_own_statistics(phi, x)
+        return self.judged(head_of(theta["model"]), features, y, moments)
 
-    def _classifier(self, theta: MetaParams) -> Params:
-        return {name: leaf for name, leaf in theta["model"].items() if name.startswith(HEAD)}
+    def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
+        return backprop(self, theta, task, context)
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Random initialisation and fine-tuning: what a support set alone teaches, without any other task.
 
-The baseline "random" or "from scratch" of many papers; nobody's in particular.
+Many papers call this baseline "random" or "from scratch".
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
-from pipeline.core.algorithm import detach
 from pipeline.core.inner import SGD, Adam, Rule, unroll
-from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
+from pipeline.families.meta_gradient import Nothing
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,16 @@ class Finetune(GradientBased):
     """
 
     Config: ClassVar[type[FinetuneConfig]] = FinetuneConfig
-    family: ClassVar[Family] = "baseline"
-    paper: ClassVar[str] = "none: plain supervised training on each support set"
-    sends: ClassVar[str] = "nothing: theta is never learned"
-    state_groups = frozenset({"model"})
+    about: ClassVar[About] = About("baseline", "none: plain supervised training on each support set")
+    meta_gradient = Nothing()
+    frozen_groups = frozenset({"model"})
 
     def steps(self, context: Context) -> int:
         return self.config.inner_steps
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
-        loss, steps = self.support_loss(support), self.steps(context)
+        loss, steps = self.support_loss(support, context), self.steps(context)
         return unroll(loss, theta["model"], steps, self._rule(), first_order=True)
-
-    def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
-        return {}, detach(self.score(self.adapt(theta, task.support, context), task.query, context))
 
     def _rule(self) -> Rule:
         return SGD(self.config.inner_lr) if self.config.inner_optimizer == "sgd" else Adam(self.config.inner_lr)

@@ -28,17 +28,15 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from pipeline.core.algorithm import Differentiable
+from pipeline.core.flat import join, split
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
+from pipeline.core.network import Network, head_of
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Score, Task
 from pipeline.families.gradient import GradientBased
 from pipeline.nets.memory.addressing import cosine
 from pipeline.nets.memory.forgetting import FORGETTING
 from pipeline.nets.memory.keyvalue import Code, Found, KeyValue, attention, empty
-from pipeline.nets.model import Adapted, NormalisedNet
-
-HEAD = "head/"
 
 
 @dataclass(frozen=True)
@@ -74,29 +72,28 @@ class Deltas(KeyValue):
         return attention(cosines, params["sharpness"]) @ torch.cat([params["deltas"], found.values])
 
 
-class GradientMemoryMAML(GradientBased, Differentiable[Batch, Adapted]):
+class GradientMemoryMAML(GradientBased):
     """phi_0 = theta + Σ a_m delta_m; then MAML's steps. ``trace`` begins at phi_0: retrieval without a step."""
 
     Config: ClassVar[type[GradientMemoryConfig]] = GradientMemoryConfig
-    family: ClassVar[Family] = "memory"
-    paper: ClassVar[str] = "none; MAML (Finn, Abbeel, Levine 2017, arXiv 1703.03400) with a memory of its deltas"
-    sends: ClassVar[str] = "the gradient of theta; the task's key and delta for `memory`"
+    about: ClassVar[About] = About(
+        "memory", "none; MAML (Finn, Abbeel, Levine 2017, arXiv 1703.03400) with a memory of its deltas"
+    )
     state_groups = frozenset({"memory"})
 
-    def __init__(self, config: GradientMemoryConfig, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: GradientMemoryConfig, model: Network, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         self.memory = Deltas(config)
 
-    def init(self, rng: np.random.Generator) -> MetaParams:
-        model = self.model.init(rng)
-        numbers = len(_flat(_head(model)))
+    def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
+        numbers = len(join(head_of(model)))
         keys = torch.from_numpy(rng.normal(0.0, (numbers + 1) ** -0.5, (self.config.learned_slots, numbers + 1)))
         start = {
             "keys": keys,
             "deltas": keys.new_zeros(self.config.learned_slots, numbers),
             "sharpness": keys.new_tensor(10.0),
         }
-        return {"model": model, "start": start, "memory": empty(self.config.slots, numbers + 1, numbers, keys)}
+        return {"start": start, "memory": empty(self.config.slots, numbers + 1, numbers, keys)}
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         return self._from(theta, self.embed(theta, support), support, context)
@@ -104,8 +101,8 @@ class GradientMemoryMAML(GradientBased, Differentiable[Batch, Adapted]):
     def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
         key = self.embed(theta, task.support)
         phi = self._from(theta, key, task.support, context)[-1]
-        score = self.score(self.model.adapted(phi, task.support.x), task.query, context)
-        delta = _flat(_head(phi)) - _flat(_head(theta["model"]))
+        score = self.score(self.adapted(phi, task.support, context), task.query, context)
+        delta = join(head_of(phi)) - join(head_of(theta["model"]))
         return score._replace(records={"task": torch.cat([key, delta]).detach()})
 
     def fold(self, theta: MetaParams, records: list[Params]) -> MetaParams:
@@ -118,27 +115,15 @@ class GradientMemoryMAML(GradientBased, Differentiable[Batch, Adapted]):
         features = self.model.embed(theta["model"], support.x)
 
         def loss(head: Params) -> Tensor:
-            return self.loss(self.model.net.read_out(head, features), support.y).loss  # type: ignore[return-value]
+            return self.loss(self.model.net.read_out(head, features), support.y).loss
 
-        key = _flat(torch.func.grad(loss)(_head(theta["model"])))
+        key = join(torch.func.grad(loss)(head_of(theta["model"])))
         key = torch.cat([key, key.new_ones(1)])
         return key.detach() if self.config.first_order else key
 
     def _from(self, theta: MetaParams, key: Tensor, support: Batch, context: Context) -> tuple[Params, ...]:
         delta = self.memory.look(theta["start"], key, theta["memory"]).answer
-        phi = theta["model"] | _added(_head(theta["model"]), delta)
+        head = head_of(theta["model"])
+        phi = theta["model"] | {name: head[name] + part for name, part in split(delta, head).items()}
         rule, first_order = SGD(self.config.inner_lr), self.config.first_order
-        return unroll(self.support_loss(support), phi, self.steps(context), rule, first_order=first_order)
-
-
-def _head(phi: Params) -> Params:
-    return {name: leaf for name, leaf in phi.items() if name.startswith(HEAD)}
-
-
-def _flat(params: Params) -> Tensor:
-    return torch.cat([params[name].reshape(-1) for name in sorted(params)])
-
-
-def _added(params: Params, flat: Tensor) -> Params:
-    parts = flat.split([params[name].numel() for name in sorted(params)])
-    return {name: params[name] + part.view_as(params[name]) for name, part in zip(sorted(params), parts, strict=True)}
+        return unroll(self.support_loss(support, context), phi, self.steps(context), rule, first_order=first_order)

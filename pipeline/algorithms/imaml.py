@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from pipeline.core.algorithm import detach
-from pipeline.core.inner import SGD, conjugate_gradient, hessian_free, iterate, norm
-from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
+from pipeline.core.inner import SGD, hessian_free, iterate
+from pipeline.core.losses import LossFunction
+from pipeline.core.network import Network
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
+from pipeline.families.meta_gradient import Implicit
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ class IMAML(GradientBased):
     """
 
     Config: ClassVar[type[IMAMLConfig]] = IMAMLConfig
-    family: ClassVar[Family] = "optimisation"
-    paper: ClassVar[str] = "Rajeswaran et al. 2019, arXiv 1909.04630"
-    sends: ClassVar[str] = "the implicit meta-gradient"
+    about: ClassVar[About] = About("optimisation", "Rajeswaran et al. 2019, arXiv 1909.04630")
+
+    def __init__(self, config: IMAMLConfig, model: Network, loss: LossFunction) -> None:
+        self.meta_gradient = Implicit(config.proximal, config.solver_steps)
+        super().__init__(config, model, loss)
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
-        fit, weight, centre = self.support_loss(support), self.config.proximal, theta["model"]
+        fit, weight, centre = self.support_loss(support, context), self.config.proximal, theta["model"]
 
         def loss(phi: Params, j: int) -> Tensor:
             distance = sum(((phi[name] - value) ** 2).sum() for name, value in centre.items())
@@ -59,28 +62,3 @@ class IMAML(GradientBased):
         if self.config.inner_solver == "hessian_free":
             return hessian_free(loss, centre, self.steps(context), self.config.solver_steps)
         return iterate(loss, centre, self.steps(context), SGD(self.config.inner_lr), first_order=True)
-
-    def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
-        support_loss, weight = self.support_loss(task.support), self.config.proximal
-        phi = {name: leaf.detach() for name, leaf in self.last(theta, task.support, context).items()}
-
-        def fit_gradient(at: Params) -> Params:
-            return torch.func.grad(support_loss)(at, 0)
-
-        def query_loss(at: Params) -> tuple[Tensor, Score]:
-            score = self.score(self.model.adapted(at, task.support.x), task.query, context)
-            return score.loss, score  # type: ignore[return-value]
-
-        # Backward through one gradient gives H v as often as it is asked: H is symmetric.
-        slope, curve = torch.func.vjp(fit_gradient, phi)[:2]
-
-        def operator(v: Params) -> Params:
-            """(I + H/lambda) v."""
-            (curved,) = curve(v)
-            return {name: v[name] + curved[name] / weight for name in v}
-
-        wanted, score = torch.func.grad(query_loss, has_aux=True)(phi)
-        gradient, residual = conjugate_gradient(operator, wanted, self.config.solver_steps)
-        left = {name: slope[name] + weight * (phi[name] - theta["model"][name]) for name in phi}
-        metrics = {"inner_gradient": norm(left) / norm(wanted), "solver_residual": residual}
-        return {"model": gradient}, detach(score._replace(metrics=score.metrics | metrics))

@@ -18,10 +18,10 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Phase, Task
-from pipeline.families.learned_optimizer import LearnedUpdateRule, State, log_and_sign
+from pipeline.core.network import DROPOUT, Network
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
+from pipeline.families.learned_optimizer import LearnedUpdateRule, State, TruncatedBackprop, log_and_sign
 from pipeline.nets.cells import LSTM
-from pipeline.nets.model import NormalisedNet
 
 P_LOG = 10.0
 
@@ -49,29 +49,30 @@ class LearnedOptimizer(LearnedUpdateRule):
     """
 
     Config: ClassVar[type[LearnedOptimizerConfig]] = LearnedOptimizerConfig
-    family: ClassVar[Family] = "learned optimiser"
-    paper: ClassVar[str] = "Andrychowicz et al. 2016, arXiv 1606.04474"
-    sends: ClassVar[str] = "the gradient of the optimiser"
-    kinds: ClassVar[frozenset[Kind]] = LearnedUpdateRule.kinds | {"optimisation"}
+    meta_gradient = TruncatedBackprop("the gradient of the optimiser")
+    about: ClassVar[About] = About("learned optimiser", "Andrychowicz et al. 2016, arXiv 1606.04474")
 
-    def __init__(self, config: LearnedOptimizerConfig, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: LearnedOptimizerConfig, model: Network, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         inputs = 2 if config.preprocess == "log_and_sign" else 1
         self.cells = (LSTM("lower", inputs, config.cell_size), LSTM("upper", config.cell_size, config.cell_size))
 
-    def init(self, rng: np.random.Generator) -> MetaParams:
+    def initial_model(self, rng: np.random.Generator) -> Params:
+        return {}
+
+    def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
         optimizer = {name: leaf for cell in self.cells for name, leaf in cell.init(rng).items()}
         bound = 1 / math.sqrt(self.config.cell_size)
         # No bias: it would move all coordinates alike, which the softmax of a linear learner does not see.
         optimizer["output/weight"] = torch.from_numpy(rng.uniform(-bound, bound, self.config.cell_size))
         return {"optimizer": optimizer}
 
-    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+    def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
         """The learner's weights before the first step."""
         return self.model.init(rng)
 
     def start(self, theta: MetaParams, context: Context) -> Params:
-        return context.noise
+        return {name: leaf for name, leaf in context.noise.items() if not name.startswith(DROPOUT)}
 
     def initial_state(self, phi: Tensor) -> State:
         return _named([cell.start(phi.unsqueeze(-1)) for cell in self.cells])

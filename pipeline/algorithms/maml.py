@@ -10,11 +10,9 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
-from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
-from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
-from pipeline.nets.model import Adapted
 
 
 @dataclass(frozen=True)
@@ -27,16 +25,17 @@ class MAMLConfig:
     first_order: bool = False
 
 
-class MAML(GradientBased, Differentiable[Batch, Adapted]):
+class MAML(GradientBased):
     """phi_0 = theta; phi_{j+1} = phi_j - alpha ∇L_support(phi_j); the outer loop descends L_query(phi_k) (eq. 1, 2).
 
     ``first_order`` drops the second derivatives (FOMAML, §5.2).
     """
 
     Config: ClassVar[type[MAMLConfig]] = MAMLConfig
-    family: ClassVar[Family] = "optimisation"
-    paper: ClassVar[str] = "Finn, Abbeel, Levine 2017, arXiv 1703.03400"
+    about: ClassVar[About] = About("optimisation", "Finn, Abbeel, Levine 2017, arXiv 1703.03400")
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         rule, first_order = SGD(self.config.inner_lr), self.config.first_order
-        return unroll(self.support_loss(support), theta["model"], self.steps(context), rule, first_order=first_order)
+        return unroll(
+            self.support_loss(support, context), theta["model"], self.steps(context), rule, first_order=first_order
+        )

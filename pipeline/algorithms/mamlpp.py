@@ -7,18 +7,15 @@ normalisation with running moments and biases of each inner step is not here: ``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 from annotated_types import Ge, Gt
-from torch import Tensor
 
-from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, LeafwiseSGD, Rule, unroll
-from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Score, Task
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Score, Task
 from pipeline.families.gradient import GradientBased
-from pipeline.nets.model import Adapted
 
 
 @dataclass(frozen=True)
@@ -37,34 +34,33 @@ class MAMLPPConfig:
     first_order_until: Annotated[int, Ge(0)] = 0
 
 
-class MAMLPP(GradientBased, Differentiable[Batch, Adapted]):
+class MAMLPP(GradientBased):
     """phi_{j+1} = phi_j - alpha[layer, j] ∇L_support(phi_j); the outer loop descends Σ_j w_j L_query(phi_j) (§4).
 
     Rates are the group ``inner_lr``: for each layer one for each inner step. More steps at evaluation use the last.
     """
 
     Config: ClassVar[type[MAMLPPConfig]] = MAMLPPConfig
-    family: ClassVar[Family] = "optimisation"
-    paper: ClassVar[str] = "Antoniou, Edwards, Storkey 2019, arXiv 1810.09502"
+    about: ClassVar[About] = About("optimisation", "Antoniou, Edwards, Storkey 2019, arXiv 1810.09502")
 
-    def init(self, rng: np.random.Generator) -> MetaParams:
-        theta: MetaParams = {"model": self.model.init(rng)}
-        if self.config.learn_rates:
-            dtype = next(iter(theta["model"].values())).dtype
-            rates = torch.full((self.config.inner_steps,), self.config.inner_lr, dtype=dtype)
-            theta["inner_lr"] = {layer: rates.clone() for layer in dict.fromkeys(map(_layer, theta["model"]))}
-        return theta
+    def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
+        if not self.config.learn_rates:
+            return {}
+        rates = torch.full((self.config.inner_steps,), self.config.inner_lr, dtype=next(iter(model.values())).dtype)
+        return {"inner_lr": {layer: rates.clone() for layer in dict.fromkeys(map(_layer, model))}}
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         rule, first_order = self._rule(theta), context.step <= self.config.first_order_until
-        return unroll(self.support_loss(support), theta["model"], self.steps(context), rule, first_order=first_order)
+        return unroll(
+            self.support_loss(support, context), theta["model"], self.steps(context), rule, first_order=first_order
+        )
 
     def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
         weights = loss_weights(self.config.inner_steps, context.step, self.config.multi_step_until)
         trace = self.trace(theta, task.support, context)
         wanted = [(weight, adapted) for weight, adapted in zip(weights, trace[1:], strict=True) if weight]
         scores = [self.score(adapted, task.query, context) for _, adapted in wanted]
-        losses = [weight * cast(Tensor, score.loss) for (weight, _), score in zip(wanted, scores, strict=True)]
+        losses = [weight * score.loss for (weight, _), score in zip(wanted, scores, strict=True)]
         return scores[-1]._replace(loss=torch.stack(losses).sum())
 
     def _rule(self, theta: MetaParams) -> Rule:

@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from pipeline.core.types import Family, Params
+from pipeline.core.types import About, Params
 from pipeline.families.memory import MemoryBased
 from pipeline.nets.memory.addressing import by_content, first_slot
 from pipeline.nets.memory.controller import Controller
@@ -147,8 +147,7 @@ class MANN(MemoryBased):
     """The answer is a linear function of [h, what was read]."""
 
     Config: ClassVar[type[MANNConfig]] = MANNConfig
-    family: ClassVar[Family] = "memory"
-    paper: ClassVar[str] = "Santoro et al. 2016, arXiv 1605.06065"
+    about: ClassVar[About] = About("memory", "Santoro et al. 2016, arXiv 1605.06065")
 
     def make_sequence_model(self, inputs: int) -> LeastUsedAccess:
         return LeastUsedAccess(self.config, inputs)

@@ -17,10 +17,10 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Family, MetaParams, Params, Phase, Task
+from pipeline.core.network import Adapted, Network
+from pipeline.core.types import About, Batch, Context, MetaParams, Params, Phase, Task
 from pipeline.families.metric import MetricBased, one_hot
 from pipeline.nets.full_context import FullContext
-from pipeline.nets.model import Adapted, NormalisedNet
 
 EPSILON = 1e-12
 """Under the root of a squared length, so that an embedding of zeros has a direction's gradient."""
@@ -55,18 +55,16 @@ class MatchingNet(MetricBased[Matched]):
     """
 
     Config: ClassVar[type[MatchingNetConfig]] = MatchingNetConfig
-    family: ClassVar[Family] = "metric"
-    paper: ClassVar[str] = "Vinyals et al. 2016, arXiv 1606.04080"
+    about: ClassVar[About] = About("metric", "Vinyals et al. 2016, arXiv 1606.04080")
 
-    def __init__(self, config: MatchingNetConfig, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: MatchingNetConfig, model: Network, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         self.context = FullContext(model.net.features, config.reads) if config.full_context else None
 
-    def init(self, rng: np.random.Generator) -> MetaParams:
-        theta = super().init(rng)
-        return theta | ({"context": self.context.init(rng)} if self.context else {})
+    def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
+        return {"context": self.context.init(rng)} if self.context else {}
 
-    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+    def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
         """``order`` [N]: in which the support set is read under ``full_context``; sources sort it by class."""
         return {"order": torch.from_numpy(rng.permutation(len(task.support.y)))} if self.context else {}
 

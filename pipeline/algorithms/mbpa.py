@@ -25,10 +25,8 @@ from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
 from pipeline.core.inner import SGD, InnerLoss, unroll
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Score
-from pipeline.nets.model import Adapted, NormalisedNet
-
-HEAD = "head/"
+from pipeline.core.network import Adapted, Network, head_of
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Score
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,13 @@ class MBPA(Differentiable[Batch, Episodes]):
     """
 
     Config: ClassVar[type[MBPAConfig]] = MBPAConfig
-    family: ClassVar[Family] = "memory"
-    paper: ClassVar[str] = "Sprechmann et al. 2018, arXiv 1802.10542"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
-    head: ClassVar[bool] = True
+    about: ClassVar[About] = About("memory", "Sprechmann et al. 2018, arXiv 1802.10542")
+    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots", "values"), head=True)
 
-    def __init__(self, config: MBPAConfig, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: MBPAConfig, model: Network, loss: LossFunction) -> None:
         if model.mode == "running":
             raise ConfigError("normalisation: MBPA gathers no 'running' moments; use support, one_query or layer")
-        self.config, self.model, self.loss = config, model, loss
+        super().__init__(config, model, loss)
 
     def init(self, rng: np.random.Generator) -> MetaParams:
         return {"model": self.model.init(rng)}
@@ -95,14 +91,14 @@ class MBPA(Differentiable[Batch, Episodes]):
     def _answer(self, episodes: Episodes, h_D: Tensor) -> Tensor:
         """Retrieve, integrate, update, answer; the update is forgotten with the return."""
         at_K, weights_K = neighbours(episodes.keys, h_D, self.config.neighbours, self.config.epsilon)
-        head = {name: leaf for name, leaf in episodes.networks.phi.items() if name.startswith(HEAD)}
+        head = head_of(episodes.networks.phi)
         loss = self._local_loss(head, episodes.keys[at_K], episodes.labels[at_K], weights_K)
         moved = unroll(loss, head, episodes.steps, SGD(self.config.local_lr), first_order=False)[-1]
         return self.model.net.read_out(moved, h_D)
 
     def _local_loss(self, head: Params, keys_KD: Tensor, labels_K: Tensor, weights_K: Tensor) -> InnerLoss:
         def of_one(output: Tensor, label: Tensor) -> Tensor:
-            return self.loss(output.unsqueeze(0), label.unsqueeze(0)).loss  # type: ignore[return-value]
+            return self.loss(output.unsqueeze(0), label.unsqueeze(0)).loss
 
         def loss(moved: Params, j: int) -> Tensor:
             losses_K = torch.func.vmap(of_one)(self.model.net.read_out(moved, keys_KD), labels_K)

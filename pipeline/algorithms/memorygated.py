@@ -17,7 +17,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
-from pipeline.core.types import Family, Params
+from pipeline.core.types import About, Params
 from pipeline.families.memory import MemoryBased
 from pipeline.nets.cells import LSTM
 from pipeline.nets.memory.addressing import by_content, first_slot
@@ -131,8 +131,9 @@ class MemoryGated(MemoryBased):
     """An LSTM whose gates are open to a memory; the answer is a linear function of h."""
 
     Config: ClassVar[type[MemoryGatedConfig]] = MemoryGatedConfig
-    family: ClassVar[Family] = "memory"
-    paper: ClassVar[str] = "none: this project's source articles; LRUA as in Santoro et al. 2016, arXiv 1605.06065"
+    about: ClassVar[About] = About(
+        "memory", "none: this project's source articles; LRUA as in Santoro et al. 2016, arXiv 1605.06065"
+    )
 
     def make_sequence_model(self, inputs: int) -> GatedByMemory:
         return GatedByMemory(self.config, inputs)

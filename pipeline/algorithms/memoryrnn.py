@@ -13,7 +13,7 @@ import numpy as np
 from annotated_types import Ge
 from torch import Tensor
 
-from pipeline.core.types import Family, Params
+from pipeline.core.types import About, Params
 from pipeline.families.memory import MemoryBased
 from pipeline.nets.cells import CELLS, CellName
 
@@ -53,8 +53,9 @@ class MemoryRNN(MemoryBased):
     """h_t = cell(x_t, y_{t-1}, h_{t-1}); the answer is a linear function of h."""
 
     Config: ClassVar[type[MemoryRNNConfig]] = MemoryRNNConfig
-    family: ClassVar[Family] = "memory"
-    paper: ClassVar[str] = "Hochreiter, Younger, Conwell 2001; as in Santoro et al. 2016, arXiv 1605.06065"
+    about: ClassVar[About] = About(
+        "memory", "Hochreiter, Younger, Conwell 2001; as in Santoro et al. 2016, arXiv 1605.06065"
+    )
 
     def make_sequence_model(self, inputs: int) -> Recurrent:
         return Recurrent(self.config, inputs)

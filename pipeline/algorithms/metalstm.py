@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from pipeline.core.flat import split
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Task
-from pipeline.families.learned_optimizer import LearnedUpdateRule, State, log_and_sign
+from pipeline.core.network import Network
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Task
+from pipeline.families.learned_optimizer import LearnedUpdateRule, State, TruncatedBackprop, log_and_sign
 from pipeline.nets.cells import LSTM
-from pipeline.nets.model import NormalisedNet
 
 P_LOG = 10.0
 SMALL = 0.01
@@ -49,24 +49,22 @@ class MetaLSTM(LearnedUpdateRule):
     """
 
     Config: ClassVar[type[MetaLSTMConfig]] = MetaLSTMConfig
-    family: ClassVar[Family] = "learned optimiser"
-    paper: ClassVar[str] = "Ravi, Larochelle 2017, OpenReview rJY0-Kcll"
-    sends: ClassVar[str] = "the gradient of the optimiser and of the initialisation"
+    meta_gradient = TruncatedBackprop("the gradient of the optimiser and of the initialisation")
+    about: ClassVar[About] = About("learned optimiser", "Ravi, Larochelle 2017, OpenReview rJY0-Kcll")
 
-    def __init__(self, config: MetaLSTMConfig, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: MetaLSTMConfig, model: Network, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         self.cell = LSTM("lstm", 4, config.cell_size)
 
-    def init(self, rng: np.random.Generator) -> MetaParams:
+    def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
         def uniform(shape: tuple[int, ...], low: float = -SMALL, high: float = SMALL) -> Tensor:
             return torch.from_numpy(np.asarray(rng.uniform(low, high, shape)))
 
-        model = self.model.init(rng)
         optimizer = {name: uniform(tuple(leaf.shape)) for name, leaf in self.cell.init(rng).items()}
         for gate, (low, high) in GATES.items():
             optimizer[f"{gate}/weight"] = uniform((self.config.cell_size + 2,))
             optimizer[f"{gate}/bias"] = uniform((), low, high)
-        return {"model": model, "optimizer": optimizer}
+        return {"optimizer": optimizer}
 
     def start(self, theta: MetaParams, context: Context) -> Params:
         return theta["model"]
@@ -89,5 +87,5 @@ class MetaLSTM(LearnedUpdateRule):
         return hidden | gates | {"phi": gates["forget"] * phi - gates["input"] * gradient}
 
     def segment_loss(self, segment: Sequence[State], like: Params, task: Task[Batch], context: Context) -> Tensor:
-        adapted = self.model.adapted(split(segment[-1]["phi"], like), task.support.x)
-        return cast(Tensor, self.score(adapted, task.query, context).loss)
+        adapted = self.adapted(split(segment[-1]["phi"], like), task.support, context)
+        return self.score(adapted, task.query, context).loss

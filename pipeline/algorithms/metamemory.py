@@ -30,11 +30,11 @@ from torch import Tensor
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Family, Kind, MetaParams, Params, Score
+from pipeline.core.network import Adapted, Network
+from pipeline.core.types import About, Batch, Context, MetaParams, Needs, Params, Score
 from pipeline.nets.memory.cycle import Answered
 from pipeline.nets.memory.forgetting import FORGETTING, LeastRecentlyUsed
 from pipeline.nets.memory.keyvalue import ABSENT, NEVER, Code, Found, KeyValue, attention, empty
-from pipeline.nets.model import Adapted, NormalisedNet
 from pipeline.nets.net import fan_in_normal
 
 
@@ -106,17 +106,14 @@ class MetaMemory(Differentiable[Batch, Remembered]):
     """
 
     Config: ClassVar[type[MetaMemoryConfig]] = MetaMemoryConfig
-    family: ClassVar[Family] = "memory"
-    paper: ClassVar[str] = "Kaiser et al. 2017, arXiv 1703.03129"
-    sends: ClassVar[str] = "the gradient of theta; keys and values of the task's classes for `memory`"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
-    head: ClassVar[bool] = False
+    about: ClassVar[About] = About("memory", "Kaiser et al. 2017, arXiv 1703.03129")
+    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots",), head=False)
     state_groups = frozenset({"memory"})
 
-    def __init__(self, config: MetaMemoryConfig, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: MetaMemoryConfig, model: Network, loss: LossFunction) -> None:
         if model.mode == "running":
             raise ConfigError("normalisation: MetaMemory gathers no 'running' moments; use support or transductive")
-        self.config, self.model, self.loss = config, model, loss
+        super().__init__(config, model, loss)
         self.episode, self.lasting = Episode(config.nearest, config.sharpness), Lasting(config)
 
     def init(self, rng: np.random.Generator) -> MetaParams:
@@ -147,7 +144,7 @@ class MetaMemory(Differentiable[Batch, Remembered]):
         seen = self._ask(adapted, z_QD)
         member_QC = torch.eye(context.ways, dtype=z_QD.dtype, device=z_QD.device)[query.y]
         answers = self.loss(seen.answer, query.y)
-        loss = answers.loss + triplet(seen.found, member_QC, self.config.margin)  # type: ignore[operator]
+        loss = answers.loss + triplet(seen.found, member_QC, self.config.margin)
         records = {"classes": torch.cat([adapted.means, _means(z_QD, member_QC)], 1).detach()}
         return answers._replace(loss=loss, records=records)
 

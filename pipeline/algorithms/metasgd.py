@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt
 
-from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import LeafwiseSGD, unroll
-from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
-from pipeline.nets.model import Adapted
 
 
 @dataclass(frozen=True)
@@ -31,21 +29,16 @@ class MetaSGDConfig:
     eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 1
 
 
-class MetaSGD(GradientBased, Differentiable[Batch, Adapted]):
+class MetaSGD(GradientBased):
     """phi = theta - alpha ∘ ∇L_support(theta), with theta (``model``) and alpha (``inner_lr``) learned (§3)."""
 
     Config: ClassVar[type[MetaSGDConfig]] = MetaSGDConfig
-    family: ClassVar[Family] = "optimisation"
-    paper: ClassVar[str] = "Li et al. 2017, arXiv 1707.09835"
+    about: ClassVar[About] = About("optimisation", "Li et al. 2017, arXiv 1707.09835")
 
-    def init(self, rng: np.random.Generator) -> MetaParams:
-        model = self.model.init(rng)
-        return {
-            "model": model,
-            "inner_lr": {name: torch.full_like(leaf, self.config.inner_lr) for name, leaf in model.items()},
-        }
+    def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
+        return {"inner_lr": {name: torch.full_like(leaf, self.config.inner_lr) for name, leaf in model.items()}}
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         rates = theta["inner_lr"]
         rule = LeafwiseSGD(lambda j: rates)
-        return unroll(self.support_loss(support), theta["model"], self.steps(context), rule, first_order=False)
+        return unroll(self.support_loss(support, context), theta["model"], self.steps(context), rule, first_order=False)

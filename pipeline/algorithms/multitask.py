@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.core.algorithm import detach
 from pipeline.core.inner import SGD, unroll
-from pipeline.core.types import Batch, Context, Family, Kind, MayChange, MetaParams, Params, Score, Task
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Score, Task
 from pipeline.families.frozen_body import FrozenBody, all_data
 
 
@@ -40,11 +40,8 @@ class Multitask(FrozenBody):
     """
 
     Config: ClassVar[type[MultitaskConfig]] = MultitaskConfig
-    family: ClassVar[Family] = "baseline"
-    paper: ClassVar[str] = "Caruana 1997"
-    sends: ClassVar[str] = "the body's gradient at the task's own head; moments of each layer under `running`"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
-    head: ClassVar[bool] = False
+    about: ClassVar[About] = About("baseline", "Caruana 1997")
+    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots", "values"), head=False)
 
     def heads(self, theta: MetaParams, features: Batch, context: Context) -> tuple[Params, ...]:
         z, y = features
@@ -54,18 +51,18 @@ class Multitask(FrozenBody):
         steps = self.config.inner_steps if context.phase == "train" else self.config.eval_inner_steps
 
         def loss(head: Params, j: int) -> Tensor:
-            return self.loss(self.read_out(head, z), y).loss  # type: ignore[return-value]
+            return self.loss(self.read_out(head, z), y).loss
 
         return unroll(loss, zero, steps, SGD(rate), first_order=True)
 
     def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
-        x, y = all_data(task)
+        (x, y), masks = all_data(task), self.model.masks(context.noise)
 
         def joint(phi: Params) -> tuple[Tensor, Score]:
-            features, moments = self.body.forward_own_statistics(phi, x)
+            features, moments = self.body.forward_own_statistics(phi | masks, x)
             head = self.heads(theta, Batch(features.detach(), y), context)[-1]
             score = self.judged(head, features, y, moments)
-            return score.loss, score  # type: ignore[return-value]
+            return score.loss, score
 
         gradient, score = torch.func.grad(joint, has_aux=True)(theta["model"])
         return {"model": gradient}, detach(score)

@@ -17,8 +17,8 @@ from torch import Tensor
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Family, Kind, MetaParams, Score
-from pipeline.nets.model import NormalisedNet
+from pipeline.core.network import Network
+from pipeline.core.types import About, Batch, Context, MetaParams, Needs, Score
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,13 @@ class Nearest(Differentiable[Batch, Neighbours]):
     """
 
     Config: ClassVar[type[NearestConfig]] = NearestConfig
-    family: ClassVar[Family] = "baseline"
-    paper: ClassVar[str] = "Fix, Hodges 1951"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
-    head: ClassVar[bool] = False
+    about: ClassVar[About] = About("baseline", "Fix, Hodges 1951")
+    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots",), head=False)
 
-    def __init__(self, config: NearestConfig, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: NearestConfig, model: Network, loss: LossFunction) -> None:
         if model.mode != "none":
             raise ConfigError(f"normalisation: {model.mode!r}, but Nearest has no network to normalise; use none")
-        self.loss = loss
+        super().__init__(config, model, loss)
 
     def init(self, rng: np.random.Generator) -> MetaParams:
         return {"model": {"log_sharpness": torch.zeros(())}}

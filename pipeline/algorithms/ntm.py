@@ -15,7 +15,7 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
-from pipeline.core.types import Family, Params
+from pipeline.core.types import About, Params
 from pipeline.families.memory import MemoryBased
 from pipeline.nets.memory.addressing import Head, first_slot
 from pipeline.nets.memory.controller import Controller
@@ -130,8 +130,7 @@ class NTM(MemoryBased):
     """Reads the memory as the last step left it, then writes; the answer is a linear function of [h, what was read]."""
 
     Config: ClassVar[type[NTMConfig]] = NTMConfig
-    family: ClassVar[Family] = "memory"
-    paper: ClassVar[str] = "Graves, Wayne, Danihelka 2014, arXiv 1410.5401"
+    about: ClassVar[About] = About("memory", "Graves, Wayne, Danihelka 2014, arXiv 1410.5401")
 
     def make_sequence_model(self, inputs: int) -> Tape:
         return Tape(self.config, inputs)

@@ -12,9 +12,9 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from pipeline.core.types import Batch, Context, Family, MetaParams, Params
+from pipeline.core.network import Adapted
+from pipeline.core.types import About, Batch, Context, MetaParams, Params
 from pipeline.families.metric import MetricBased, one_hot
-from pipeline.nets.model import Adapted
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class ProtoNet(MetricBased[Prototypes]):
     """p(class | x) = softmax over classes of -‖f(x) - c‖², c = mean f(support of the class) (eq. 1, 2)."""
 
     Config: ClassVar[type[ProtoNetConfig]] = ProtoNetConfig
-    family: ClassVar[Family] = "metric"
-    paper: ClassVar[str] = "Snell, Swersky, Zemel 2017, arXiv 1703.05175"
+    about: ClassVar[About] = About("metric", "Snell, Swersky, Zemel 2017, arXiv 1703.05175")
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Prototypes:
         z_ND, encoder = self.embed(theta, support, context)

@@ -14,13 +14,13 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from pipeline.core.algorithm import Differentiable
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Phase, Task
+from pipeline.core.network import Network
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
 from pipeline.families.gradient import GradientBased
 from pipeline.nets.cells import CellName
-from pipeline.nets.model import Adapted, NormalisedNet
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.stateful import Stateful
 
 
@@ -34,7 +34,7 @@ class RecurrentMAMLConfig:
     eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 10
 
 
-class RecurrentMAML(GradientBased, Differentiable[Batch, Adapted]):
+class RecurrentMAML(GradientBased):
     """h = the cell's state after the support set, read from zeros; phi_0 = theta and
     phi_{j+1} = phi_j - alpha ∇L_support(phi_j; h); the outer loop descends L_query(phi_k; h).
 
@@ -44,21 +44,20 @@ class RecurrentMAML(GradientBased, Differentiable[Batch, Adapted]):
     """
 
     Config: ClassVar[type[RecurrentMAMLConfig]] = RecurrentMAMLConfig
-    family: ClassVar[Family] = "optimisation"
-    paper: ClassVar[str] = "of our own, after Finn, Abbeel, Levine 2017, arXiv 1703.03400"
+    about: ClassVar[About] = About("optimisation", "of our own, after Finn, Abbeel, Levine 2017, arXiv 1703.03400")
 
-    def __init__(self, config: RecurrentMAMLConfig, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: RecurrentMAMLConfig, model: Network, loss: LossFunction) -> None:
         self.net = Stateful(model.net, config.cell)
         self.body = model
         super().__init__(config, NormalisedNet(self.net, model.mode, model.input_shape), loss)
 
-    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+    def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
         """``order`` [N]: in which the support set is read; sources sort it by class."""
         return {"order": torch.from_numpy(rng.permutation(len(task.support.y)))}
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
-        phi, loss = theta["model"], self.support_loss(support)
-        state = self._read(phi, support, context.noise["order"])
+        phi, loss = theta["model"], self.support_loss(support, context)
+        state = self._read(phi | self.model.masks(context.noise), support, context.noise["order"])
 
         def from_state(weights: Params, j: int) -> Tensor:
             return loss(weights | state, j)

@@ -17,9 +17,10 @@ from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.core.losses import LossFunction, accuracy
-from pipeline.core.types import Batch, Context, Family, MetaParams, Params, Score
+from pipeline.core.network import Adapted, Network
+from pipeline.core.types import About, Batch, Context, MetaParams, Params, Score
 from pipeline.families.metric import MetricBased, one_hot
-from pipeline.nets.model import Adapted, NormalisedNet
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.relation import Relation
 
 Aggregate = Literal["feature_sum", "score_sum", "score_mean"]
@@ -52,20 +53,19 @@ class RelationNet(MetricBased[Relations]):
     """
 
     Config: ClassVar[type[RelationNetConfig]] = RelationNetConfig
-    family: ClassVar[Family] = "metric"
-    paper: ClassVar[str] = "Sung et al. 2018, arXiv 1711.06025"
+    about: ClassVar[About] = About("metric", "Sung et al. 2018, arXiv 1711.06025")
 
-    def __init__(self, config: RelationNetConfig, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: RelationNetConfig, model: Network, loss: LossFunction) -> None:
         super().__init__(config, model, _squared_error)
         shape, normalised = model.net.feature_shape, model.mode != "none"
         self.head_net = Relation(Relation.Config(config.hidden), shape, 1, normalised=normalised)
         self.relation = NormalisedNet(self.head_net, model.mode, self.head_net.joined_shape)
 
-    def init(self, rng: np.random.Generator) -> MetaParams:
-        theta, head = super().init(rng), self.relation.init(rng)
-        if self.state_groups:
-            theta["running"] |= self.relation.running(head)
-        return theta | {"relation": head}
+    def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
+        return {"relation": self.relation.init(rng)}
+
+    def extra_moments(self, theta: MetaParams) -> Params:
+        return self.relation.running(theta["relation"])
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Relations:
         z_ND, encoder = self.embed(theta, support, context)

@@ -13,11 +13,11 @@ import numpy as np
 from annotated_types import Ge, Gt
 from torch import Tensor
 
-from pipeline.core.algorithm import detach
 from pipeline.core.batches import batches
 from pipeline.core.inner import SGD, Adam, Rule, iterate
-from pipeline.core.types import Batch, Context, Family, MayChange, MetaParams, Params, Phase, Score, Task
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
 from pipeline.families.gradient import GradientBased
+from pipeline.families.meta_gradient import Delta
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,10 @@ class Reptile(GradientBased):
     """
 
     Config: ClassVar[type[ReptileConfig]] = ReptileConfig
-    family: ClassVar[Family] = "optimisation"
-    paper: ClassVar[str] = "Nichol, Achiam, Schulman 2018, arXiv 1803.02999"
-    sends: ClassVar[str] = "theta - phi"
+    meta_gradient = Delta()
+    about: ClassVar[About] = About("optimisation", "Nichol, Achiam, Schulman 2018, arXiv 1803.02999")
 
-    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+    def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
         """``batches`` [inner steps, batch]: rows of the support set."""
         steps, batch = (
             (self.config.inner_steps, self.config.inner_batch)
@@ -57,20 +56,13 @@ class Reptile(GradientBased):
         )
         return {"batches": batches(rng, len(task.support.y), steps, batch)}
 
-    def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
-        adapted = self.adapt(theta, task.support, context)
-        before = theta["model"]
-        delta = {name: (before[name] - after).detach() for name, after in adapted.phi.items()}
-        # A score to look at, by the query batch's own statistics: one query at a time would cost more than learning.
-        outputs, _ = self.model.forward_own_statistics(adapted.phi, task.query.x)
-        return {"model": delta}, detach(self.loss(outputs, task.query.y))
-
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
-        drawn = context.noise["batches"]
+        drawn, masks = context.noise["batches"], self.model.masks(context.noise)
 
         def loss(phi: Params, j: int) -> Tensor:
             rows = drawn[j]
-            return self.loss(self.model.forward_own_statistics(phi, support.x[rows])[0], support.y[rows]).loss  # type: ignore[return-value]
+            outputs, _ = self.model.forward_own_statistics(phi | masks, support.x[rows])
+            return self.loss(outputs, support.y[rows]).loss
 
         # The delta is not differentiated, so no graph of the inner loop is kept.
         return iterate(loss, theta["model"], len(drawn), self._rule(), first_order=True)

@@ -100,6 +100,11 @@ def identity(protocol: Protocol, recipe: Recipe) -> str:
         key: value for key, value in found.free.items() if key.split(".")[0] in ("algorithm", "task", "evaluation")
     }
     facts = {**found.fixed, **judged, "steps": None, "budget": (protocol.seconds, protocol.tasks)}
+    # Rotations were settings of every task when the first results were recorded.
+    for phase in ("train", "eval"):
+        facts[f"task.{phase}.rotations"] = facts.pop(
+            f"source.{phase}_rotations", found.free.get(f"source.{phase}_rotations", "none")
+        )
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -174,7 +179,7 @@ def _result(name: str, protocol: Protocol, key: str, recipe: Recipe, ended: RunR
         "curve": _curve(str(ended.folder), metric),
     }
     algorithm, published = recipe.algorithm.name, protocol.methods[key].published
-    return Result(name, key, algorithm, ALGORITHMS[algorithm].family, published, ended.summary | facts)
+    return Result(name, key, algorithm, ALGORITHMS[algorithm].about.family, published, ended.summary | facts)
 
 
 def _curve(folder: str, metric: str) -> list[tuple[int, float]]:

@@ -9,9 +9,7 @@ import numpy as np
 
 from pipeline.core.failures import ConfigError
 from pipeline.engine.evaluate import interval
-from pipeline.runs.recorded import Result
-
-SMALLER_IS_BETTER = ("mse", "value", "loss")
+from pipeline.runs.recorded import Result, direction_of, unit_of
 
 
 def table(results: Sequence[Result], columns: Sequence[str], against: str = "") -> str:
@@ -27,7 +25,7 @@ def table(results: Sequence[Result], columns: Sequence[str], against: str = "") 
     hashes = {one.evaluation["hash"]: one.method for one in results}
     if len(hashes) > 1:
         raise ConfigError(f"{' and '.join(hashes.values())} were judged on other tasks; remove one and compare it anew")
-    sign = 1 if _better_when_small(columns[0]) else -1
+    sign = -1 if _direction(results[0], columns[0]) else 1
     ranked = sorted(results, key=lambda one: sign * float(np.mean(one.summary["scores"])))
     other = next((one for one in ranked if (one.method == against if against else one.family == "baseline")), None)
     paired = [] if other is None else [f"less {other.method}"]
@@ -60,18 +58,32 @@ def _cell(result: Result, column: str) -> str:
     metric, _, steps = column.partition("@")
     rows = [row for row in result.evaluation["rows"] if row["theta"] == "last" and row["metric"] == metric]
     found: list[dict[str, Any]] = [row for row in rows if row["point"] == int(steps)] if steps else rows[-1:]
-    return _value(metric, found[0]["mean"], found[0]["ci95"]) if found else ""
+    return shown(found[0]["mean"], found[0]["ci95"], unit_of(result.evaluation, metric)) if found else ""
 
 
 def _paired(result: Result, other: Result, column: str) -> str:
     """Mean over tasks of this method's score less the other's on the same task, with its 95% interval."""
     mean, half = interval(np.subtract(result.summary["scores"], other.summary["scores"]))
-    return f"{'+' if mean >= 0 else '−'}{_value(column, abs(mean), half)}"
+    return f"{'+' if mean >= 0 else '−'}{shown(abs(mean), half, unit_of(result.evaluation, column.partition('@')[0]))}"
 
 
-def _value(metric: str, mean: float, half: float) -> str:
-    return f"{100 * mean:.2f} ± {100 * half:.2f}" if "accuracy" in metric else f"{mean:.3f} ± {half:.3f}"
+def shown(mean: float, half: float, unit: str) -> str:
+    """A mean and half its 95% interval, in percent where the unit is a share."""
+    if unit == "share":
+        return f"{100 * mean:.2f} ± {100 * half:.2f}"
+    return f"{mean:.3f} ± {half:.3f}{f' {unit}' if unit else ''}"
 
 
-def _better_when_small(column: str) -> bool:
-    return column.partition("@")[0] in SMALLER_IS_BETTER
+def _direction(result: Result, column: str) -> bool:
+    """Whether a larger number is better in this column.
+
+    Raises:
+        ConfigError: nobody says so: the metric is neither that of a known loss nor the one by which the run was judged.
+    """
+    metric = column.partition("@")[0]
+    found = direction_of(result.evaluation, metric)
+    if found is None:
+        raise ConfigError(
+            f"columns: {column!r}: it is not known whether more is better; put a metric first whose loss is known"
+        )
+    return found

@@ -13,7 +13,8 @@ theta towards it.
 ...     def score(self, adapted, query, context):
 ...         return Score(((self.predict(adapted, query.x) - query.y) ** 2).mean(), {})
 >>> task = Task("toy", Batch(torch.zeros(2), torch.tensor([1.0, 3.0])), Batch(torch.zeros(1), torch.tensor([4.0])))
->>> gradient, score = Mean().learn({"model": {"start": torch.zeros(())}}, task, Context(0, "train", 1, {}))
+>>> toy = Mean(config=None, model=None, loss=None)
+>>> gradient, score = toy.learn({"model": {"start": torch.zeros(())}}, task, Context(0, "train", 1, {}))
 >>> score.loss.item(), gradient["model"]["start"].item()   # (1 - 4)², and 2 · (1 - 4) · ½
 (9.0, -3.0)
 """
@@ -27,9 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.types import A, Batch, Context, D, Family, Kind, Labels, MetaParams, Params, Phase, Score, Task
+from pipeline.core.losses import LossFunction
+from pipeline.core.network import Network
+from pipeline.core.types import A, About, Batch, Context, D, MetaParams, Needs, Params, Phase, Score, Task
 
-__all__ = ["A", "Algorithm", "Batch", "Context", "D", "Differentiable", "Score", "Task", "gradient_of"]
+__all__ = ["A", "About", "Algorithm", "Batch", "Context", "D", "Differentiable", "Game", "Needs", "Score", "Task"]
 
 
 class Algorithm(ABC, Generic[D, A]):
@@ -38,37 +41,45 @@ class Algorithm(ABC, Generic[D, A]):
     ``A`` is what adaptation yields (weights, prototypes, a hidden state): a value that is returned, never kept on
     ``self``, so that one object serves any number of tasks at once. ``adapt``, ``objective`` and ``score`` are written
     for one task out of operations ``torch.func`` can transform: no writes in place, no ``.item()``, no branch on data.
+
+    Args:
+        config: an instance of ``Config``, as the recipe says.
+        model: the recipe's network under its normalisation mode; it holds shapes, never weights.
+        loss: the source's loss, from outputs [N, outputs] and targets [N, ...] to a ``Score``.
     """
 
     Config: ClassVar[type[Any]]
     """A frozen dataclass: the algorithm's fields in a recipe."""
 
-    family: ClassVar[Family]
+    needs: ClassVar[Needs]
+    """The tasks and the network that it takes."""
 
-    paper: ClassVar[str]
-    """Its source: authors and year, and the arXiv number where there is one."""
-
-    sends: ClassVar[str] = "the gradient of theta"
-    """What a worker sends to the parameter actor."""
-
-    kinds: ClassVar[frozenset[Kind]]
-    """The kinds of tasks it can learn."""
-
-    head: ClassVar[bool]
-    """Whether its network ends in one output per way (a metric method embeds instead)."""
-
-    labels: ClassVar[Labels] = "slots"
-    """What the labels of its training tasks must count; those of evaluation tasks are slots."""
+    about: ClassVar[About]
+    """Its family and its paper, for the page of algorithms."""
 
     state_groups: frozenset[str] = frozenset()
     """Groups of theta that are never stepped by an optimizer, only folded."""
+
+    frozen_groups: frozenset[str] = frozenset()
+    """Groups of theta that stay what ``init`` drew."""
+
+    differentiable: bool = False
+    """Whether ``learn`` is the derivative of ``objective``. A worker then takes one backward pass for a whole chunk."""
+
+    def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
+        self.config, self.model, self.loss = config, model, loss
+
+    @property
+    def unstepped(self) -> frozenset[str]:
+        """Groups of theta that have no optimizer."""
+        return self.state_groups | self.frozen_groups
 
     @abstractmethod
     def init(self, rng: np.random.Generator) -> MetaParams:
         """The first theta, in any floating dtype: the store casts it to the recipe's."""
 
     def draw(self, rng: np.random.Generator, task: Task[D], phase: Phase) -> Params:
-        """All randomness of one task, as tensors, before any vectorisation. Default: none."""
+        """All randomness of one task, as tensors, before any vectorisation: action noise too. Default: none."""
         return {}
 
     @abstractmethod
@@ -87,6 +98,10 @@ class Algorithm(ABC, Generic[D, A]):
     def score(self, adapted: A, query: D, context: Context) -> Score:
         """Loss and metrics of an adapted value on a query set."""
 
+    def objective(self, theta: MetaParams, task: Task[D], context: Context) -> Score:
+        """What the outer loop descends. Default: the query score after adaptation."""
+        return self.score(self.adapt(theta, task.support, context), task.query, context)
+
     @abstractmethod
     def learn(self, theta: MetaParams, task: Task[D], context: Context) -> tuple[MetaParams, Score]:
         """A gradient with respect to theta, or *before - after*. A group left out is not stepped."""
@@ -97,58 +112,75 @@ class Algorithm(ABC, Generic[D, A]):
 
 
 class Differentiable(Algorithm[D, A]):
-    """An algorithm whose meta-gradient is the derivative of an objective."""
+    """An algorithm whose meta-gradient is the derivative of ``objective``, by backpropagation."""
 
-    def objective(self, theta: MetaParams, task: Task[D], context: Context) -> Score:
-        """What the outer loop descends. Default: the query score after adaptation."""
-        return self.score(self.adapt(theta, task.support, context), task.query, context)
+    differentiable = True
 
     @final
     def learn(self, theta: MetaParams, task: Task[D], context: Context) -> tuple[MetaParams, Score]:
-        leaves = require_grad(theta, self.state_groups)
-        score = self.objective(leaves, task, context)
-        return gradient_of(score.loss, leaves, self.state_groups), detach(score)
+        return backprop(self, theta, task, context)
 
 
-def require_grad(theta: MetaParams, state_groups: frozenset[str]) -> MetaParams:
-    """Theta as fresh leaves of a graph; state groups stay constants."""
+class Game(Algorithm[D, A]):
+    """An algorithm whose groups of theta each descend a loss of their own: a generator and a critic, for example."""
+
+    @abstractmethod
+    def losses(self, theta: MetaParams, task: Task[D], context: Context) -> tuple[dict[str, Tensor], Score]:
+        """Each stepped group's loss, a scalar, and the score to report.
+
+        A group that is not to be stepped at ``context.step`` is left out: a critic may be stepped more often than its
+        generator. The groups must be the same for all tasks of a step. Each loss is reported as ``loss/GROUP``.
+        """
+
+    @final
+    def learn(self, theta: MetaParams, task: Task[D], context: Context) -> tuple[MetaParams, Score]:
+        leaves = require_grad(theta, self.unstepped)
+        losses, score = self.losses(leaves, task, context)
+        gradient = {group: _gradient_of_group(loss, leaves[group]) for group, loss in losses.items()}
+        reported = {f"loss/{group}": loss for group, loss in losses.items()}
+        return gradient, detach(score._replace(metrics=score.metrics | reported))
+
+
+def backprop(
+    algorithm: Algorithm[D, A], theta: MetaParams, task: Task[D], context: Context
+) -> tuple[MetaParams, Score]:
+    """The derivative of an algorithm's ``objective`` with respect to theta, and the objective's score."""
+    leaves = require_grad(theta, algorithm.unstepped)
+    score = algorithm.objective(leaves, task, context)
+    return gradient_of(score.loss, leaves, algorithm.unstepped), detach(score)
+
+
+def require_grad(theta: MetaParams, unstepped: frozenset[str]) -> MetaParams:
+    """Theta as fresh leaves of a graph; groups without an optimizer stay constants."""
     return {
-        group: {name: leaf.detach().requires_grad_(group not in state_groups) for name, leaf in leaves.items()}
+        group: {name: leaf.detach().requires_grad_(group not in unstepped) for name, leaf in leaves.items()}
         for group, leaves in theta.items()
     }
 
 
-def gradient_of(loss: Tensor | dict[str, Tensor], theta: MetaParams, state_groups: frozenset[str]) -> MetaParams:
-    """The gradient of ``loss`` (or of each group's own) with respect to theta; zeros where a leaf plays no part."""
-    if isinstance(loss, Tensor):
-        groups = [group for group in theta if group not in state_groups]
-        leaves = [(group, name) for group in groups for name in theta[group]]
-        values = torch.autograd.grad(
-            loss, [theta[group][name] for group, name in leaves], allow_unused=True, materialize_grads=True
-        )
-        gradient: MetaParams = {group: {} for group in groups}
-        for (group, name), value in zip(leaves, values, strict=True):
-            gradient[group][name] = value
-        return gradient
-    return {
-        group: dict(
-            zip(
-                theta[group],
-                torch.autograd.grad(
-                    own, list(theta[group].values()), retain_graph=True, allow_unused=True, materialize_grads=True
-                ),
-                strict=True,
-            )
-        )
-        for group, own in loss.items()
-    }
+def gradient_of(loss: Tensor, theta: MetaParams, unstepped: frozenset[str]) -> MetaParams:
+    """The gradient of ``loss`` with respect to theta; zeros where a leaf plays no part."""
+    groups = [group for group in theta if group not in unstepped]
+    leaves = [(group, name) for group in groups for name in theta[group]]
+    values = torch.autograd.grad(
+        loss, [theta[group][name] for group, name in leaves], allow_unused=True, materialize_grads=True
+    )
+    gradient: MetaParams = {group: {} for group in groups}
+    for (group, name), value in zip(leaves, values, strict=True):
+        gradient[group][name] = value
+    return gradient
 
 
 def detach(score: Score) -> Score:
     """The score's values without their graph."""
-    loss = score.loss
     return Score(
-        loss.detach() if isinstance(loss, Tensor) else {group: value.detach() for group, value in loss.items()},
-        {name: value.detach() for name, value in score.metrics.items()},
-        {name: value.detach() for name, value in score.records.items()},
+        score.loss.detach(),
+        *({name: value.detach() for name, value in part.items()} for part in score[1:]),
     )
+
+
+def _gradient_of_group(loss: Tensor, leaves: Params) -> Params:
+    values = torch.autograd.grad(
+        loss, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(leaves, values, strict=True))

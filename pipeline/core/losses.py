@@ -1,13 +1,17 @@
-"""What a query set's outputs are judged by, one function per kind of task."""
+"""Losses by name: what a query set's outputs are scored by, with the metric that people read and its direction.
+
+A source names one in its ``Spec``. Validation, comparisons and pages read the metric's direction and unit from here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipeline.core.types import Kind, Score
+from pipeline.core.types import Score
 
 LossFunction = Callable[[Tensor, Tensor], Score]
 
@@ -39,15 +43,31 @@ def sum_of_squares(outputs: Tensor, y: Tensor) -> Score:
     return Score(loss, {"value": loss.detach()})
 
 
-LOSSES: dict[Kind, LossFunction] = {
-    "classification": cross_entropy,
-    "regression": mean_squared_error,
-    "sequence": cross_entropy,
-    "optimisation": sum_of_squares,
+class TaskLoss(NamedTuple):
+    """A loss, and the metric that its tasks are judged by.
+
+    Args:
+        function: from outputs [N, outputs] and targets [N, ...] to a ``Score``.
+        metric: the metric's name: one that ``function`` gives, or one that the source's ``judge`` gives.
+        higher_is_better: the metric's direction.
+        unit: ``share`` for a number in [0, 1] that is printed in percent, else the unit as it is printed, or "".
+    """
+
+    function: LossFunction
+    metric: str
+    higher_is_better: bool
+    unit: str = ""
+
+
+LOSSES: dict[str, TaskLoss] = {
+    "cross_entropy": TaskLoss(cross_entropy, "accuracy", True, "share"),
+    "mean_squared_error": TaskLoss(mean_squared_error, "mse", False),
+    "sum_of_squares": TaskLoss(sum_of_squares, "value", False),
 }
-METRICS: dict[Kind, str] = {
-    "classification": "accuracy",
-    "regression": "mse",
-    "sequence": "accuracy",
-    "optimisation": "value",
-}
+"""A recipe's source names one of these. ``pipeline.register`` adds to them."""
+
+
+def loss_of_metric(metric: str) -> TaskLoss | None:
+    """The loss whose metric this is, or of which it is a part: ``accuracy_3`` is one of ``accuracy``."""
+    known = {one.metric: one for one in LOSSES.values()}
+    return known.get(metric) or known.get(metric.rpartition("_")[0])

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from annotated_types import Ge, Le
 
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
-from pipeline.core.types import D, Kind, Labels, Task
-
-Rotations = Literal["none", "classes", "random"]
-"""``classes``: each quarter turn of a class is a class of its own (ProtoNet, Reptile in training). ``random``: one turn
-drawn per class and task, so turns of one class never compete (MAML). They give different numbers: say which."""
-
+from pipeline.core.types import D, Params, Targets, Task
 
 MAX_COUNT = 1 << 16
 """Of ways, shots or queries: more is a slip of the hand, and would end in no memory."""
@@ -30,7 +26,6 @@ class TaskShape:
     ways: Annotated[int, Ge(1), Le(MAX_COUNT)] = 1
     shots: Annotated[int, Ge(0), Le(MAX_COUNT)] = 1
     queries: Annotated[int, Ge(1), Le(MAX_COUNT)] = 1
-    rotations: Rotations = "none"
 
 
 @dataclass(frozen=True)
@@ -55,15 +50,21 @@ def require_support(shapes: TaskShapes) -> None:
 
 
 class Spec(NamedTuple):
-    """What a network must fit: the shape of one input, the width of the output and the kind of problem.
+    """What the tasks of a source are; the builder fits algorithm, network and loss to it.
 
-    ``labels`` are those of training tasks; ``outputs`` is how many there are.
+    Args:
+        data: the type of a support set: ``Batch``, ``Stream``, or a type of the source's own.
+        input_shape: the shape of one input.
+        outputs: how wide the network's output is: the ways, the classes of the split, or the width of a value.
+        targets: what the targets of training tasks are.
+        loss: a name in ``pipeline.core.losses.LOSSES``.
     """
 
-    kind: Kind
+    data: type
     input_shape: tuple[int, ...]
     outputs: int
-    labels: Labels = "slots"
+    targets: Targets
+    loss: str
 
 
 class TaskSource(Protocol[D]):
@@ -85,3 +86,28 @@ class TaskSource(Protocol[D]):
     def sample(self, ticket: Ticket) -> Task[D]:
         """The task of a ticket. Raises ``DataError`` where the split cannot fill the shape."""
         ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """A source with metrics that are no tensor operations, such as BLEU."""
+
+    def judge(self, answers: Params, query: Any) -> dict[str, float]:
+        """Metrics of one task on the host, given ``Score.answers`` and the task's query set, both on the CPU."""
+        ...
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """A source whose tasks depend on the version of a library, such as a simulator's."""
+
+    versions: Mapping[str, str]
+    """Library -> version: part of the numerics fingerprint."""
+
+
+@runtime_checkable
+class Varied(Protocol):
+    """A source with settings beside the task's shape that decide which evaluation tasks there are."""
+
+    evaluation: Mapping[str, Any]
+    """Setting -> value, for example the rotations: part of the evaluation's hash, and shown beside its numbers."""

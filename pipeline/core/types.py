@@ -31,20 +31,47 @@ MetaParams = dict[str, Params]
 """Group -> leaves, for example ``{"model": …, "inner_lr": …}``."""
 
 Phase = Literal["train", "evaluate", "serve"]
-Kind = Literal["classification", "regression", "sequence", "optimisation"]
-"""``sequence``: classification of examples that come one after the other, each label shown after its answer.
-``optimisation``: a function to be made small; a task's support and query sets are the same examples."""
-
-Labels = Literal["slots", "classes"]
-"""What the labels of training tasks count: a class's slot in its task, or its fixed number among all of the split's."""
+Targets = Literal["slots", "classes", "values", "none"]
+"""What the targets of training tasks are: a class's slot in its task, its fixed number among all classes of the split,
+real values, or nothing at all (a simulator). Evaluation tasks with classes always count slots."""
 
 Family = Literal["optimisation", "metric", "memory", "learned optimiser", "baseline"]
 """What adaptation is made of: inner steps, distances, a state that is written to, an optimiser that was learned."""
 
 
+class Needs(NamedTuple):
+    """What an algorithm takes; the builder compares it with the source's ``Spec``.
+
+    Args:
+        data: the types of a support set that it can adapt to.
+        targets: what the targets of its training tasks may be.
+        head: whether its network ends in one output per way; a metric method asks for the embedding instead.
+    """
+
+    data: tuple[type, ...]
+    targets: tuple[Targets, ...]
+    head: bool
+
+
+class About(NamedTuple):
+    """What the page of algorithms says of one: its family, and its paper (authors, year, arXiv id)."""
+
+    family: Family
+    paper: str
+
+
 @dataclass(frozen=True)
 class MayChange:
     """Marks a field of a config, as in ``Annotated[int, MayChange()]``: it never decides theta, so it may change."""
+
+
+@dataclass(frozen=True)
+class FilePath:
+    """Marks a field of a config as the path of a file, as in ``Annotated[str, FilePath()]``.
+
+    The driver makes it absolute, since a worker's working directory is another. Its value never decides theta: what
+    the file holds does, and the source's fingerprint says what that is.
+    """
 
 
 class Batch(NamedTuple):
@@ -81,15 +108,19 @@ class Context(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How well adapted parameters did on a query set.
+    """How well an adapted value did on a query set.
 
-    ``loss`` is a scalar, or one scalar per group when each group sees only its own; ``metrics`` are scalars for people;
-    ``records`` are detached facts for the state groups, ``{}`` for most algorithms.
+    Args:
+        loss: a scalar.
+        metrics: scalars for people, by name.
+        records: detached facts for the state groups, ``{}`` for most algorithms.
+        answers: tensors that the source's ``judge`` turns into metrics on the host; ``{}`` where there are none.
     """
 
-    loss: Tensor | dict[str, Tensor]
+    loss: Tensor
     metrics: dict[str, Tensor]
     records: Params = {}
+    answers: Params = {}
 
 
 class Contribution(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pipeline.core.algorithm import Algorithm, Differentiable
+from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError, PipelineError, TaskError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskSource
@@ -33,7 +33,7 @@ def check_algorithm(algorithm: Algorithm[Any, Any], source: TaskSource[Any], the
     """
     name = type(algorithm).__name__
     spec = source.spec()
-    width = spec.outputs if algorithm.head or spec.kind == "regression" else None
+    width = spec.outputs if algorithm.needs.head or spec.targets == "values" else None
     unlearned: set[str] | None = None
     for number in range(TASKS):
         task, context = _first(algorithm, source, theta, Ticket(seed, "train", "train", 1, number))
@@ -42,7 +42,7 @@ def check_algorithm(algorithm: Algorithm[Any, Any], source: TaskSource[Any], the
                 _check_outputs(algorithm, theta, task, context, width)
             gradient, score = algorithm.learn(theta, task, context)
         _check_score(name, score)
-        _check_gradient(name, gradient, theta, algorithm.state_groups)
+        _check_gradient(name, gradient, theta, algorithm.unstepped)
         still = {f"{group}/{leaf}" for group in gradient for leaf, value in gradient[group].items() if not value.any()}
         unlearned = still if unlearned is None else unlearned & still
         if not unlearned:
@@ -80,7 +80,7 @@ def _check_outputs(
             found = tuple(algorithm.predict(adapted, task.query.x).shape)
             if found != expected:
                 raise ConfigError(f"algorithm {name}: predict gives the shape {found}, expected {expected}")
-        if isinstance(algorithm, Differentiable):
+        if algorithm.differentiable:
             _check_score(name, algorithm.objective(theta, task, context))
         _check_score(name, algorithm.score(adapted, task.query, context))
 
@@ -88,9 +88,7 @@ def _check_outputs(
 def _check_score(name: str, score: object) -> None:
     if not isinstance(score, Score):
         raise ConfigError(f"algorithm {name}: a score is {type(score).__name__}, expected Score(loss, metrics)")
-    losses = score.loss if isinstance(score.loss, dict) else {"": score.loss}
-    numbers = {f"loss {group}".strip(): loss for group, loss in losses.items()}
-    numbers |= {f"metric {metric}": value for metric, value in score.metrics.items()}
+    numbers = {"loss": score.loss} | {f"metric {metric}": value for metric, value in score.metrics.items()}
     for what, value in numbers.items():
         if value.shape:
             raise ConfigError(
@@ -99,9 +97,9 @@ def _check_score(name: str, score: object) -> None:
             )
 
 
-def _check_gradient(name: str, gradient: MetaParams, theta: MetaParams, state_groups: frozenset[str]) -> None:
+def _check_gradient(name: str, gradient: MetaParams, theta: MetaParams, unstepped: frozenset[str]) -> None:
     for group, leaves in gradient.items():
-        if group not in theta or group in state_groups:
+        if group not in theta or group in unstepped:
             raise ConfigError(f"algorithm {name}: learn gives a gradient for {group}, which no optimizer steps")
         shapes = {leaf: tuple(value.shape) for leaf, value in leaves.items()}
         for leaf, value in theta[group].items():

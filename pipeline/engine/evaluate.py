@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,8 @@ class EvaluationPlan:
     chunk_size: int
     shape: TaskShape
     data: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What else decides the tasks: the source says it."""
 
     @property
     def hash(self) -> str:
@@ -36,7 +38,8 @@ class EvaluationPlan:
             "split": self.split,
             "seed": self.seed,
             "tasks": self.tasks,
-            "shape": asdict(self.shape),
+            # Rotations were part of every task's shape when the first results were recorded.
+            "shape": asdict(self.shape) | {"rotations": "none"} | dict(self.settings),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

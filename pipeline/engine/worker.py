@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pipeline.core.algorithm import Algorithm, Differentiable, detach, gradient_of, require_grad
+from pipeline.core.algorithm import Algorithm, detach, gradient_of, require_grad
 from pipeline.core.failures import PipelineError, TaskError
 from pipeline.core.flat import Layout
 from pipeline.core.seeding import Ticket
-from pipeline.core.source import TaskSource
+from pipeline.core.source import Judge, TaskSource, Versioned
 from pipeline.core.types import Context, Contribution, MetaParams, Params, Phase, Score, Task
 from pipeline.engine.interfaces import Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
@@ -59,7 +59,8 @@ class Worker:
     ) -> None:
         numerics.configure_process()
         self.algorithm, self.source, self.layout = algorithm, source, layout
-        self.fingerprint = numerics.fingerprint(chunk_size)
+        versions = dict(source.versions) if isinstance(source, Versioned) else {}
+        self.fingerprint = numerics.fingerprint(chunk_size) | versions
         self.vectorise = numerics.vectorise
         self.device = numerics.torch_device()
 
@@ -113,19 +114,21 @@ class Worker:
         values = self._theta(theta)
         points: tuple[int, ...] = ()
 
-        def score(task: Task[Any], noise: Params) -> list[dict[str, Tensor]]:
+        def score(task: Task[Any], noise: Params) -> list[tuple[dict[str, Tensor], Params]]:
             nonlocal points
             context = Context(chunk.step, "evaluate", task.ways, noise)
             trace = self.algorithm.trace(values, task.support, context)
             points = milestones(len(trace))
-            return [self.algorithm.score(trace[point], task.query, context).metrics for point in points]
+            scores = [self.algorithm.score(trace[point], task.query, context) for point in points]
+            return [(one.metrics, one.answers) for one in scores]
 
         with _error_context(chunk), torch.no_grad():
             together = self._stack(drawn)
             if together is not None:
-                rows = _vmap_tasks(score, together)
+                scored = _vmap_tasks(score, together)
             else:
-                rows = _rows([score(*self._to_device(one)) for one in drawn])
+                scored = _stack_points([score(*self._to_device(one)) for one in drawn])
+            rows = [metrics | self._judged(answers, drawn) for metrics, answers in scored]
         metrics = {name: np.stack([row[name].cpu().double().numpy() for row in rows], 1) for name in rows[0]}
         digest = zlib.crc32(b"".join(metrics[name].tobytes() for name in sorted(metrics)))
         return ScoreReport(chunk.number, points, metrics, digest)
@@ -163,14 +166,25 @@ class Worker:
         def weighted_sum(per_task: Tensor) -> Any:
             return torch.tensordot(weights, per_task, 1)
 
-        if isinstance(algorithm, Differentiable):
+        if algorithm.differentiable:
             # One backward through all tasks, theta shared between them.
-            leaves = require_grad(theta, algorithm.state_groups)
+            leaves = require_grad(theta, algorithm.unstepped)
             score = _vmap_tasks(lambda task, noise: algorithm.objective(leaves, task, context(task, noise)), together)
-            gradient = gradient_of(pytree.tree_map(weighted_sum, score.loss), leaves, algorithm.state_groups)
+            gradient = gradient_of(weighted_sum(score.loss), leaves, algorithm.unstepped)
             return gradient, detach(score)
         gradients, score = _vmap_tasks(lambda task, noise: algorithm.learn(theta, task, context(task, noise)), together)
         return pytree.tree_map(weighted_sum, gradients), score
+
+    def _judged(self, answers: Params, drawn: list[SampledTask]) -> dict[str, Tensor]:
+        """The metrics that the source computes on the host, for each task; none where it is no judge."""
+        if not (answers and isinstance(self.source, Judge)):
+            return {}
+        host = {name: value.cpu() for name, value in answers.items()}
+        per_task = [
+            self.source.judge({name: value[slot] for name, value in host.items()}, one.task.query)
+            for slot, one in enumerate(drawn)
+        ]
+        return {name: torch.tensor([one[name] for one in per_task], dtype=torch.float64) for name in per_task[0]}
 
     def _theta(self, theta: np.ndarray) -> MetaParams:
         # A copy: the received array lies in memory shared with every other reader, and torch would let us write to it.
@@ -247,28 +261,24 @@ def _vmap_tasks(compute: Callable[[Task[Any], Params], Any], together: TaskBatch
     return torch.func.vmap(one)(together.tensors)
 
 
-def _rows(per_task: list[list[dict[str, Tensor]]]) -> list[dict[str, Tensor]]:
-    """[task][point] metrics as [point] metrics with a leading task dimension."""
-    return [
-        {name: torch.stack([row[name] for row in rows]) for name in rows[0]} for rows in zip(*per_task, strict=True)
-    ]
+def _stack_points(per_task: list[list[Any]]) -> list[Any]:
+    """[task][point] trees of tensors as [point] trees with a leading task dimension."""
+    return [pytree.tree_map(lambda *leaves: torch.stack(leaves), *point) for point in zip(*per_task, strict=True)]
 
 
 def _finite(gradient: MetaParams, score: Score) -> bool:
     tensors = [leaf for leaves in gradient.values() for leaf in leaves.values()]
-    losses = [score.loss] if isinstance(score.loss, Tensor) else list(score.loss.values())
-    return all(bool(torch.isfinite(tensor).all()) for tensor in (*tensors, *losses))
+    return all(bool(torch.isfinite(tensor).all()) for tensor in (*tensors, score.loss))
 
 
 def _learned(score: Score, slots: Sequence[int]) -> list[TaskResult]:
     """A score with a leading task dimension, task by task."""
-    losses = [score.loss] if isinstance(score.loss, Tensor) else list(score.loss.values())
-    total = torch.stack(losses).sum(0).tolist()
+    losses = score.loss.tolist()
     metrics = {name: values.tolist() for name, values in score.metrics.items()}
     return [
         TaskResult(
             slot,
-            total[row],
+            losses[row],
             {name: values[row] for name, values in metrics.items()},
             {name: values[row] for name, values in score.records.items()},
         )

@@ -1,9 +1,9 @@
-"""What the methods share that fit a head of a task's own on features: all but how it is fitted."""
+"""Methods that fit a head for each task on the features of a frozen body. Each brings how the head is fitted."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -11,11 +11,9 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, MetaParams, Params, Score, Task
-from pipeline.nets.model import Adapted, NormalisedNet
+from pipeline.core.network import Adapted, Network
+from pipeline.core.types import Batch, Context, MetaParams, Params, Phase, Score, Task
 from pipeline.nets.running import fold_moments
-
-HEAD = "head/"
 
 
 class FittedHead(NamedTuple):
@@ -28,8 +26,8 @@ class FittedHead(NamedTuple):
 class FrozenBody(Algorithm[Batch, FittedHead]):
     """The body is frozen while a task's head is fitted. Under ``running`` it gathers moments while it trains."""
 
-    def __init__(self, config: Any, model: NormalisedNet, loss: LossFunction) -> None:
-        self.config, self.model, self.loss = config, model, loss
+    def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
+        super().__init__(config, model, loss)
         self.body = model.body()
         self.state_groups = frozenset({"running"} if model.mode == "running" else ())
 
@@ -41,9 +39,23 @@ class FrozenBody(Algorithm[Batch, FittedHead]):
         """[N, features] -> [N, outputs]."""
         return features @ head["head/weight"].T + head["head/bias"]
 
+    def initial_model(self, rng: np.random.Generator) -> Params:
+        """The first leaves of the group ``model``."""
+        return self.model.init(rng)
+
+    def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        """The random tensors of a task beside the network's own. Default: none."""
+        return {}
+
+    @final
     def init(self, rng: np.random.Generator) -> MetaParams:
-        params = self.model.init(rng)
-        return {"model": params} | ({"running": self.body.running(params)} if self.state_groups else {})
+        model = self.initial_model(rng)
+        return {"model": model} | ({"running": self.body.running(model)} if self.state_groups else {})
+
+    @final
+    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        rows = len(task.support.x) + len(task.query.x)
+        return self.extra_noise(rng, task, phase) | self.model.draw(rng, rows, phase)
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> FittedHead:
         return self.trace(theta, support, context)[-1]
@@ -51,8 +63,9 @@ class FrozenBody(Algorithm[Batch, FittedHead]):
     def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[FittedHead, ...]:
         # While training, running moments are only gathered: each batch is normalised by its own.
         running = theta["running"] if self.state_groups and context.phase != "train" else {}
-        body = self.body.adapted(theta["model"], support.x, running)
-        features = self.body.predict(Adapted(theta["model"], running), support.x)
+        phi = theta["model"] | self.model.masks(context.noise)
+        body = self.body.adapted(phi, support.x, running)
+        features = self.body.predict(Adapted(phi, running), support.x)
         return tuple(FittedHead(body, head) for head in self.heads(theta, Batch(features, support.y), context))
 
     def predict(self, adapted: FittedHead, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the learned optimisers share: a trajectory of steps on one vector of weights, learned in segments."""
+"""Learned optimisers: a trajectory of steps on one vector of weights, learned in segments."""
 
 from __future__ import annotations
 
@@ -15,10 +15,41 @@ from pipeline.core.algorithm import detach
 from pipeline.core.flat import join, split
 from pipeline.core.types import Batch, Context, MetaParams, Params, Score, Task
 from pipeline.families.gradient import GradientBased
+from pipeline.families.meta_gradient import MetaGradient
 
 State = Params
 """``phi`` [P], all of a learner's weights; support ``loss`` and ``gradient`` [P] there; what the optimiser keeps."""
 Observation = Callable[[Tensor], Params]
+
+
+class TruncatedBackprop(MetaGradient):
+    """The derivatives of the segments' losses, summed. Each segment's graph is freed before the next begins."""
+
+    def __init__(self, sends: str) -> None:
+        self.sends = sends
+
+    def __call__(
+        self, method: GradientBased, theta: MetaParams, task: Task[Batch], context: Context
+    ) -> tuple[MetaParams, Score]:
+        assert isinstance(method, LearnedUpdateRule), "only a learned update rule has segments"
+        like, steps, every = method.start(theta, context), method.steps(context), method.config.detach_every
+        observe = method.observer(task.support, like, context)
+
+        def segment(leaves: MetaParams, state: State | None, length: int) -> tuple[Tensor, tuple[Tensor, State]]:
+            states = [method.begin(leaves, observe, context) if state is None else state]
+            for _ in range(length):
+                states.append(method.advance(leaves, states[-1], observe))
+            loss = method.segment_loss(states[1:], like, task, context)
+            return loss, (loss, states[-1])
+
+        total, state, losses = pytree.tree_map(torch.zeros_like, theta), None, []
+        for done in range(0, steps, every):
+            gradient, (loss, state) = torch.func.grad(segment, has_aux=True)(theta, state, min(every, steps - done))
+            total = pytree.tree_map(torch.add, total, gradient)
+            losses.append(loss)
+        phi = split(cast(State, state)["phi"], like)
+        score = method.score(method.adapted(phi, task.support, context), task.query, context)
+        return total, detach(score._replace(loss=torch.stack(losses).sum()))
 
 
 class LearnedUpdateRule(GradientBased):
@@ -48,43 +79,23 @@ class LearnedUpdateRule(GradientBased):
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         like = self.start(theta, context)
-        observe = self._observer(support, like)
-        state = self._begin(theta, observe, context)
+        observe = self.observer(support, like, context)
+        state = self.begin(theta, observe, context)
         yield like
         for _ in range(self.steps(context)):
-            state = self._advance(theta, state, observe)
+            state = self.advance(theta, state, observe)
             yield split(state["phi"], like)
 
-    def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
-        like, steps, every = self.start(theta, context), self.steps(context), self.config.detach_every
-        observe = self._observer(task.support, like)
-
-        def segment(leaves: MetaParams, state: State | None, length: int) -> tuple[Tensor, tuple[Tensor, State]]:
-            states = [self._begin(leaves, observe, context) if state is None else state]
-            for _ in range(length):
-                states.append(self._advance(leaves, states[-1], observe))
-            loss = self.segment_loss(states[1:], like, task, context)
-            return loss, (loss, states[-1])
-
-        total, state, losses = pytree.tree_map(torch.zeros_like, theta), None, []
-        for done in range(0, steps, every):
-            gradient, (loss, state) = torch.func.grad(segment, has_aux=True)(theta, state, min(every, steps - done))
-            total = pytree.tree_map(torch.add, total, gradient)
-            losses.append(loss)
-        phi = split(cast(State, state)["phi"], like)
-        score = self.score(self.model.adapted(phi, task.support.x), task.query, context)
-        return total, detach(score._replace(loss=torch.stack(losses).sum()))
-
-    def _begin(self, theta: MetaParams, observe: Observation, context: Context) -> State:
+    def begin(self, theta: MetaParams, observe: Observation, context: Context) -> State:
         phi = join(self.start(theta, context))
         return {"phi": phi} | observe(phi) | self.initial_state(phi)
 
-    def _advance(self, theta: MetaParams, state: State, observe: Observation) -> State:
+    def advance(self, theta: MetaParams, state: State, observe: Observation) -> State:
         moved = self.step(theta["optimizer"], state)
         return moved | observe(moved["phi"])
 
-    def _observer(self, support: Batch, like: Params) -> Observation:
-        fit = self.support_loss(support)
+    def observer(self, support: Batch, like: Params, context: Context) -> Observation:
+        fit = self.support_loss(support, context)
 
         def observe(phi: Tensor) -> Params:
             gradient, loss = torch.func.grad_and_value(lambda at: fit(split(at, like), 0))(phi.detach())

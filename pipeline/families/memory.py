@@ -15,7 +15,7 @@ Shapes: T steps, F features, I inputs (two examples and a label), Y outputs, A w
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, final
 
 import numpy as np
 import torch
@@ -24,12 +24,10 @@ from torch import Tensor
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Phase, Score, Stream, Task
-from pipeline.nets.model import NormalisedNet
+from pipeline.core.network import HEAD, Network
+from pipeline.core.types import Batch, Context, MetaParams, Needs, Params, Phase, Score, Stream, Task
 from pipeline.nets.net import fan_in_normal
 from pipeline.nets.normalisation import BATCH_MODES
-
-HEAD = "head/"
 
 
 class SequenceModel(Protocol):
@@ -71,23 +69,24 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
         ConfigError: a normalisation by statistics of examples that were not shown yet.
     """
 
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression", "sequence"})
-    head: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(data=(Batch, Stream), targets=("slots", "values"), head=True)
 
-    def __init__(self, config: Any, model: NormalisedNet, loss: LossFunction) -> None:
+    def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
         if model.mode in BATCH_MODES:
             raise ConfigError(
                 f"normalisation: {model.mode!r} looks at examples that a sequence has not shown yet;"
                 f" {type(self).__name__} takes none, layer or group"
             )
         assert model.net.outputs is not None, "built with a head, so the network knows its outputs"
-        self.config, self.model, self.loss, self.outputs = config, model, loss, model.net.outputs
+        super().__init__(config, model, loss)
+        self.outputs: int = model.net.outputs
         self.sequence_model = self.make_sequence_model(2 * model.net.features + self.outputs)
 
     @abstractmethod
     def make_sequence_model(self, inputs: int) -> SequenceModel:
         """What reads inputs [I]."""
 
+    @final
     def init(self, rng: np.random.Generator) -> MetaParams:
         # The head stands on the sequence_model's answers, not on the network's features.
         body = {name: leaf for name, leaf in self.model.init(rng).items() if not name.startswith(HEAD)}
@@ -98,13 +97,16 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
         }
         return {"model": body | self.sequence_model.init(rng) | head}
 
+    @final
     def draw(self, rng: np.random.Generator, task: Task[Batch | Stream], phase: Phase) -> Params:
+        rows = len(task.support.x) + len(task.query.x)
         if isinstance(task.support, Stream):
-            return {}
-        return {"order": torch.from_numpy(rng.permutation(len(task.support.x)))}
+            return self.model.draw(rng, rows, phase)
+        order = torch.from_numpy(rng.permutation(len(task.support.x)))
+        return {"order": order} | self.model.draw(rng, rows, phase)
 
     def adapt(self, theta: MetaParams, support: Batch | Stream, context: Context) -> MemoryState:
-        phi, (x, y) = theta["model"], support
+        phi, (x, y) = theta["model"] | self.model.masks(context.noise), support
         nothing_shown = phi[f"{HEAD}bias"].new_zeros(self.model.net.features + self.outputs)
         before = MemoryState(phi, self.sequence_model.start(phi), nothing_shown)
         if not len(x):

@@ -1,9 +1,9 @@
-"""What the methods share that compare embeddings: all but the comparison itself."""
+"""Metric-based methods embed a support set and compare queries with it. Each brings its comparison."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, final
 
 import numpy as np
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.losses import LossFunction
-from pipeline.core.types import Batch, Context, Kind, MetaParams, Params, Score
-from pipeline.nets.model import Adapted, NormalisedNet
+from pipeline.core.network import Adapted, Network
+from pipeline.core.types import Batch, Context, MetaParams, Needs, Params, Phase, Score, Task
 from pipeline.nets.running import fold_moments
 
 
@@ -29,21 +29,40 @@ E = TypeVar("E", bound=Encoded)
 class MetricBased(Differentiable[Batch, E]):
     """Embeds a support set and judges queries by ``compare``. Under ``running`` it gathers moments while it trains."""
 
-    sends: ClassVar[str] = "the gradient of theta; moments of each layer under `running`"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
-    head: ClassVar[bool] = False
+    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots",), head=False)
 
-    def __init__(self, config: Any, model: NormalisedNet, loss: LossFunction) -> None:
-        self.config, self.model, self.loss = config, model, loss
+    def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
+        super().__init__(config, model, loss)
         self.state_groups = frozenset({"running"} if model.mode == "running" else ())
 
     @abstractmethod
     def compare(self, adapted: E, z_QD: Tensor) -> tuple[Tensor, Params]:
         """Outputs [Q, ways] for embedded queries, and the moments that a head of its own saw in them."""
 
+    def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
+        """The groups of theta beside ``model``. Default: none."""
+        return {}
+
+    def extra_moments(self, theta: MetaParams) -> Params:
+        """The first running moments of networks other than ``model``. Default: none."""
+        return {}
+
+    def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        """The random tensors of a task beside the network's own. Default: none."""
+        return {}
+
+    @final
     def init(self, rng: np.random.Generator) -> MetaParams:
-        params = self.model.init(rng)
-        return {"model": params} | ({"running": self.model.running(params)} if self.state_groups else {})
+        model = self.model.init(rng)
+        theta = {"model": model} | self.extra_groups(rng, model)
+        if self.state_groups:
+            theta["running"] = self.model.running(model) | self.extra_moments(theta)
+        return theta
+
+    @final
+    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        rows = len(task.support.x) + len(task.query.x)
+        return self.extra_noise(rng, task, phase) | self.model.draw(rng, rows, phase)
 
     def running(self, theta: MetaParams, context: Context) -> Params:
         """The moments to normalise with: none in training, where each batch is normalised by its own."""
@@ -51,7 +70,7 @@ class MetricBased(Differentiable[Batch, E]):
 
     def embed(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Tensor, Adapted]:
         """The support set's embeddings [N, D], and the network that is to embed its queries."""
-        phi, running = theta["model"], self.running(theta, context)
+        phi, running = theta["model"] | self.model.masks(context.noise), self.running(theta, context)
         return self.model.predict(Adapted(phi, running), support.x), self.model.adapted(phi, support.x, running)
 
     def predict(self, adapted: E, x: Tensor) -> Tensor:

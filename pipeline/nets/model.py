@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.types import Params
+from pipeline.core.network import DROPOUT, Adapted
+from pipeline.core.types import Params, Phase
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import (
     GROUPS,
@@ -20,16 +20,6 @@ from pipeline.nets.normalisation import (
     Normaliser,
     NoStatistics,
 )
-
-
-class Adapted(NamedTuple):
-    """A network's weights after a support set, and what its normalisation must know of that set.
-
-    ``conditioning`` holds moments, the support inputs, or nothing, as the mode says.
-    """
-
-    phi: Params
-    conditioning: Params
 
 
 class NormalisedNet:
@@ -46,6 +36,14 @@ class NormalisedNet:
 
     def init(self, rng: np.random.Generator) -> Params:
         return self.net.init(rng)
+
+    def draw(self, rng: np.random.Generator, rows: int, phase: Phase) -> Params:
+        """A task's dropout masks for at most ``rows`` examples; none in evaluation, or without dropout."""
+        return self.net.draw_masks(rng, rows) if phase == "train" else {}
+
+    def masks(self, noise: Params) -> Params:
+        """The dropout masks among a task's random tensors. They join the weights, as leaves that no step changes."""
+        return {name: leaf for name, leaf in noise.items() if name.startswith(DROPOUT)}
 
     def running(self, params: Params) -> Params:
         """The first running moments: mean 0, variance 1 for each normalised layer."""

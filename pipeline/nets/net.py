@@ -40,6 +40,10 @@ class Net(ABC):
     def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         """The body: [N, *input] -> [N, features]."""
 
+    def draw_masks(self, rng: np.random.Generator, rows: int) -> Params:
+        """Dropout masks ``dropout/NAME`` for at most ``rows`` examples. Default: no dropout, no masks."""
+        return {}
+
     def read_out(self, params: Params, features: Tensor) -> Tensor:
         """The head, the leaves ``head/…``: linear, or nothing at all without ``outputs``."""
         return features if self.outputs is None else features @ params["head/weight"].T + params["head/bias"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.failures import DataError
+from pipeline.core.losses import loss_of_metric
 from pipeline.storage.local import write_whole
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -34,7 +35,7 @@ class Result:
 
     @property
     def evaluation(self) -> Mapping[str, Any]:
-        """The rows, and all that they must stand beside."""
+        """The rows, with the conditions under which they were measured."""
         evaluation: Mapping[str, Any] = self.summary["evaluation"]
         return evaluation
 
@@ -55,6 +56,24 @@ class Result:
                 f"{path}: cannot be written ({error.strerror or error}); make room or name another folder"
             ) from None
         return path
+
+
+def direction_of(evaluation: Mapping[str, Any], metric: str) -> bool | None:
+    """Whether a higher value of a metric is better; None where nothing says so."""
+    return _judged(evaluation, metric, "higher_is_better")
+
+
+def unit_of(evaluation: Mapping[str, Any], metric: str) -> str:
+    """The unit of a metric, as ``TaskLoss`` has it."""
+    return str(_judged(evaluation, metric, "unit") or "")
+
+
+def _judged(evaluation: Mapping[str, Any], metric: str, key: str) -> Any:
+    # An evaluation says it of its own metric. Other metrics, and older evaluations, follow the known losses.
+    if evaluation.get("metric") == metric:
+        return evaluation[key]
+    loss = loss_of_metric(metric)
+    return None if loss is None else getattr(loss, key)
 
 
 def load(folder: Path) -> list[Result]:

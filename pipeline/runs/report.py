@@ -19,7 +19,7 @@ from rich.table import Table
 
 from pipeline.core.failures import DataError
 from pipeline.runs.doctor import Finding
-from pipeline.runs.recorded import RESULTS, Result, baselines
+from pipeline.runs.recorded import RESULTS, Result, baselines, unit_of
 
 LINE_S = 5.0
 
@@ -66,7 +66,7 @@ class Progress:
     def step(self, step: int, loss: float, metrics: Mapping[str, float], tasks_per_s: float) -> None:
         """Outer step number ``step`` is done; of ``metrics`` the first is shown."""
         facts = [f"loss {loss:.4f}"]
-        facts += [f"{name} {_value(name, value)}" for name, value in list(metrics.items())[:1]]
+        facts += [f"{name} {_value(value, unit_of({}, name))}" for name, value in list(metrics.items())[:1]]
         facts.append(f"{tasks_per_s:,.{0 if tasks_per_s >= 10 else 1}f} tasks/s")
         text = "  ".join(facts)
         if self._bar is not None:
@@ -126,7 +126,7 @@ def final_table(evaluation: Mapping[str, Any], results: Path = RESULTS) -> str:
 def result_table(evaluation: Mapping[str, Any], beside: Sequence[Result] = ()) -> str:
     """An evaluation as a table: one row for each point of the trace, mean ± 95% interval over tasks of each metric.
 
-    ``evaluation`` has the keys split, tasks, hash, normalisation, ways, shots, queries, rotations, and rows of theta
+    ``evaluation`` has the keys split, tasks, hash, normalisation, ways, shots, queries, settings, and rows of theta
     (``last`` or ``best``), point (inner steps taken), metric, mean and ci95. Accuracy is shown in percent. Of each
     method ``beside`` it stands what it came to in the end, and the normalisation it had.
     """
@@ -163,7 +163,8 @@ def _points(evaluation: Mapping[str, Any]) -> list[tuple[str, str, dict[str, str
     """Which theta, after how many inner steps, and each metric there, in words."""
     cells: dict[tuple[str, int], dict[str, str]] = {}
     for row in evaluation["rows"]:
-        text = f"{_value(row['metric'], row['mean'])} ± {_value(row['metric'], row['ci95'])}"
+        unit = unit_of(evaluation, row["metric"])
+        text = f"{_value(row['mean'], unit)} ± {_value(row['ci95'], unit)}"
         cells.setdefault((row["theta"], row["point"]), {})[row["metric"]] = text
     counts = Counter(theta for theta, _ in cells)
     return [(theta, _inner_steps(point, counts[theta]), values) for (theta, point), values in cells.items()]
@@ -193,9 +194,12 @@ def _title(evaluation: Mapping[str, Any]) -> str:
     several = ways > 1
     shape = f"{ways}-way {shots}-shot" if several else f"{shots}-shot"
     asked = f"{queries} {'query' if queries == 1 else 'queries'}{' per class' if several else ''}"
+    # Rotations were a field of their own before a source could have settings.
+    settings = evaluation.get("settings", {key: evaluation[key] for key in ("rotations",) if key in evaluation})
+    said = "".join(f", {name} {value}" for name, value in settings.items())
     return (
-        f"{evaluation['split']} split, {evaluation['tasks']} tasks: {shape}, {asked}, rotations"
-        f" {evaluation['rotations']}, normalisation {evaluation['normalisation']}, evaluation {evaluation['hash'][:12]}"
+        f"{evaluation['split']} split, {evaluation['tasks']} tasks: {shape}, {asked}{said},"
+        f" normalisation {evaluation['normalisation']}, evaluation {evaluation['hash'][:12]}"
     )
 
 
@@ -206,8 +210,8 @@ def _inner_steps(point: int, points: int) -> str:
     return "before adaptation" if point == 0 else str(point)
 
 
-def _value(metric: str, value: float) -> str:
-    return f"{value:.2%}" if "accuracy" in metric else f"{value:.3f}"
+def _value(value: float, unit: str) -> str:
+    return f"{value:.2%}" if unit == "share" else f"{value:.3f}"
 
 
 def _plain(table: Table) -> str:

@@ -23,9 +23,10 @@ from pipeline.build import (
     git_commit,
     plan_of,
 )
-from pipeline.config import Recipe
+from pipeline.config import Recipe, file_fields
 from pipeline.core.failures import ConfigError, ResumeError
 from pipeline.core.flat import sha256
+from pipeline.core.losses import LOSSES
 from pipeline.engine import loop
 from pipeline.engine.durability.checkpoint import Checkpoints, read_checkpoint
 from pipeline.engine.durability.coordinator import BEST
@@ -208,9 +209,17 @@ def evaluation_facts(recipe: Recipe, components: Components, rows: Sequence[dict
         "hash": plan.hash,
         "data": plan.data,
         "normalisation": recipe.normalisation,
-        **{key: getattr(plan.shape, key) for key in ("ways", "shots", "queries", "rotations")},
+        **{key: getattr(plan.shape, key) for key in ("ways", "shots", "queries")},
+        "settings": dict(plan.settings),
+        **_judged_by(components),
         "rows": list(rows),
     }
+
+
+def _judged_by(components: Components) -> dict[str, Any]:
+    """The metric, its direction and its unit: recorded, so that a table needs no plug-in that defined them."""
+    loss = LOSSES[components.source.spec().loss]
+    return {"metric": loss.metric, "higher_is_better": loss.higher_is_better, "unit": loss.unit}
 
 
 def _summary(
@@ -246,10 +255,9 @@ def absolute(recipe: Recipe) -> Recipe:
     """The recipe with every path made absolute: a worker's folder is not the driver's."""
     uri = tracking_uri.absolute(recipe.tracking.uri)
     update: dict[str, Any] = {"tracking": recipe.tracking.model_copy(update={"uri": uri})}
-    if hasattr(recipe.source, "path"):
-        update["source"] = recipe.source.model_copy(
-            update={"path": str(Path(recipe.source.path).expanduser().absolute())}
-        )
+    files = {name: str(Path(path).expanduser().absolute()) for name, path in _files(recipe).items()}
+    if files:
+        update["source"] = recipe.source.model_copy(update=files)
     return recipe.model_copy(update=update)
 
 
@@ -261,10 +269,17 @@ def refuse_relative(output: str | Path | None, recipe: Recipe) -> None:
         problems.append(f"--output {given}: name a folder that stays, such as /shared/runs/first")
     if tracking_uri.is_relative(uri := recipe.tracking.uri):
         problems.append(f"tracking.uri {uri!r} is relative: write http://HEAD:5000 or sqlite:////FOLDER/mlflow.db")
-    if not Path(data := getattr(recipe.source, "path", "/")).expanduser().is_absolute():
-        problems.append(f"source.path {str(data)!r} is relative: name a file that every node can read at that path")
+    for name, path in _files(recipe).items():
+        if not Path(path).expanduser().is_absolute():
+            problems.append(f"source.{name} {path!r} is relative: name a file that every node can read at that path")
     if problems:
-        raise ConfigError(f"Ray throws the working folder of a job away. {'; '.join(problems)}")
+        raise ConfigError(f"Ray deletes a job's working directory when the job ends: {'; '.join(problems)}")
+
+
+def _files(recipe: Recipe) -> dict[str, str]:
+    """The source's file fields that are set, by name."""
+    found = {name: getattr(recipe.source, name) for name in file_fields(recipe.source)}
+    return {name: path for name, path in found.items() if path}
 
 
 def _folder(recipe: Recipe, options: RunOptions) -> Path | str:

@@ -14,7 +14,7 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec
-from pipeline.core.types import Batch, Context, MetaParams, Stream, Task
+from pipeline.core.types import Context, MetaParams, Task
 
 
 class Learner:
@@ -37,7 +37,7 @@ class Learner:
         x = self.inputs(support_x, "support_x")
         labels, y = self._targets(support_y, len(x))
         # As it was trained: a sequence is read in the order given, each label after its answer.
-        support = Stream(x, y) if self.spec.kind == "sequence" else Batch(x, y)
+        support = self.spec.data(x, y)
         ways = max(len(labels), 1)
         # One fixed ticket: serving is deterministic.
         drawn = self.algorithm.draw(
@@ -59,7 +59,7 @@ class Learner:
         if not hasattr(values, "__len__") or len(values) != rows:
             found = f"{len(values)} labels" if hasattr(values, "__len__") else repr(values)
             raise DataError(f"support_y: {found} for {rows} rows of support_x; expected one for each")
-        if self.spec.kind in ("regression", "optimisation"):
+        if self.spec.targets == "values":
             expected = f"expected finite values ({rows}, {self.spec.outputs})"
             array = _numbers(values, "support_y", expected).reshape(rows, -1)
             if array.shape[1] != self.spec.outputs:
@@ -73,7 +73,7 @@ class Learner:
         if odd:
             raise DataError(f"support_y: {odd[0]!r} cannot be a label; expected one text or number for each row")
         labels = list(dict.fromkeys(given))
-        if self.algorithm.head and self.spec.labels == "slots" and len(labels) > self.spec.outputs:
+        if self.algorithm.needs.head and self.spec.targets == "slots" and len(labels) > self.spec.outputs:
             raise DataError(
                 f"support_y: {len(labels)} classes, but this model was trained with a head of {self.spec.outputs}"
             )

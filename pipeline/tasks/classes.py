@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,10 @@ from pipeline.tasks import classfile
 from pipeline.tasks.classfile import Pixels
 
 QUARTERS = 4
+
+Rotations = Literal["none", "classes", "random"]
+"""``classes``: each quarter turn of a class is a class of its own (ProtoNet, Reptile in training). ``random``: one turn
+drawn per class and task, so turns of one class never compete (MAML). They give different numbers: say which."""
 
 
 class Classes:
@@ -42,26 +46,28 @@ class Classes:
             raise DataError(f"source.split: {split_set!r} is not a split set of {path}; it has {valid}")
         chosen = self._file.splits[split_set]
         self._classes = {split: np.array(sorted(chosen[split])) for split in get_args(Split) if split in chosen}
-        self._fitting: set[tuple[Split, TaskShape]] = set()
+        self._fitting: set[tuple[Split, TaskShape, Rotations]] = set()
         self._whole: set[int] = set()
         self.splits: tuple[Split, ...] = tuple(self._classes)
         self.fingerprint = f"{self._file.content}/{split_set}"
         height, width, *colours = self._file.images.shape[1:]
         self.input_shape: tuple[int, ...] = (*(colours or [1]), height, width)
 
-    def count(self, split: Split, shape: TaskShape) -> int:
+    def count(self, split: Split, rotations: Rotations) -> int:
         """How many classes there are; where quarter turns are classes, four of each."""
-        return len(self._classes[split]) * (QUARTERS if shape.rotations == "classes" else 1)
+        return len(self._classes[split]) * (QUARTERS if rotations == "classes" else 1)
 
-    def draw(self, rng: np.random.Generator, split: Split, shape: TaskShape) -> tuple[Pixels, npt.NDArray[np.int64]]:
+    def draw(
+        self, rng: np.random.Generator, split: Split, shape: TaskShape, rotations: Rotations
+    ) -> tuple[Pixels, npt.NDArray[np.int64]]:
         """Images [W, N, height, width], or [W, N, height, width, 3], and the classes' numbers [W] in the split.
 
         Raises ``DataError`` as ``require`` does.
         """
-        self.require(split, shape)
+        self.require(split, shape, rotations)
         classes, offsets = self._classes[split], self._offsets
-        turned = QUARTERS if shape.rotations == "classes" else 1
-        drawn = rng.choice(self.count(split, shape), shape.ways, replace=False)
+        turned = QUARTERS if rotations == "classes" else 1
+        drawn = rng.choice(self.count(split, rotations), shape.ways, replace=False)
         self._require_whole(classes[drawn // turned].tolist())
         rows_WN = np.array(
             [
@@ -70,27 +76,28 @@ class Classes:
             ]
         )
         # Drawn last: with and without random turns, a ticket has the same images.
-        turns = rng.integers(QUARTERS, size=shape.ways) if shape.rotations == "random" else drawn % turned
+        turns = rng.integers(QUARTERS, size=shape.ways) if rotations == "random" else drawn % turned
         pixels_WN = self._file.images[rows_WN]
         for pixels_N, turn in zip(pixels_WN, turns, strict=True):
             if turn:
                 pixels_N[:] = np.rot90(pixels_N, turn, axes=(1, 2))
         return pixels_WN, drawn
 
-    def require(self, split: Split, shape: TaskShape) -> None:
+    def require(self, split: Split, shape: TaskShape, rotations: Rotations) -> None:
         """Raise ``DataError`` where ``split`` cannot fill ``shape``; looks once."""
-        if (split, shape) in self._fitting:
+        if (split, shape, rotations) in self._fitting:
             return
         place = f"{self._path}, split {split!r} of {self._split_set!r}"
         if split not in self._classes:
             raise DataError(f"{place}: there is none; the set has {', '.join(self.splits)}")
         classes, file = self._classes[split], self._file
         height, width = file.images.shape[1:3]
-        if shape.rotations != "none" and height != width:
+        if rotations != "none" and height != width:
             raise DataError(
-                f"{place}: quarter turns need square images, these are {height}×{width}; use rotations: none"
+                f"{place}: quarter turns need square images, these are {height}×{width}; "
+                "use source.train_rotations=none source.eval_rotations=none"
             )
-        available = self.count(split, shape)
+        available = self.count(split, rotations)
         if shape.ways > available:
             raise DataError(f"{place}: has {available} classes, tasks have {shape.ways} ways; use ways <= {available}")
         counts, each = np.diff(file.offsets)[classes], shape.shots + shape.queries
@@ -100,7 +107,7 @@ class Classes:
                 f"{place}: {shape.shots} shots + {shape.queries} queries need {each} images per class, and"
                 f" {len(few)} classes have fewer: {', '.join(few[:3])}; ask for at most {counts.min()}"
             )
-        self._fitting.add((split, shape))
+        self._fitting.add((split, shape, rotations))
 
     def _require_whole(self, classes: Iterable[int]) -> None:
         """Raise where the pixels of a class are damaged; looks once, when the class is first used."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,8 @@ import torch
 
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes, require_support
-from pipeline.core.types import Batch, Labels, MayChange, Task
-from pipeline.tasks.classes import Classes, channels_first
+from pipeline.core.types import Batch, FilePath, MayChange, Task
+from pipeline.tasks.classes import Classes, Rotations, channels_first
 from pipeline.tasks.classfile import Pixels
 
 
@@ -21,13 +21,18 @@ from pipeline.tasks.classfile import Pixels
 class ImagesConfig:
     """``path`` of an ingested file and the name of one of its split sets, such as ``random`` or ``background``.
 
+    ``train_rotations`` and ``eval_rotations`` say what quarter turns of training and of evaluation tasks are: nothing,
+    classes of their own, or one drawn at random for each class and task.
+
     With ``labels: classes`` an example of a training task is labelled with its class's number in the split ``train``
     (where quarter turns are classes, with that of class and turn): for methods that train one classifier for them all.
     """
 
-    path: Annotated[str, MayChange()]
+    path: Annotated[str, FilePath()]
     split: str = "random"
-    labels: Labels = "slots"
+    labels: Literal["slots", "classes"] = "slots"
+    train_rotations: Rotations = "none"
+    eval_rotations: Annotated[Rotations, MayChange()] = "none"
 
 
 class Images:
@@ -46,18 +51,21 @@ class Images:
     def __init__(self, config: ImagesConfig, shapes: TaskShapes) -> None:
         require_support(shapes)
         self._classes, self._shapes, self._labels = Classes(Path(config.path), config.split), shapes, config.labels
+        self._rotations: dict[bool, Rotations] = {True: config.train_rotations, False: config.eval_rotations}
+        self.evaluation = {"rotations": config.eval_rotations}
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
-        self._classes.require("train", shapes.train)
+        self._classes.require("train", shapes.train, config.train_rotations)
 
     def spec(self) -> Spec:
         shape = self._shapes.train
-        outputs = shape.ways if self._labels == "slots" else self._classes.count("train", shape)
-        return Spec("classification", self._classes.input_shape, outputs, self._labels)
+        outputs = shape.ways if self._labels == "slots" else self._classes.count("train", self._rotations[True])
+        return Spec(Batch, self._classes.input_shape, outputs, self._labels, "cross_entropy")
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
         shape = self._shapes.of(ticket)
-        pixels_WN, numbers = self._classes.draw(ticket.rng("task"), ticket.split, shape)
+        rotations = self._rotations[ticket.purpose == "train"]
+        pixels_WN, numbers = self._classes.draw(ticket.rng("task"), ticket.split, shape, rotations)
         by_class = self._labels == "classes" and ticket.purpose == "train"
         labels = numbers if by_class else np.arange(shape.ways)
         support, query = (self._batch(part, labels) for part in np.split(pixels_WN, [shape.shots], axis=1))

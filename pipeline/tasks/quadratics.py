@@ -31,7 +31,7 @@ class Quadratics:
     """Examples are the rows of W [shots, dimension] with y [shots, 1], float64; the query set is the support set.
 
     Raises:
-        ConfigError: the shape of a task asks for ways, rotations or other queries than shots, or for no shots.
+        ConfigError: the shape of a task asks for ways or other queries than shots, or for no shots.
     """
 
     Config: ClassVar[type[QuadraticsConfig]] = QuadraticsConfig
@@ -42,7 +42,6 @@ class Quadratics:
         for phase, shape in (("train", shapes.train), ("eval", shapes.eval)):
             for field, found, wanted in (
                 ("ways", shape.ways, 1),
-                ("rotations", shape.rotations, "none"),
                 ("queries", shape.queries, shape.shots),
             ):
                 if found != wanted:
@@ -54,7 +53,7 @@ class Quadratics:
         self.fingerprint = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
 
     def spec(self) -> Spec:
-        return Spec("optimisation", (self._config.dimension,), 1)
+        return Spec(Batch, (self._config.dimension,), 1, "values", "sum_of_squares")
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
         """Row by row, so that a task of fewer rows has the first ones of a task of more."""

@@ -19,22 +19,25 @@ from annotated_types import Ge, Le
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes
-from pipeline.core.types import MayChange, Stream, Task
-from pipeline.tasks.classes import Classes, channels_first
+from pipeline.core.types import FilePath, MayChange, Stream, Task
+from pipeline.tasks.classes import Classes, Rotations, channels_first
 from pipeline.tasks.classfile import Pixels
 
 
 @dataclass(frozen=True)
 class SequencesConfig:
-    """``path`` and ``split`` as for images. ``side``: images are made so many pixels square, published is 20.
+    """``path``, ``split``, ``train_rotations`` and ``eval_rotations`` are as for images. ``side``: images are made so
+    many pixels square; published is 20.
 
     In a ``balanced`` sequence, as published, all classes come equally often, so that which label is due can be counted,
     and methods that learn to count learn nothing else for long. ``training_order: independent`` draws the class of each
     training example anew: labels tell nothing of those to come. Evaluation stays balanced.
     """
 
-    path: Annotated[str, MayChange()]
+    path: Annotated[str, FilePath()]
     split: str = "random"
+    train_rotations: Rotations = "none"
+    eval_rotations: Annotated[Rotations, MayChange()] = "none"
     side: Annotated[int, Ge(1), Le(1024)] | None = None
     training_order: Literal["balanced", "independent"] = "balanced"
 
@@ -57,7 +60,9 @@ class Sequences:
     def __init__(self, config: SequencesConfig, shapes: TaskShapes) -> None:
         self._classes, self._shapes = Classes(Path(config.path), config.split), shapes
         self._training_order = config.training_order
-        self._classes.require("train", shapes.train)
+        self._rotations: dict[bool, Rotations] = {True: config.train_rotations, False: config.eval_rotations}
+        self.evaluation = {"rotations": config.eval_rotations}
+        self._classes.require("train", shapes.train, config.train_rotations)
         self.splits: tuple[Split, ...] = self._classes.splits
         colours, *sides = self._classes.input_shape
         if config.side is not None and config.side > min(sides):
@@ -72,11 +77,12 @@ class Sequences:
         self.fingerprint = f"{self._classes.fingerprint}/{to[0]}×{to[1]}/{resized}"
 
     def spec(self) -> Spec:
-        return Spec("sequence", self._input_shape, self._shapes.train.ways)
+        return Spec(Stream, self._input_shape, self._shapes.train.ways, "slots", "cross_entropy")
 
     def sample(self, ticket: Ticket) -> Task[Stream]:
         shape, rng = self._shapes.of(ticket), ticket.rng("task")
-        pixels_WN, _ = self._classes.draw(rng, ticket.split, shape)
+        rotations = self._rotations[ticket.purpose == "train"]
+        pixels_WN, _ = self._classes.draw(rng, ticket.split, shape, rotations)
         independent = ticket.purpose == "train" and self._training_order == "independent"
         order = _independent if independent else _balanced
         parts = np.split(pixels_WN, [shape.shots], axis=1)

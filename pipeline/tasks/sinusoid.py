@@ -38,7 +38,7 @@ class Sinusoid:
     """y = A sin(x - phase) without noise; ``x`` and ``y`` are float64 [N, 1]. Every split has the same distribution.
 
     Raises:
-        ConfigError: a range is empty, or the shape of a task asks for ways or rotations, or for no shots.
+        ConfigError: a range is empty, or the shape of a task asks for ways, or for no shots.
     """
 
     Config: ClassVar[type[SinusoidConfig]] = SinusoidConfig
@@ -55,15 +55,11 @@ class Sinusoid:
         for phase, shape in (("train", shapes.train), ("eval", shapes.eval)):
             if shape.ways != 1:
                 raise ConfigError(f"task.{phase}.ways: {shape.ways}, but a regression task has one way; set it to 1")
-            if shape.rotations != "none":
-                raise ConfigError(
-                    f"task.{phase}.rotations: {shape.rotations}, but a sine wave has none; set it to none"
-                )
         self._config, self._shapes = config, shapes
         self.fingerprint = hashlib.sha256(repr(ranges).encode()).hexdigest()[:16]
 
     def spec(self) -> Spec:
-        return Spec("regression", (1,), 1)
+        return Spec(Batch, (1,), 1, "values", "mean_squared_error")
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
         """Amplitude and phase, then the support set, then the query set, whose size thus changes nothing before it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +14,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec
-from pipeline.core.types import Family, Kind
+from pipeline.core.types import Batch, Family, Needs, Stream
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES
@@ -31,13 +31,15 @@ _ABOUT: dict[Family, str] = {
 
 _COLUMNS = ("algorithm", "paper", "tasks", "a worker sends", "groups of theta", "recipes", "measured")
 
-# Small inputs that every network takes which takes that kind at all.
-_SPECS: dict[Kind, Spec] = {
-    "classification": Spec("classification", (1, 16, 16), 3),
-    "regression": Spec("regression", (1,), 1),
-    "sequence": Spec("sequence", (1, 16, 16), 3),
-    "optimisation": Spec("optimisation", (4,), 1),
-}
+_SPECS = (
+    Spec(Batch, (1, 16, 16), 3, "slots", "cross_entropy"),
+    Spec(Batch, (1, 16, 16), 3, "classes", "cross_entropy"),
+    Spec(Batch, (4,), 1, "values", "mean_squared_error"),
+    Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
+)
+"""Small inputs: an algorithm is built for those that it takes, with every network that takes them."""
+
+_TASKS = {"slots": "classification", "classes": "classification", "values": "regression", "none": "simulation"}
 
 
 def page(results: Path = RESULTS) -> str:
@@ -51,7 +53,7 @@ def page(results: Path = RESULTS) -> str:
         "normalisation; [results.md](results.md) has it all.",
     ]
     for family in get_args(Family):
-        names = [name for name, algorithm in ALGORITHMS.items() if algorithm.family == family]
+        names = [name for name, algorithm in ALGORITHMS.items() if algorithm.about.family == family]
         rows = [_row(name, used.get(name, []), measured.get(name, [])) for name in names]
         if rows:
             head = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
@@ -64,14 +66,27 @@ def _row(name: str, used: list[str], measured: list[str]) -> str:
     return _line(
         [
             f"`{name}`",
-            algorithm.paper,
-            ", ".join(sorted(algorithm.kinds)),
-            algorithm.sends,
+            algorithm.about.paper,
+            ", ".join(_tasks(algorithm.needs)),
+            _sends(algorithm),
             ", ".join(_groups(algorithm)) or "–",
             ", ".join(f"`{recipe}`" for recipe in used) or "–",
             "<br>".join(measured) or "not measured",
         ]
     )
+
+
+def _tasks(needs: Needs) -> list[str]:
+    """The tasks that an algorithm takes, in words."""
+    named = {_TASKS[target] for target in needs.targets}
+    return sorted(named | {one.__name__.lower() for one in needs.data if one is not Batch})
+
+
+def _sends(algorithm: type[Algorithm[Any, Any]]) -> str:
+    """What a worker sends, as its meta-gradient says; and records, where the algorithm folds them."""
+    meta_gradient = getattr(algorithm, "meta_gradient", None)
+    sent = meta_gradient.sends if meta_gradient else "the gradient of theta"
+    return f"{sent}; records" if algorithm.fold is not Algorithm.fold else sent
 
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:
@@ -88,16 +103,17 @@ def _groups(algorithm: type[Algorithm[Any, Any]]) -> Iterator[str]:
 
 
 def _instances(algorithm: type[Algorithm[Any, Any]]) -> Iterator[Algorithm[Any, Any]]:
-    """One with its defaults for each kind and normalisation it takes, on the first network it takes there."""
-    build: Callable[..., Algorithm[Any, Any]] = algorithm
-    for kind in sorted(algorithm.kinds):
-        spec = _SPECS[kind]
+    """One with its defaults for each spec and normalisation it takes, on the first network it takes there."""
+    for spec in _SPECS:
+        if spec.data not in algorithm.needs.data or spec.targets not in algorithm.needs.targets:
+            continue
         for mode in MODES:
             for net in NETS.values():
                 try:
-                    outputs = spec.outputs if algorithm.head else None
+                    outputs = spec.outputs if algorithm.needs.head else None
                     body = net(net.Config(), spec.input_shape, outputs, normalised=mode != "none")
-                    yield build(algorithm.Config(), NormalisedNet(body, mode, spec.input_shape), LOSSES[kind])
+                    model = NormalisedNet(body, mode, spec.input_shape)
+                    yield algorithm(algorithm.Config(), model, LOSSES[spec.loss].function)
                     break
                 except ConfigError:
                     continue

@@ -1,0 +1,82 @@
+"""What an algorithm may ask of its network: forward passes as functions of parameters, under a normalisation mode."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.core.types import Params, Phase
+
+HEAD = "head/"
+"""How the names of the last layer's leaves begin."""
+DROPOUT = "dropout/"
+"""How the names of dropout masks begin. Masks join the parameters of a forward pass."""
+
+
+class Adapted(NamedTuple):
+    """A network's weights after a support set, and what its normalisation must know of that set.
+
+    ``conditioning`` holds moments, the support inputs, or nothing, as the mode says.
+    """
+
+    phi: Params
+    conditioning: Params
+
+
+class Network(Protocol):
+    """A network under a normalisation mode. It holds shapes, never weights."""
+
+    mode: Any
+    net: Any
+    input_shape: tuple[int, ...]
+
+    def init(self, rng: np.random.Generator) -> Params:
+        """Fresh leaves."""
+        ...
+
+    def body(self) -> Any:
+        """The same network without its head: its outputs are the features."""
+        ...
+
+    def draw(self, rng: np.random.Generator, rows: int, phase: Phase) -> Params:
+        """A task's dropout masks for at most ``rows`` examples."""
+        ...
+
+    def masks(self, noise: Params) -> Params:
+        """The dropout masks among a task's random tensors."""
+        ...
+
+    def running(self, params: Params) -> Params:
+        """The first running moments."""
+        ...
+
+    def forward_own_statistics(self, params: Params, x: Tensor) -> tuple[Tensor, Params]:
+        """Outputs [N, outputs] for inputs [N, *input], normalised by the batch itself, and the batch's moments."""
+        ...
+
+    def embed(self, params: Params, x: Tensor) -> Tensor:
+        """The features [N, features] that the head would see in ``forward_own_statistics``."""
+        ...
+
+    def adapted(self, phi: Params, support_x: Tensor, running: Params | None = None) -> Adapted:
+        """These weights, ready to predict after this support set."""
+        ...
+
+    def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
+        """Outputs [N, outputs] for queries x [N, *input]."""
+        ...
+
+    def observe(self, adapted: Adapted, x: Tensor) -> tuple[Tensor, Params]:
+        """``predict``, and the moments that the queries themselves gave."""
+        ...
+
+    def features(self, adapted: Adapted, x: Tensor) -> Tensor:
+        """The features [N, features] that the head would see in ``predict``."""
+        ...
+
+
+def head_of(params: Params) -> Params:
+    """The leaves of the last layer."""
+    return {name: leaf for name, leaf in params.items() if name.startswith(HEAD)}
