@@ -2,7 +2,7 @@
 #
 #   make train                                          the default recipe, sinusoid_maml
 #   make train ARGS="omniglot_protonet_5w1s seed=3"     any recipe, any change to it
-#   make test    make drills    make lint    make clean
+#   make test    make test-all    make drills    make lint    make clean
 #
 # pip obeys its own PIP_* variables, for example to take a CPU-only torch from another index.
 
@@ -10,15 +10,20 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test drills lint clean
+.PHONY: train test test-all drills lint clean
 
 train: .venv/.installed
 	$(BIN)/python -m jobs.train $(ARGS)
 
-# What starts clusters and breaks them has the machine to itself; the rest has a process for each core, up to four.
+# The tests that start clusters and break them run last, in two processes: one has the session's Ray, the other has what
+# starts a Ray or a server of its own. The rest has a process for each core, up to four.
 test: .venv/.installed
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --ignore tests/runtime
-	$(BIN)/python -m pytest -q tests/runtime
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/runtime
+
+test-all: .venv/.installed # also the full grid of the contract, and the tests of the benchmark
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 -m "not drill" --ignore tests/runtime
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not drill" tests/runtime
 
 drills: .venv/.installed # faults done to real clusters: minutes
 	$(BIN)/python -m pytest -q -m drill

@@ -37,6 +37,7 @@ ALGORITHMS, TASKS = "pipeline.algorithms", "pipeline.tasks"
 STORAGE, ENGINE, RUNTIME = "pipeline.storage", "pipeline.engine", "pipeline.runtime"
 TRACKING, SERVING, RECIPES = "pipeline.tracking", "pipeline.serving", "pipeline.recipes"
 RUNS, COMPARISON = "pipeline.runs", "pipeline.comparison"
+TESTING = "pipeline.testing"
 ARRAYS = ("torch", "numpy")
 BACKENDS = (*ARRAYS, "ray", "mlflow", "rich")
 JOB = Rule(("jobs", "pipeline.core.failures"), (), ("pipeline", *BACKENDS))
@@ -58,6 +59,7 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow", "matplotlib")),
     "pipeline/serving/": Rule((CORE, ENGINE, SERVING), (*ARRAYS, "safetensors")),
     "pipeline/recipes/": Rule((CORE,), ("yaml",)),
+    "pipeline/testing/": Rule((CORE, NETS, TASKS, ENGINE, TESTING), ARRAYS, ("pytest",)),
     "pipeline/config.py": Rule(
         (
             *(CORE, NETS, ALGORITHMS, TASKS, RECIPES),

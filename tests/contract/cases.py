@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
-
-import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
-from pipeline.core.flat import Layout
-from pipeline.core.losses import LOSSES
-from pipeline.core.seeding import Purpose, Ticket, init_rng
 from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource
-from pipeline.core.types import Context, Kind, MetaParams, Phase, Task
+from pipeline.core.types import Kind
 from pipeline.nets import NETS
-from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES, Mode
 from pipeline.tasks import SOURCES
+from pipeline.testing.case import Case, assemble
+from pipeline.testing.checks import checks_of
 
 WIDEST = 32
 LIMITS = {"steps": 2, "batch": 4, "slots": 4, "every": 1, "size": 2}
@@ -47,9 +42,6 @@ SPECS: dict[Kind, Spec] = {
     "sequence": Spec("sequence", (1, 16, 16), 3),
     "optimisation": Spec("optimisation", (10,), 1),
 }
-SEED = 3
-FOLDED = 9
-"""The task whose records are in the state groups of a case's theta."""
 
 
 def small(config: type[Any], **changes: Any) -> Any:
@@ -87,13 +79,16 @@ class Described(NamedTuple):
     def id(self) -> str:
         return "-".join([*self[:4], *(f"{name}={value}" for name, value in self.changes)])
 
+    @property
+    def checks(self) -> tuple[Callable[[Case], None], ...]:
+        """First order is no derivative, and of some methods it is a setting."""
+        return checks_of(ALGORITHMS[self.algorithm], exact=not dict(self.changes).get("first_order"))
+
     def build(self) -> Algorithm[Any, Any]:
         """Raises ``ConfigError`` where the parts do not go together."""
-        spec, kind = SPECS[self.kind], ALGORITHMS[self.algorithm]
-        outputs = spec.outputs if kind.head else None
-        net = NETS[self.net](small(NETS[self.net].Config), spec.input_shape, outputs, normalised=self.mode != "none")
-        config = small(kind.Config, **dict(self.changes))
-        return kind(config, NormalisedNet(net, self.mode, spec.input_shape), LOSSES[self.kind])  # type: ignore[call-arg]
+        algorithm, net = ALGORITHMS[self.algorithm], NETS[self.net]
+        config = small(algorithm.Config, **dict(self.changes))
+        return assemble(algorithm, config, net, small(net.Config), self.mode, SPECS[self.kind])
 
 
 @functools.cache
@@ -110,6 +105,35 @@ def described() -> tuple[Described, ...]:
     return tuple(found)
 
 
+@functools.cache
+def every_day() -> frozenset[Described]:
+    """Of the grid, what is enough for most changes: all variants, and plain cases in which all pairs of settings meet.
+
+    Settings are the algorithm, the kind, the network and the mode. A pair that is in no case of the grid does not fit.
+    """
+    plain = {one: pairs(one) for one in described() if not one.changes}
+    chosen, missing = set(described()) - set(plain), set().union(*plain.values())
+    while missing:
+        best = max(plain, key=lambda one: len(plain[one] & missing))
+        missing -= plain[best]
+        chosen.add(best)
+    return frozenset(chosen)
+
+
+def pairs(one: Described) -> set[tuple[str, str]]:
+    """Of an algorithm, kind, network and mode."""
+    return set(itertools.combinations(one[:4], 2))
+
+
+@functools.cache
+def leading() -> frozenset[Described]:
+    """One case for each algorithm, kind and variant; and the ``running`` mode, which adds a state group to theta."""
+    first: dict[tuple[Any, ...], Described] = {}
+    for one in described():
+        first.setdefault((one.algorithm, one.kind, one.changes, one.mode == "running"), one)
+    return frozenset(first.values())
+
+
 def _fits(one: Described) -> bool:
     try:
         one.build()
@@ -118,45 +142,9 @@ def _fits(one: Described) -> bool:
     return True
 
 
-class Case(NamedTuple):
-    """An algorithm with tasks for it. ``exact``: whether ``learn`` claims to be the derivative of an objective."""
-
-    algorithm: Algorithm[Any, Any]
-    source: TaskSource[Any]
-    mode: Mode
-    exact: bool = True
-
-    def theta(self) -> MetaParams:
-        """A fresh theta in float64, with state groups as after a first step: an empty memory would show little."""
-        theta = pytree.tree_map(
-            lambda leaf: leaf.detach().to(torch.float64, copy=True), self.algorithm.init(init_rng(SEED))
-        )
-        if not self.algorithm.state_groups:
-            return theta
-        _, score = self.algorithm.learn(theta, *self.drawn(FOLDED))
-        return theta | self.algorithm.fold(theta, [score.records] if score.records else [])
-
-    def layout(self) -> Layout:
-        return Layout.of(self.theta(), torch.float64)
-
-    def ticket(self, number: int, purpose: Purpose = "train") -> Ticket:
-        return Ticket(SEED, purpose, "train" if purpose == "train" else "test", 1, number)
-
-    def drawn(self, number: int, phase: Phase = "train") -> tuple[Task[Any], Context]:
-        """A fresh task in float64, and its context."""
-        ticket = self.ticket(number, "train" if phase == "train" else "evaluate")
-        task = self.source.sample(ticket)
-        context = Context(1, phase, task.ways, self.algorithm.draw(ticket.rng("noise"), task, phase))
-        return pytree.tree_map_only(Tensor, _double, (task, context))
-
-
-def _double(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float64) if tensor.is_floating_point() else tensor
-
-
 def case_of(one: Described, images: Path) -> Case:
     """The case in words, built, with tasks of its kind from the first registered source of that kind."""
-    return Case(one.build(), source_of_kind(one.kind, images), one.mode, exact=not dict(one.changes).get("first_order"))
+    return Case(one.build(), source_of_kind(one.kind, images), one.mode)
 
 
 def source_of_kind(kind: Kind, images: Path) -> TaskSource[Any]:

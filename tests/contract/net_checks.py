@@ -18,8 +18,9 @@ from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import MODES, Mode
-from tests.contract.cases import SEED, SPECS, small, variants
-from tests.contract.compare import CLOSE
+from pipeline.testing.case import SEED
+from pipeline.testing.compare import CLOSE
+from tests.contract.cases import SPECS, small, variants
 
 TASKS, SUPPORT, QUERY = 3, 4, 3
 RATE = 0.1

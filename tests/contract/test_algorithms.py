@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.types import Family
-from tests.contract.cases import Case, case_of, described
-from tests.contract.checks import CHECKS
+from pipeline.testing import checks
+from pipeline.testing.case import Case
+from tests.contract.cases import case_of, described, every_day, leading, pairs
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
+
+
+ONCE = {
+    checks.check_init_depends_on_the_generator_alone,
+    checks.check_inputs_are_not_changed,
+    checks.check_randomness_comes_from_the_ticket,
+    checks.check_state_groups_are_folded_only,
+    checks.check_messages_can_travel,
+}
+"""What a check here looks at is the algorithm's own: no network and no mode has a part in it."""
+
+
+def contract() -> list[Any]:
+    """Each case with each of its checks. Some wait for ``make test-all``, which tries the full grid.
+
+    What is tried every day still shows each property: all pairs of algorithm, kind, network and mode meet in it, all
+    variants are in it, and ``test_nets`` takes each network under each mode to second derivatives.
+    """
+    found = []
+    for one in described():
+        for check in one.checks:
+            wanted = leading() if check in ONCE else every_day()
+            marks = () if one in wanted else pytest.mark.grid
+            found.append(pytest.param(one, check, marks=marks, id=f"{one.id}-{checks.name_of(check)}"))
+    return found
 
 
 @pytest.fixture
@@ -21,10 +47,15 @@ def case(request, small_images) -> Case:
     return case_of(request.param, small_images)
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
-@pytest.mark.parametrize("case", described(), indirect=True, ids=lambda one: one.id)
+@pytest.mark.parametrize(("case", "check"), contract(), indirect=["case"])
 def test_the_contract(case, check):
     check(case)
+
+
+def test_every_day_all_pairs_of_algorithm_kind_network_and_mode_meet():
+    grid, daily = described(), every_day()
+    assert set().union(*map(pairs, grid)) == set().union(*(pairs(one) for one in daily if not one.changes))
+    assert {one for one in grid if one.changes} <= daily <= set(grid)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -10,9 +10,9 @@ import torch
 
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.worker import Worker
-from tests.contract.cases import Case, case_of, described
-from tests.contract.checks import TASKS, chunk_of, vector_of
-from tests.contract.compare import assert_close, assert_same_bits, norm
+from pipeline.testing.case import TASKS, Case, chunk_of, vector_of
+from pipeline.testing.compare import assert_close, assert_same_bits, norm
+from tests.contract.cases import case_of, described
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU, and this machine has none", allow_module_level=True)

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
-from pipeline.core.losses import LOSSES
 from pipeline.nets.mlp import MLP
-from pipeline.nets.model import NormalisedNet
-from tests.contract import checks, net_checks
-from tests.contract.cases import SPECS, Case, small, source_of_kind
+from pipeline.testing import checks
+from pipeline.testing.case import Case, assemble
+from tests.contract import net_checks
+from tests.contract.cases import SPECS, small, source_of_kind
 from tests.contract.net_checks import NetCase
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -190,10 +190,7 @@ FAULTS = [
 def build(algorithm, mode, images, net=MLP) -> Case:
     mode, _, told = mode.partition(" as ")
     spec = SPECS["classification"]
-    network = net(
-        small(net.Config), spec.input_shape, spec.outputs if algorithm.head else None, normalised=mode != "none"
-    )
-    built = algorithm(small(algorithm.Config), NormalisedNet(network, mode, spec.input_shape), LOSSES[spec.kind])
+    built = assemble(algorithm, small(algorithm.Config), net, small(net.Config), mode, spec)
     return Case(built, source_of_kind(spec.kind, images), told or mode)
 
 

@@ -17,8 +17,9 @@ from pipeline.nets.conv4 import Conv4
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES, BatchStatistics
 from pipeline.nets.relation import Relation
-from tests.contract.cases import SPECS, Case, source_of_kind
-from tests.contract.checks import CHECKS
+from pipeline.testing.case import Case
+from pipeline.testing.checks import CHECKS
+from tests.contract.cases import SPECS, source_of_kind
 from tests.contract.net_checks import NET_CHECKS, NetCase
 
 pytestmark = pytest.mark.usefixtures("torch_threads")

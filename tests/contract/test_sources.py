@@ -12,8 +12,8 @@ import torch
 from pipeline.core.seeding import Ticket
 from pipeline.core.types import Batch, Stream, Task
 from pipeline.tasks import SOURCES
+from pipeline.testing.compare import global_states, seed_globals
 from tests.contract.cases import SHAPES, SPECS, make_source
-from tests.contract.compare import global_states, seed_globals
 
 pytestmark = [pytest.mark.usefixtures("torch_threads"), pytest.mark.parametrize("name", SOURCES)]
 

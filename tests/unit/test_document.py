@@ -17,7 +17,6 @@ from pipeline.comparison import pages
 from pipeline.comparison.pages import algorithms, measured
 from pipeline.core.failures import ConfigError, DataError
 from tests.contract import cases
-from tests.contract.checks import CHECKS
 from tests.test_architecture import CHECKS as HOUSE
 from tests.test_architecture import SHIPPED, Source
 from tests.unit.test_recorded import result
@@ -130,7 +129,7 @@ def test_the_worked_example_keeps_the_contract(example, monkeypatch, small_image
     described = cases.described.__wrapped__()
     assert len(described) > 6
     for one in described:
-        for check in CHECKS:
+        for check in one.checks:
             check(cases.case_of(one, small_images))
 
 

@@ -1,10 +1,11 @@
 """The contract of an algorithm as functions of a case. Each raises ``AssertionError`` and says what is broken.
 
-They are functions, so that ``test_planted_faults`` can hold them against algorithms that break the contract.
+They are functions, so that they can be held against algorithms that break the contract.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from collections.abc import Callable
@@ -16,16 +17,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pipeline.core.algorithm import Algorithm, Differentiable
-from pipeline.core.flat import Layout
 from pipeline.core.seeding import init_rng
 from pipeline.core.types import Context, MetaParams, Params, Phase, Score
-from pipeline.engine.interfaces import Chunk
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.worker import Worker
-from tests.contract.cases import SEED, Case
-from tests.contract.compare import CLOSE, assert_close, assert_same_bits, global_states, norm, seed_globals, tensors
+from pipeline.testing.case import SEED, TASKS, Case, chunk_of, vector_of
+from pipeline.testing.compare import CLOSE, assert_close, assert_same_bits, global_states, norm, seed_globals, tensors
 
-TASKS = 3
 DEAD = 1e-8
 """A leaf whose gradient is a smaller share of its group's has none."""
 PHASES: tuple[Phase, ...] = ("train", "evaluate", "serve")
@@ -36,7 +34,7 @@ def check_init_depends_on_the_generator_alone(case: Case) -> None:
     for seed in (1, 2):
         seed_globals(seed)
         thetas.append(case.algorithm.init(init_rng(SEED)))
-    assert_same_bits(*thetas, "init with the same generator")
+    assert_same_bits(thetas[0], thetas[1], "init with the same generator")
     other = case.algorithm.init(init_rng(SEED + 1))
     if case.layout().size == 1:
         return  # a single number may start where it always does: there is no symmetry to break
@@ -93,7 +91,7 @@ def check_randomness_comes_from_the_ticket(case: Case) -> None:
         scored = case.algorithm.score(case.algorithm.adapt(theta, task.support, context), task.query, context)
         assert global_states() == before, "randomness outside the ticket: a global generator was used"
         answers.append((context.noise, learned, scored))
-    assert_same_bits(*answers, "the same task, learnt twice,")
+    assert_same_bits(answers[0], answers[1], "the same task, learnt twice,")
 
 
 def check_trace_ends_in_adapt(case: Case) -> None:
@@ -106,8 +104,10 @@ def check_trace_ends_in_adapt(case: Case) -> None:
 
 
 def check_vectorised_learn_equals_the_loop(case: Case) -> None:
+    what = "objective" if isinstance(case.algorithm, Differentiable) else "learn"
     (gradient, report), (looped, loop_report) = (
-        _worker(case, vectorise).learn(vector_of(case), chunk_of(case)) for vectorise in (True, False)
+        _by_worker(case, what, vectorise, lambda worker: worker.learn(vector_of(case), chunk_of(case)))
+        for vectorise in (True, False)
     )
     assert (gradient.groups, gradient.weight) == (looped.groups, looped.weight)
     layout = case.layout()
@@ -125,8 +125,11 @@ def check_vectorised_learn_equals_the_loop(case: Case) -> None:
 
 
 def check_vectorised_score_equals_the_loop(case: Case) -> None:
-    chunk, told = chunk_of(case, evaluate=True), case._replace(algorithm=_LossAsMetric(case.algorithm))
-    together, alone = (_worker(told, vectorise).score(vector_of(case), chunk) for vectorise in (True, False))
+    chunk, told = chunk_of(case, evaluate=True), _with_loss(case)
+    together, alone = (
+        _by_worker(told, "trace", vectorise, lambda worker: worker.score(vector_of(case), chunk))
+        for vectorise in (True, False)
+    )
     assert together.points == alone.points
     assert together.metrics.keys() == alone.metrics.keys()
     for name, values in alone.metrics.items():
@@ -135,13 +138,12 @@ def check_vectorised_score_equals_the_loop(case: Case) -> None:
 
 
 def check_finite_differences(case: Case) -> None:
-    """Along one random direction for each leaf; only of algorithms that claim ``learn`` to be a derivative.
+    """Along one random direction for each leaf; only for algorithms whose ``learn`` claims to be a derivative.
 
     A ReLU that changes sides within a difference makes an inner step, and so the loss, jump: a smaller one misses it.
     """
     algorithm = case.algorithm
-    if not (isinstance(algorithm, Differentiable) and case.exact):
-        return
+    assert isinstance(algorithm, Differentiable), f"{type(algorithm).__name__} claims no derivative"
     theta, (task, context) = case.theta(), case.drawn(2)
     gradient, _ = algorithm.learn(theta, task, context)
 
@@ -237,35 +239,53 @@ CHECKS: tuple[Callable[[Case], None], ...] = tuple(
 )
 
 
-class _LossAsMetric:
-    """An algorithm that reports its query loss too: accuracy alone is too coarse to compare."""
+def name_of(check: Callable[[Case], None]) -> str:
+    """As it stands in the name of a test."""
+    return check.__name__.removeprefix("check_")
 
-    def __init__(self, algorithm: Algorithm[Any, Any]) -> None:
-        self.algorithm = algorithm
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.algorithm, name)
+def checks_of(algorithm: type[Algorithm[Any, Any]], *, exact: bool = True) -> tuple[Callable[[Case], None], ...]:
+    """The checks that apply. ``exact``: whether ``learn`` is the derivative of ``objective``, where there is one."""
+    if exact and issubclass(algorithm, Differentiable):
+        return CHECKS
+    return tuple(check for check in CHECKS if check is not check_finite_differences)
 
-    def score(self, adapted: Any, query: Any, context: Context) -> Score:
-        score = self.algorithm.score(adapted, query, context)
+
+def _altered(algorithm: Algorithm[Any, Any], **calls: Callable[..., Any]) -> Any:
+    """A copy of the algorithm with some of its calls replaced."""
+    altered = copy.copy(algorithm)
+    for name, call in calls.items():
+        setattr(altered, name, call)
+    return altered
+
+
+def _with_loss(case: Case) -> Case:
+    """The case of an algorithm that reports its query loss too: accuracy alone is too coarse to compare."""
+
+    def score(adapted: Any, query: Any, context: Context) -> Score:
+        score = case.algorithm.score(adapted, query, context)
         losses = score.loss if isinstance(score.loss, dict) else {"": score.loss}
         return score._replace(metrics=score.metrics | {f"loss/{group}": loss for group, loss in losses.items()})
+
+    return case._replace(algorithm=_altered(case.algorithm, score=score))
+
+
+def _by_worker(case: Case, what: str, vectorise: bool, compute: Callable[[Worker], Any]) -> Any:
+    """What a worker computes. It must call the algorithm's ``what`` once for all tasks together, or once for each."""
+    call, calls = getattr(case.algorithm, what), []
+
+    def note(*arguments: Any) -> Any:
+        calls.append(what)
+        return call(*arguments)
+
+    worker = _worker(case._replace(algorithm=_altered(case.algorithm, **{what: note})), vectorise)
+    calls.clear()  # theta was made meanwhile
+    computed = compute(worker)
+    wanted = 1 if vectorise else TASKS
+    assert len(calls) == wanted, f"{what} was called {len(calls)} times for {TASKS} tasks, expected {wanted}"
+    return computed
 
 
 def _worker(case: Case, vectorise: bool) -> Worker:
     numerics = Numerics(dtype="float64", device="cpu", vectorise=vectorise)
-    worker = Worker(case.algorithm, case.source, case.layout(), numerics, TASKS)
-    if vectorise:
-        drawn = [worker._draw(case.ticket(number), "train") for number in range(TASKS)]
-        assert worker._stack(drawn) is not None, "these tasks cannot be vectorised: the comparison would be with itself"
-    return worker
-
-
-def vector_of(case: Case) -> np.ndarray:
-    vector = Layout.of(case.theta(), torch.float64).pack(case.theta()).numpy()
-    vector.flags.writeable = False
-    return vector
-
-
-def chunk_of(case: Case, *, evaluate: bool = False) -> Chunk:
-    return Chunk(1, 0, tuple(case.ticket(number, "evaluate" if evaluate else "train") for number in range(TASKS)))
+    return Worker(case.algorithm, case.source, case.layout(), numerics, TASKS)

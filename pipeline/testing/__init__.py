@@ -1,0 +1,62 @@
+"""The contract of an algorithm as tests of your own. In a test file, with pytest installed:
+
+    import pipeline.testing
+
+    test_contract = pipeline.testing.contract(MyAlgorithm)
+    test_contract_on_my_data = pipeline.testing.contract(MyAlgorithm, net=MyNet, source=MySource(...))
+
+Each line is a test for each of the checks in ``CHECKS``: purity, gradients, vectorisation, state, messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.core.algorithm import Algorithm
+from pipeline.core.source import TaskSource
+from pipeline.nets.mlp import MLP
+from pipeline.nets.net import Net
+from pipeline.nets.normalisation import Mode
+from pipeline.testing.case import Case, assemble
+from pipeline.testing.checks import CHECKS, checks_of, name_of
+from pipeline.testing.tasks import tasks_of
+
+__all__ = ["CHECKS", "Case", "assemble", "checks_of", "contract", "tasks_of"]
+
+
+def contract(
+    algorithm: type[Algorithm[Any, Any]],
+    config: Any = None,
+    *,
+    net: type[Net] = MLP,
+    net_config: Any = None,
+    source: TaskSource[Any] | None = None,
+    normalisation: Mode = "none",
+    exact: bool = True,
+) -> Callable[..., None]:
+    """A pytest function that holds an algorithm to the contract, one test for each check.
+
+    Args:
+        algorithm: the class under test.
+        config: its configuration; by default ``algorithm.Config()``.
+        net: the class of its network.
+        net_config: the network's configuration; by default ``net.Config()``.
+        source: where tasks come from; by default small tasks of each kind that the algorithm takes.
+        normalisation: the mode under which the network normalises.
+        exact: whether ``learn`` is the derivative of ``objective``; false for a first-order variant. What claims no
+            derivative is not compared with finite differences.
+    """
+    import pytest
+
+    sources = [tasks_of(kind) for kind in sorted(algorithm.kinds)] if source is None else [source]
+    config = algorithm.Config() if config is None else config
+    net_config = net.Config() if net_config is None else net_config
+
+    @pytest.mark.parametrize("check", checks_of(algorithm, exact=exact), ids=name_of)
+    @pytest.mark.parametrize("tasks", sources, ids=lambda tasks: tasks.spec().kind)
+    def test(tasks: TaskSource[Any], check: Callable[[Case], None]) -> None:
+        built = assemble(algorithm, config, net, net_config, normalisation, tasks.spec())
+        check(Case(built, tasks, normalisation))
+
+    return test
