@@ -247,8 +247,40 @@ def _explain(details: Any, data: Mapping[str, Any]) -> str:
         return f"{dotted}.name: {recipes.shown(given)} is none of {', '.join(known)}" + (
             f", did you mean {close[0]}?" if close else ""
         )
-    message = details["msg"].removeprefix("Value error, ")
-    return f"{dotted}: {message[0].lower()}{message[1:]}, found {recipes.shown(details['input'])}"
+    return f"{dotted}: {expected(details)}, found {recipes.shown(details['input'])}"
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "keys and values",
+    "extra_forbidden": "no key of that name",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "literal_error": "{expected}",
+    "missing": "a value for this key",
+    "model_type": "keys and values",
+    "string_type": "text",
+    "too_long": "at most {max_length} items",
+    "too_short": "at least {min_length} items",
+    "tuple_type": "a list",
+}
+"""What a value should have been, for each type of error that pydantic names; its own sentences change with releases."""
+
+
+def expected(details: Any) -> str:
+    """What was expected where pydantic found an error, in words of ours."""
+    phrase = _EXPECTED.get(details["type"])
+    if phrase is None:  # a validator of ours has said it, or an error that no field of ours gives today
+        message = details["msg"].removeprefix("Value error, ")
+        return f"{message[0].lower()}{message[1:]}"
+    limits = details.get("ctx", {})
+    whole = {name: int(limit) for name, limit in limits.items() if isinstance(limit, float) and limit.is_integer()}
+    return f"expected {phrase.format(**limits | whole)}"
 
 
 _REGISTRIES: dict[str, Mapping[str, type[Any]]] = {"algorithm": ALGORITHMS, "net": NETS, "source": SOURCES}

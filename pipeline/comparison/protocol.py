@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Len
 from pydantic import ValidationError
 
 from pipeline import recipes
-from pipeline.config import Section
+from pipeline.config import Section, expected
 from pipeline.core.failures import ConfigError
 
 
@@ -49,7 +49,9 @@ def read(name: str) -> Protocol:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"protocol {name}: {where}: {first['msg']}, found {recipes.shown(first['input'])}") from None
+        raise ConfigError(
+            f"protocol {name}: {where}: {expected(first)}, found {recipes.shown(first['input'])}"
+        ) from None
     if (protocol.seconds is None) == (protocol.tasks is None):
         raise ConfigError(f"protocol {name}: expected a budget of seconds or one of tasks, and not both")
     if protocol.against not in ("", *protocol.methods):

@@ -350,7 +350,7 @@ def test_a_transductive_run_is_served_under_another_mode_or_when_asked_for(arrow
 
 def test_a_mode_that_does_not_exist_is_one_line(arrow, run_of):
     folder = run_of(image_recipe(arrow, MAML, "support"))
-    with pytest.raises(ConfigError, match="normalisation: input should be .* found 'batch'"):
+    with pytest.raises(ConfigError, match="normalisation: expected .* found 'batch'"):
         pipeline.load(folder, normalisation="batch")
 
 
