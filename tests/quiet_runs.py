@@ -104,6 +104,11 @@ def run(
     text = recipe.model_dump_json()
     worker, coordinator = worker or build.BuildWorker(text), BuildQuietKeeper(text, str(folder))
     executor = on_ray(worker, coordinator, workers, timeouts) if workers else SerialExecutor(worker(), coordinator())
+    return train(recipe, folder, executor, after)
+
+
+def train(recipe: Recipe, folder: Path, executor: Executor, after: Any = None) -> Outcome:
+    """As ``run``, on an executor whose coordinator has that folder."""
     onlooker = Onlooker(after)
     try:
         trained = loop.train(executor, build.plan_of(recipe, build.build_components(recipe)), onlooker)

@@ -7,8 +7,6 @@ import signal
 
 import pytest
 
-from pipeline.algorithms import ALGORITHMS
-from pipeline.build import build_components
 from pipeline.core.seeding import Ticket
 from tests.quiet_runs import processes, run
 from tests.runtime.planted import BuildDeadlyWorker
@@ -18,10 +16,18 @@ from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, recipe
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
 
 
+UNLIKE = {"maml": (1, 2, 3), "reptile": (3,), "protonet": (1, 2, 3), "metamemory": (1, 3), "memoryrnn": (3,)}
+"""A gradient, a delta, a folded state group, a memory, a recurrent net; and how many workers each is given."""
+
+
 def running(images, steps=STEPS):
     """With Adam's moments, a schedule and a state group: a resume has all of them to restore."""
     outer = {"model": {"optimizer": "adam", "lr": 0.01, "schedule": "step", "step_every": 2}}
     return recipe("protonet", images, steps, normalisation="running", outer=outer, seed=max(SEEDS.values()) + 1)
+
+
+def of(algorithm, images):
+    return running(images) if algorithm == "protonet" else recipe(algorithm, images)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,7 @@ def three(ray_local, small_images):
     from pipeline.runtime.cluster import Workers
     from pipeline.runtime.transport import RayTransport
 
-    tiny = [running(small_images), *(recipe(name, small_images) for name in ALGORITHMS)]
+    tiny = [of(name, small_images) for name in UNLIKE]
     build = BuildManyWorkers(tuple(one.model_dump_json() for one in tiny))
     transport = stand(RayTransport(build, Workers(3, 0.0), "local"))
     yield transport
@@ -43,16 +49,19 @@ def standing(three, monkeypatch):
     monkeypatch.setattr("pipeline.runtime.executor.RayTransport", lambda _, workers, *__: Seats(three, workers.count))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_theta_is_the_same_bits_for_any_number_of_workers(algorithm, standing, small_images, tmp_path):
-    """An algorithm sees nothing of how many there are, but the order of what it folds: those that fold take all."""
-    tiny = recipe(algorithm, small_images)
-    folds = build_components(tiny).algorithm.state_groups
+@pytest.mark.parametrize(("algorithm", "workers"), UNLIKE.items(), ids=UNLIKE)
+def test_theta_is_the_same_bits_for_any_number_of_workers(algorithm, workers, standing, small_images, tmp_path):
+    """Five unlike algorithms on a real Ray; ``test_any_schedule`` does this for all of them on virtual workers.
+
+    An algorithm cannot see which of the two it is on: it may not import Ray (``test_architecture``), and what it is
+    given and gives travels unchanged (``check_messages_can_travel``).
+    """
+    tiny = of(algorithm, small_images)
     assert TASKS // CHUNK > 3, "three workers should have more than a chunk each"
     serial = run(tiny, tmp_path / "serial", 0)
     assert len(set(serial.losses)) == STEPS
-    for workers in (1, 2, 3) if folds or algorithm == "maml" else (3,):
-        assert run(tiny, tmp_path / f"ray{workers}", workers) == serial
+    for count in workers:
+        assert run(tiny, tmp_path / f"ray{count}", count) == serial
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 0), (0, 2)], ids=["ray-then-serial", "serial-then-ray"])

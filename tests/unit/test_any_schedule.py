@@ -1,0 +1,34 @@
+"""Every algorithm gives the same bits on any number of workers that are slow, die, come back or answer twice.
+
+In one process and in virtual time: the real scheduler, workers, coordinator and checkpoints, without Ray. On a real Ray
+``test_ray_equals_serial`` does the same for five unlike algorithms.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.algorithms import ALGORITHMS
+from pipeline.build import BuildWorker
+from tests import quiet_runs
+from tests.runtime.tiny import CHUNK, STEPS, TASKS, recipe
+from tests.unit.virtual import CALM, EVERYTHING, STRAYS, VirtualExecutor
+
+pytestmark = pytest.mark.usefixtures("torch_threads")
+
+SCHEDULES = {"calm": (3, CALM), "strays": (2, STRAYS), "everything": (4, EVERYTHING)}
+"""The number of workers and what happens to them; ``test_dealer`` has all numbers and all harm, on smaller tasks."""
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_theta_is_the_same_bits_whatever_happens_to_how_many_workers(algorithm, small_images, tmp_path):
+    tiny = recipe(algorithm, small_images)
+    text = tiny.model_dump_json()
+    assert max(workers for workers, _ in SCHEDULES.values()) <= TASKS // CHUNK, "each worker should have a chunk"
+    serial = quiet_runs.run(tiny, tmp_path / "serial", 0)
+    assert len(set(serial.losses)) == STEPS
+    worker = BuildWorker(text)()
+    for seed, (name, (workers, chaos)) in enumerate(SCHEDULES.items()):
+        coordinator = quiet_runs.BuildQuietKeeper(text, str(tmp_path / name))()
+        executor = VirtualExecutor(worker, coordinator, workers, seed, chaos)
+        assert quiet_runs.train(tiny, tmp_path / name, executor) == serial, name
