@@ -1,4 +1,8 @@
-"""A run on Ray whose MLflow server says nothing for a moment, as the benchmark measures it."""
+"""A run on Ray whose MLflow server says nothing for a moment, as the benchmark measures it.
+
+This tests the benchmark. That a run goes on without MLflow and loses no metric is shown every day: by
+``test_journal_and_publisher`` with trackers that fail, and by ``test_sync`` with a database and a server.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from tests.bench.outages import outage, outage_table
 from tests.bench.proxy import Proxy
 from tests.mlflow_server import free_port
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.bench]
 
 
 def test_an_outage_is_measured_and_every_metric_is_there_afterwards(ray_local, server, server_folder):

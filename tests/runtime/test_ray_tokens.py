@@ -79,8 +79,9 @@ def test_the_token_is_its_owners_alone_and_there_is_no_jobs_api(owner):
     assert not owner["dashboard"]
 
 
-@pytest.mark.parametrize("token", ["none", "another", "the right one"])
+@pytest.mark.parametrize("token", ["none", pytest.param("another", marks=pytest.mark.drill), "the right one"])
 def test_only_who_has_the_token_may_join(owner, tmp_path, token):
+    """Another token is a drill: Ray tries for 20 s before it says that it was refused, as it was without one."""
     settings = {"another": {"RAY_AUTH_TOKEN": "0" * 64}, "the right one": {"RAY_AUTH_TOKEN": owner["token"]}}
     said = join(owner["address"], tmp_path, RAY_AUTH_MODE="token", **settings.get(token, {}))
     assert said == {"the right one": "joined"}.get(token, "refused")

@@ -1,4 +1,7 @@
-"""The measurements of the benchmark measure what they say: a server taken away, a slow journal, a doubled metric."""
+"""The measurements of the benchmark measure what they say: a server taken away, a slow journal, a doubled metric.
+
+Those that train wait for ``make test-all``: they test the benchmark, and no promise of the package rests on them.
+"""
 
 from __future__ import annotations
 
@@ -181,6 +184,7 @@ def slowed(call):
     return slow
 
 
+@pytest.mark.bench
 def test_a_slow_journal_is_found_and_what_the_publisher_syncs_beside_it_is_not_taken_for_that(spent):
     def slow_journal(coordinator):
         coordinator.journal.append = slowed(coordinator.journal.append)
@@ -203,6 +207,7 @@ def test_a_slow_journal_is_found_and_what_the_publisher_syncs_beside_it_is_not_t
     assert np.median([one.journal for one in found]) < SLOW_S / 2
 
 
+@pytest.mark.bench
 def test_what_the_publisher_computes_meanwhile_is_found(spent, monkeypatch):
     asked, done = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -230,6 +235,7 @@ def test_what_the_publisher_computes_meanwhile_is_found(spent, monkeypatch):
     assert np.median([one.stolen for one in found]) < 1.5 * SLOW_S
 
 
+@pytest.mark.bench
 def test_a_keeper_by_turns_is_safe_in_every_second_stretch(tmp_path, torch_threads):
     recipe = tiny.recipe("maml", Path(), steps=9, checkpoint={"every": 1, "keep": 20})
     serially(recipe, BuildKeeperByTurns(recipe.model_dump_json(), str(tmp_path / "run"), Turns(2))())
@@ -240,6 +246,7 @@ def test_a_keeper_by_turns_is_safe_in_every_second_stretch(tmp_path, torch_threa
     assert Checkpoints(storage, 20).steps() == [3, 4, 7, 8, 9]  # whoever closes a run saves what is unsaved
 
 
+@pytest.mark.bench
 def test_a_metric_that_is_there_twice_or_not_at_all_is_found(tmp_path, mlflow_uri, torch_threads):
     folder = tmp_path / "run"
     quiet_runs.run(tiny.recipe("maml", Path(), steps=5, tracking={"log_every": 2}), folder, 0)
