@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from typing import NamedTuple
 
 import pytest
@@ -62,9 +61,8 @@ def says_one_line(ended: Ended, code: int, *parts: str) -> None:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_help_answers_at_once(job, tmp_path):
-    start = time.monotonic()
+    """It imports nothing that takes seconds."""
     ended = in_a_process("-X", "importtime", "-m", f"jobs.{job}", "--help", cwd=tmp_path)
-    assert time.monotonic() - start < 2
     assert ended.code == 0
     assert f"python -m jobs.{job}" in ended.out
     imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in ended.err.splitlines() if "|" in line}

@@ -66,18 +66,6 @@ def test_every_command_of_the_readme_is_understood():
         understood(words)
 
 
-def test_figures_of_the_side_by_side_table_are_those_of_the_page_of_results():
-    figures = [
-        figure
-        for line in section("Methods side by side").splitlines()
-        if line.startswith("| `")
-        for figure in re.findall(r"\d+\.\d+ ± \d+\.\d+", line)
-    ]
-    assert len(figures) > 20
-    measured = (ROOT / "docs" / "results.md").read_text("utf-8")
-    assert not [figure for figure in figures if figure not in measured]
-
-
 def understood(words: list[str]) -> None:
     """Fails where make has no such target, a job does not take these arguments, or there is no such recipe or key."""
     line = " ".join(words)
