@@ -35,6 +35,7 @@ def serial(tmp_path_factory):
     return run(recipe("maml", folder, STEPS), folder, 0)
 
 
+@pytest.mark.fault("F9", "F12", "F20")
 @pytest.mark.parametrize(
     ("kind", "environment", "stall"),
     [("nodes", {}, 10.0), ("drain", {}, 10.0), ("messages", {"RAY_testing_rpc_failure": UNRELIABLE}, 60.0)],

@@ -48,6 +48,7 @@ def drill(folder, spill, width):
     return [sys.executable, "-m", "tests.runtime.full_store", str(folder), str(spill), str(width)]
 
 
+@pytest.mark.fault("F22")
 @pytest.mark.drill
 def test_what_a_step_no_longer_needs_leaves_the_store(tmp_path, torch_threads):
     put = 4 * FITS**2 * (1 + TASKS // CHUNK) * STEPS
@@ -65,6 +66,7 @@ def test_what_a_step_no_longer_needs_leaves_the_store(tmp_path, torch_threads):
     print(figures)  # noqa: T201  (shown with -s: a figure to write down)
 
 
+@pytest.mark.fault("F22")
 @pytest.mark.drill
 def test_a_theta_for_which_there_is_no_room_anywhere_ends_the_run_in_one_line(tmp_path):
     disk = tmp_path / "disk"

@@ -55,6 +55,7 @@ class At:
             self.stall = time.monotonic() - self.sent
 
 
+@pytest.mark.fault("F10")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 def test_a_parameter_actor_that_is_lost_is_built_again_from_its_checkpoint(number, tiny, serial, tmp_path):
     at = At(2, "ParameterActor", number)
@@ -82,6 +83,7 @@ def test_a_parameter_actor_that_dies_again_and_again_ends_the_run(tiny, tmp_path
         run(tiny, tmp_path, 1, after=kill, timeouts=Timeouts(rebuilds=0))
 
 
+@pytest.mark.fault("F1", "F2", "F4")
 @pytest.mark.parametrize("harm", [killed, hung, out_of_memory], ids=lambda harm: harm.__name__)
 def test_a_worker_that_is_lost_in_the_middle_of_a_chunk_leaves_no_trace(harm, tiny, serial, tmp_path):
     marker = tmp_path / "harmed"
@@ -103,6 +105,7 @@ def test_the_only_worker_may_be_lost_too(tiny, serial, tmp_path):
     assert at.sent
 
 
+@pytest.mark.fault("F30")
 def test_a_task_that_kills_every_worker_is_named(tiny, tmp_path):
     ticket = Ticket(tiny.seed, "train", "train", 1, 1)
     deadly = BuildDeadlyWorker(tiny.model_dump_json(), ticket, None)

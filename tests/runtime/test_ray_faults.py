@@ -82,6 +82,7 @@ def one_line(error: PipelineError) -> str:
     return text
 
 
+@pytest.mark.fault("F7")
 @pytest.mark.parametrize(
     ("step", "cause"),
     [(ALGORITHM_FAILS, "ValueError: the inner loop has lost its way"), (SOURCE_FAILS, "KeyError: 'no such wave'")],

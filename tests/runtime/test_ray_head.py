@@ -42,6 +42,7 @@ def test_a_head_that_comes_back_in_time_is_gone_on_with():
     second.close()
 
 
+@pytest.mark.fault("F13")
 def test_a_head_that_stays_away_ends_the_run_in_one_line():
     with listening() as server:
         head = RayHead(address_of(server), lambda: None, patience_s=0.0)

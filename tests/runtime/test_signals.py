@@ -7,13 +7,20 @@ import os
 import signal
 import socket
 import threading
+import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from pipeline.config import load
+from pipeline.core.failures import Stopped
+from pipeline.engine.durability.checkpoint import Checkpoints
+from pipeline.engine.durability.journal import Journal
+from pipeline.runs.run import RunOptions, train_run
+from pipeline.storage.local import Local
 from tests import quiet_runs
-from tests.runtime.interrupted import END_S, Training
+from tests.runtime.interrupted import END_S, Training, status
 
 MANY = ("steps=1000000", "evaluation.tasks=4", "outer.model.schedule=constant")
 FEW = ("steps=2", "evaluation.tasks=20000")
@@ -38,17 +45,59 @@ def training(migrated_mlflow, tmp_path):
         one.kill()
 
 
+@pytest.fixture
+def stopped(tmp_path, torch_threads):
+    """Trains in this process, which gets a signal once a step is done: the seconds it takes to end, and the steps kept.
+
+    What a process adds to this is a signal from outside and the exit code: one run in one process shows both.
+    """
+
+    def train(number, after, *changes) -> tuple[float, int, int]:
+        asked = []
+
+        def ask(step):
+            if step == after:
+                asked.append(time.monotonic())
+                signal.raise_signal(number)
+
+        recipe = load("sinusoid_maml", ["tasks_per_step=8", "chunk_size=4", "tracking.log_every=1", *changes])
+        with pytest.raises(Stopped) as raised:
+            train_run(recipe, RunOptions("serial", output=tmp_path / "run"), quiet_runs.Onlooker(ask))
+        seconds = time.monotonic() - asked[0]
+        assert raised.value.exit_code == 128 + number
+        storage = Local(tmp_path / "run")
+        journal = Journal(storage)
+        journal.load()
+        return seconds, max(one.step for one in journal.since(0)), Checkpoints(storage, 1).steps()[-1]
+
+    return train
+
+
+@pytest.mark.fault("F19")
+@pytest.mark.parametrize("number", [TERM, INT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("changes", "after"),
+    [((*MANY, "checkpoint.every=1000000"), 5), (FEW, 2)],
+    ids=["in training", "in evaluation"],
+)
+def test_a_signal_keeps_the_last_step_and_ends_the_mlflow_run(stopped, mlflow_uri, number, changes, after):
+    seconds, journal, checkpoint = stopped(number, after, *changes, f"tracking.uri={mlflow_uri}")
+    assert seconds < END_S
+    assert journal == checkpoint == after
+    assert status(Path(mlflow_uri.removeprefix("sqlite:///"))) == "KILLED"
+
+
+@pytest.mark.fault("F19")
 @pytest.mark.parametrize(
     ("where", "number", "group"),
     [
-        pytest.param(SERIAL, TERM, False, id="serial-SIGTERM"),
         pytest.param(SERIAL, INT, False, id="serial-SIGINT"),
         pytest.param(RAY, TERM, False, id="ray-SIGTERM", marks=on_ray),
         pytest.param(RAY, INT, True, id="ray-Ctrl-C-in-a-terminal", marks=drill),
     ],
 )
-def test_a_signal_in_the_middle_of_training(training, where, number, group):
-    run = training(*MANY, "checkpoint.every=1000000", *where)
+def test_a_signal_in_the_middle_of_training(training, options, number, group):
+    run = training(*MANY, "checkpoint.every=1000000", *options)
     run.wait_for("step ")
     run.wait_for_tracker()
     left = run.end(number, group=group)
@@ -60,17 +109,18 @@ def test_a_signal_in_the_middle_of_training(training, where, number, group):
     assert not left.orphans
 
 
+@pytest.mark.fault("F11")
 @pytest.mark.parametrize("where", [SERIAL, pytest.param(RAY, marks=drill)], ids=["serial", "ray"])
-def test_a_driver_that_is_killed_outright_leaves_nobody_behind_and_its_run_goes_on(training, where, tmp_path):
+def test_a_driver_that_is_killed_outright_leaves_nobody_behind_and_its_run_goes_on(training, options, tmp_path):
     few = ("steps=300", "evaluation.tasks=4")
-    run = training(*few, *where)
+    run = training(*few, *options)
     run.wait_for_tracker()
     left = run.end(signal.SIGKILL)
     assert left.code == -signal.SIGKILL
     assert 0 < left.checkpoint < 300
     # Two agents of Ray's own look for the raylet they have lost about once a minute.
     assert not [one for one in left.orphans if "DashboardAgent" not in one and "RuntimeEnvAgent" not in one]
-    resumed = training(*few, *where, "--resume", database=None)
+    resumed = training(*few, *options, "--resume", database=None)
     assert resumed.process.wait(120) == 0, (tmp_path / "err").read_text()
     summary = json.loads((resumed.run / "summary.json").read_text())
     alone = quiet_runs.run(load("sinusoid_maml", ["tasks_per_step=8", "chunk_size=4", *few]), tmp_path / "alone", 0)
@@ -79,9 +129,11 @@ def test_a_driver_that_is_killed_outright_leaves_nobody_behind_and_its_run_goes_
     assert [entry["step"] for entry in entries if entry["kind"] == "train"] == list(range(1, 301))
 
 
-@pytest.mark.parametrize("where", [SERIAL, pytest.param(RAY, marks=drill)], ids=["serial", "ray"])
-def test_a_signal_during_evaluation(training, where):
-    run = training(*FEW, *where)
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.drill
+def test_a_signal_during_evaluation_on_ray(training):
+    run = training(*FEW, *RAY)
     run.wait_for("step 2/2")
     run.wait_for_tracker()
     left = run.end(TERM)
@@ -116,9 +168,17 @@ def silent_server():
         connection.close()
 
 
-@pytest.mark.parametrize("where", [SERIAL, pytest.param(RAY, marks=drill)], ids=["serial", "ray"])
-def test_an_mlflow_that_never_answers_holds_nobody_up(training, where, silent_server):
-    run = training(*MANY, f"tracking.uri={silent_server}", *where, database=None)
+def test_an_mlflow_that_never_answers_holds_nobody_up(stopped, silent_server):
+    seconds, journal, checkpoint = stopped(TERM, 5, *MANY, f"tracking.uri={silent_server}")
+    assert seconds < END_S
+    assert journal == checkpoint == 5
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.drill
+def test_an_mlflow_that_never_answers_holds_nobody_up_on_ray(training, silent_server):
+    run = training(*MANY, f"tracking.uri={silent_server}", *RAY, database=None)
     run.wait_for("step ")
     left = run.end(TERM)
     assert left.code == 143

@@ -61,6 +61,7 @@ def expected(folder: Path) -> dict[str, list[tuple[int, int, float]]]:
     return points
 
 
+@pytest.mark.fault("F15")
 def test_what_mlflow_missed_is_sent_once_however_often_it_is_sent(uri, folder):
     synced = sync_run(folder, [f"tracking.uri={uri}"])
     client = MlflowClient(tracking_uri=uri)

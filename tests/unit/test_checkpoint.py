@@ -53,6 +53,7 @@ def test_what_is_written_is_read(written):
     assert same(read(written), checkpoint())
 
 
+@pytest.mark.fault("F26")
 def test_every_flipped_byte_is_found_or_harmless(written):
     """Never read as other numbers or facts. Of each byte, one bit, another that moves along, and all at once."""
     data = written.read_bytes()
@@ -72,6 +73,7 @@ def test_every_flipped_byte_is_found_or_harmless(written):
     assert all(str(written) in message and "\n" not in message for message in messages)
 
 
+@pytest.mark.fault("F26")
 def test_every_truncation_is_found(written):
     data = written.read_bytes()
     lengths = {0, 1, 7, 8, 9, len(data) - 1, *random.Random(0).sample(range(len(data)), 150)}
@@ -95,6 +97,7 @@ def test_swapped_content_is_found(written):
         read(written)
 
 
+@pytest.mark.fault("F25")
 def test_a_newer_format_is_named(written, monkeypatch):
     monkeypatch.setattr("pipeline.engine.durability.checkpoint.FORMAT", 1)
     with pytest.raises(ResumeError, match="format 2, this version reads up to format 1"):

@@ -45,6 +45,7 @@ def crashed(tmp_path_factory):
     return folders
 
 
+@pytest.mark.fault("F10")
 @pytest.mark.parametrize("point", POINTS)
 def test_a_crash_at_any_point_changes_nothing(point, straight, crashed):
     resumed = run(TINY, crashed[point], 0)
@@ -53,6 +54,7 @@ def test_a_crash_at_any_point_changes_nothing(point, straight, crashed):
     assert journaled(crashed[point]) == ONCE
 
 
+@pytest.mark.fault("F27")
 def test_of_two_keepers_at_once_exactly_one_survives(straight, tmp_path):
     """Both have opened the run, where no lock keeps them apart; the one that came second has the newer epoch."""
     codes = exit_codes(trains, (TEXT, str(tmp_path)), (TEXT, str(tmp_path)), barrier=True)
@@ -63,6 +65,7 @@ def test_of_two_keepers_at_once_exactly_one_survives(straight, tmp_path):
     assert journaled(tmp_path) == ONCE
 
 
+@pytest.mark.fault("F27")
 def test_a_second_run_in_the_folder_is_refused_and_told_who_writes_there(tmp_path):
     first, second = Local(tmp_path), Local(tmp_path, patience=0.1)
     first.lock()

@@ -228,6 +228,7 @@ class Life(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
+@pytest.mark.fault("F11")
 def test_a_run_survives_whatever_happens_to_it(straight, monkeypatch):
     monkeypatch.setattr("pipeline.engine.durability.publisher.PERIOD_S", 3600.0)
     monkeypatch.setattr(Life, "hashes", straight, raising=False)

@@ -56,6 +56,7 @@ def found(x: torch.Tensor, *image: int) -> list[tuple[int, int]]:
     return [turned(*image)[np.ascontiguousarray(picture).tobytes()] for picture in raw]
 
 
+@pytest.mark.fault("F8")
 def test_a_bit_that_the_disk_lost_is_found_when_its_class_is_used(path, tmp_path):
     """F8. Arrow itself reads the wrong pixel and says nothing."""
     whole = path.read_bytes()

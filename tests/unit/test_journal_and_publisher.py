@@ -336,6 +336,7 @@ def test_after_a_crash_the_tracker_has_each_point_once(build: Build, idle: None)
     assert len(tracker.curve("val")) == 10
 
 
+@pytest.mark.fault("F15")
 @pytest.mark.parametrize("failures", [1, 2, 7])
 def test_a_tracker_that_fails_is_tried_again_until_it_has_all(build: Build, failures: int, eager: None):
     tracker = Failing(failures)
@@ -434,6 +435,7 @@ def test_a_deleted_run_is_followed_by_one_that_has_all(build: Build, idle: None)
     assert new.curve("step") == [(5, 3.0), (10, 8.0), (15, 13.0)]
 
 
+@pytest.mark.fault("F16")
 def test_a_run_that_is_deleted_while_it_trains_is_followed_by_one_that_has_all(build: Build, idle: None):
     class Gone(Recorder):
         def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
@@ -484,6 +486,7 @@ def test_what_is_sent_is_durable_before(build: Build, reopen, idle: None):
     assert not journal.pending()
 
 
+@pytest.mark.fault("F23")
 def test_time_does_not_go_back(reopen, monkeypatch):
     """Clocks jump, and a resumed run may be on a machine whose clock is behind."""
     journal = reopen()

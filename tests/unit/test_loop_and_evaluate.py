@@ -315,6 +315,7 @@ def altered(change: Callable[[Task[Batch]], Task[Batch]], *numbers: int) -> Wrap
     return lambda source: Wrapped(source, numbers, change)
 
 
+@pytest.mark.fault("F6")
 @pytest.mark.parametrize("change", [nan_query, infinite_support, overflowing])
 @pytest.mark.parametrize("algorithm", [RECIPE["algorithm"], REPTILE], ids=["maml", "reptile"])
 def test_a_task_that_is_not_finite_is_as_if_it_were_not_there(bench, other, change, algorithm):
@@ -399,6 +400,7 @@ def test_a_step_of_which_nothing_is_finite_says_so_too(bench):
         bench.train(recipe(), wrap=altered(nan_query, *range(20)))
 
 
+@pytest.mark.fault("F5")
 def test_a_gpu_without_memory_says_what_would_need_less(bench):
     def too_large(task: Task[Batch]) -> Task[Batch]:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
@@ -407,6 +409,7 @@ def test_a_gpu_without_memory_says_what_would_need_less(bench):
         bench.train(recipe(), wrap=altered(too_large, 13))
 
 
+@pytest.mark.fault("F7")
 def test_a_task_that_raises_is_named_with_the_line_that_reproduces_it(bench):
     def broken(task: Task[Batch]) -> Task[Batch]:
         raise ZeroDivisionError("no\n  amplitude")
@@ -419,6 +422,7 @@ def test_a_task_that_raises_is_named_with_the_line_that_reproduces_it(bench):
     assert "pipeline.replay(DIR, step=2, number=13)" in message
 
 
+@pytest.mark.fault("F24", "F28")
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -480,6 +484,7 @@ def test_another_processor_is_other_numerics(bench, monkeypatch):
         bench.train(recipe())
 
 
+@pytest.mark.fault("F25")
 def test_other_numerics_are_refused_unless_accepted_and_then_recorded(bench):
     bench.killed(recipe(), 3)
     looped = recipe(numerics={"vectorise": False})
@@ -494,6 +499,7 @@ def test_other_numerics_are_refused_unless_accepted_and_then_recorded(bench):
     bench.train(looped)  # the new numerics are the run's own now
 
 
+@pytest.mark.fault("F26")
 def test_a_damaged_checkpoint_is_passed_over_and_the_person_who_looks_on_is_told(bench, other):
     of = recipe(checkpoint={"keep": 3})
     bench.killed(of, 4)

@@ -77,6 +77,7 @@ def scheduler() -> Scheduler:
 ALL = pytest.mark.parametrize("chaos", [LOSSES, STRAYS, HANGS, EVERYTHING], ids=["losses", "strays", "hangs", "all"])
 
 
+@pytest.mark.fault("F1")
 @ALL
 @pytest.mark.parametrize("workers", range(1, 8))
 def test_each_chunk_is_accepted_once_whatever_happens(workers, chaos):
@@ -127,6 +128,7 @@ def test_an_empty_round_is_over_at_once():
 # F1: a lost worker.
 
 
+@pytest.mark.fault("F1")
 def test_a_lost_chunk_is_dealt_before_those_that_wait(scheduler):
     scheduler.submit("learn", chunks(5), 0.0)
     scheduler.on(Joined(0), 0.0)
@@ -136,6 +138,7 @@ def test_a_lost_chunk_is_dealt_before_those_that_wait(scheduler):
     assert lease.chunk.number == 0
 
 
+@pytest.mark.fault("F9")
 def test_a_late_answer_of_a_worker_that_was_given_up_counts_and_its_second_does_not(scheduler):
     scheduler.submit("learn", chunks(1), 0.0)
     scheduler.on(Joined(0), 0.0)
@@ -174,6 +177,7 @@ def test_a_lost_worker_that_was_idle_is_replaced_and_not_dealt_to(scheduler):
 # F2, F14: no answer.
 
 
+@pytest.mark.fault("F2")
 def test_a_chunk_whose_lease_ends_is_dealt_again_and_its_worker_replaced_later(scheduler):
     scheduler.lease_times.add("learn", 4.0)  # the lease is 5 × 4 s
     scheduler.submit("learn", chunks(1), 0.0)
@@ -188,6 +192,7 @@ def test_a_chunk_whose_lease_ends_is_dealt_again_and_its_worker_replaced_later(s
     assert scheduler.busy[1].seconds == 2 * 20.0
 
 
+@pytest.mark.fault("F14")
 def test_a_late_worker_that_answers_after_all_is_used_again(scheduler):
     scheduler.lease_times.add("learn", 1.0)
     scheduler.submit("learn", chunks(2), 0.0)
@@ -224,6 +229,7 @@ def test_an_idle_worker_gets_a_copy_of_a_straggler_s_chunk_and_the_first_answer_
     assert sorted(scheduler.idle) == [0, 1]
 
 
+@pytest.mark.fault("F3")
 @pytest.mark.parametrize(("copy_factor", "slowest"), [(3.0, (4.0, 10.0)), (1e9, (30.0, 100.0))], ids=["copies", "none"])
 def test_stragglers_do_not_hold_up_a_round(copy_factor, slowest):
     """2% of leases take a hundred times as long, and no lease ends: a round of 4 s takes twice that, or 10 times."""
@@ -274,6 +280,7 @@ def test_wrong_numbers_are_found_on_any_schedule():
 POISON = "train/train/1/5"
 
 
+@pytest.mark.fault("F30")
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_a_task_that_kills_its_workers_is_tried_alone_and_named(workers):
     for seed in SEEDS:
@@ -331,8 +338,9 @@ def test_poison_is_left_out_where_the_recipe_says_so_for_good():
             assert bool(isolated_once) == (attempt == 0)
 
 
+@pytest.mark.fault("F4")
 def test_a_task_that_needs_more_memory_than_there_is_is_named_in_one_process_too(tmp_path):
-    """F4. torch says it with a RuntimeError of its own."""
+    """torch says it with a RuntimeError of its own."""
 
     class Greedy(Bowls):
         def sample(self, ticket: Ticket) -> Any:
@@ -368,6 +376,7 @@ def test_a_machine_rests_after_its_second_loss_twice_as_long_each_time_and_is_fo
     assert quarantine.lost("a", 50.0) is None
 
 
+@pytest.mark.fault("F31")
 def test_a_flaky_machine_gets_little_work_and_the_run_goes_on():
     class Flaky(VirtualTransport):
         def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
@@ -396,6 +405,7 @@ def test_a_machine_that_is_the_only_one_does_not_rest():
 # F12, F20, F21, F32: machines that go, leave and come.
 
 
+@pytest.mark.fault("F20")
 def test_a_leaving_worker_keeps_its_result_and_gets_no_more(scheduler):
     scheduler.submit("learn", chunks(3), 0.0)
     for number in (0, 1):
@@ -415,6 +425,7 @@ def test_an_idle_worker_that_leaves_is_replaced_at_once(scheduler):
     assert scheduler.on(Leaving(0), 2.0) == []
 
 
+@pytest.mark.fault("F21")
 def test_a_worker_that_joins_late_gets_work_at_once():
     transport = VirtualTransport(1, 0, echo)
     transport.join(1, after=5.0)
@@ -423,6 +434,7 @@ def test_a_worker_that_joins_late_gets_work_at_once():
     assert all(lease.at >= 5.0 for lease in transport.leases if lease.worker == 1)
 
 
+@pytest.mark.fault("F32")
 def test_with_no_worker_at_all_patience_ends_and_says_so_on_the_way():
     ours, transport = pool(3, 0, Chaos(joined=False))
     notes: list[str] = []
@@ -434,6 +446,7 @@ def test_with_no_worker_at_all_patience_ends_and_says_so_on_the_way():
     assert "waiting for 10 s, 60 s at most" in notes[0]
 
 
+@pytest.mark.fault("F12")
 def test_when_the_last_worker_is_not_replaced_patience_ends():
     ours, transport = pool(1, 0, Chaos(loss=1.0, replaced=False))
     with pytest.raises(ClusterError, match="no worker was ready"):

@@ -73,6 +73,7 @@ def test_another_thread_leaves_the_signals_alone():
     assert seen == [before]
 
 
+@pytest.mark.fault("F19")
 @pytest.mark.parametrize(("second", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_second_signal_ends_the_process_at_once(second, code):
     script = (

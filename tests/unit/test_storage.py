@@ -42,6 +42,7 @@ def mount(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.fault("F17")
 def test_a_full_disk_ends_the_run_in_one_line_and_with_room_it_goes_on(mount, tmp_path):
     disk = mount("size=400k")
     straight = run(TINY, tmp_path / "straight", 0)
@@ -65,6 +66,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_with_room_it_goes_on(mount, tm
     assert run(TINY, disk / "run", 0).theta == straight.theta
 
 
+@pytest.mark.fault("F18")
 def test_a_folder_that_vanishes_is_named_and_not_made_anew(tmp_path):
     def vanish(step: int) -> None:
         if step == 1:
@@ -76,6 +78,7 @@ def test_a_folder_that_vanishes_is_named_and_not_made_anew(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.fault("F18")
 def test_a_read_only_folder_is_told_before_anything_starts(mount):
     disk = mount("size=64k,ro")
     with pytest.raises(ConfigError, match=r"disk cannot be written \(Read-only file system\)"):
