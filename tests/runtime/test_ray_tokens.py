@@ -1,4 +1,4 @@
-"""Who may join a Ray that we started (S8, S9): whoever has its token, which lies in a file for its owner alone."""
+"""Who may join a Ray that we started: whoever has its token, which lies in a file for its owner alone."""
 
 from __future__ import annotations
 

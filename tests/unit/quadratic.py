@@ -1,4 +1,4 @@
-"""Quadratic tasks: the smallest problems on which every update rule has a closed form (papers.md §7).
+"""Quadratic tasks: the smallest problems on which every update rule has a closed form.
 
 A bowl is ½(theta - c)ᵀH(theta - c). Its examples are the rows of R, where RᵀR = H, with targets R c: under the loss
 ½‖outputs - targets‖² a network whose outputs are R theta descends exactly that bowl.

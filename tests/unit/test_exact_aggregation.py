@@ -1,4 +1,4 @@
-"""papers.md §7, item 27: the outer step depends on the tasks alone, not on workers, chunks or who came first."""
+"""The outer step depends on the tasks alone, not on workers, chunks or who came first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from pipeline.core.flat import sha256
 from pipeline.core.types import Contribution
-from pipeline.engine.chunks import chunks_of
+from pipeline.engine.evaluate import chunks_of
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.store import Store
 from tests.unit.quadratic import FLOAT64, LOOPED, Bowls, maml, mean_gradient, reptile, vector, worker
@@ -45,7 +45,7 @@ def stepped(name: str, arrived: list[Contribution]) -> Tensor:
 
 
 @every_algorithm
-def test_27_the_mean_over_tasks_is_the_same_for_every_chunk_size(name):
+def test_the_mean_over_tasks_is_the_same_for_every_chunk_size(name):
     whole = chunks_of(5, 1, COUNT, COUNT, purpose="train", split="train")
     tasks = [ticket for chunk in whole for ticket in chunk.tickets]
     weights = [SOURCE.sample(ticket).weight for ticket in tasks]
@@ -58,13 +58,13 @@ def test_27_the_mean_over_tasks_is_the_same_for_every_chunk_size(name):
 
 
 @every_algorithm
-def test_27_the_same_bits_for_any_number_of_workers(name):
+def test_the_same_bits_for_any_number_of_workers(name):
     hashes = {sha256(stepped(name, contributions(name, workers=n, seed=n))) for n in (1, 2, 4)}
     assert len(hashes) == 1
 
 
 @every_algorithm
-def test_27_the_same_bits_in_any_order_of_arrival(name):
+def test_the_same_bits_in_any_order_of_arrival(name):
     arrived = contributions(name, chunk_size=1)
     first = stepped(name, arrived)
     for seed in range(20):

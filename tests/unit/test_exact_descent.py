@@ -1,4 +1,8 @@
-"""papers.md §7, items 6-12: ANIL, Meta-SGD, MAML++ and iMAML on quadratics against their closed forms, in float64."""
+"""ANIL, Meta-SGD, MAML++ and iMAML on quadratics against their closed forms, in float64.
+
+Meta-SGD: Li et al. 2017, arXiv 1707.09835, §3. MAML++: Antoniou et al. 2019, arXiv 1810.09502, §4. iMAML: Rajeswaran et
+al. 2019, arXiv 1909.04630, Lemma 1. ANIL: Raghu et al. 2020, arXiv 1909.09157, §4.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +57,7 @@ def path(of: Bowl, theta: Tensor, rates: list[Tensor]) -> list[Tensor]:
     return found
 
 
-def test_6_meta_sgd(support, query):
+def test_the_gradients_of_meta_sgd_are_those_of_its_start_and_of_its_rates(support, query):
     theta = vector()
     gradient = learn(
         MetaSGD(MetaSGD.Config(), MODEL, half_square), {"model": {"w": theta}, "inner_lr": {"w": RATES}}, support, query
@@ -68,7 +72,7 @@ def mamlpp(steps: int, **changes: Any) -> MAMLPP:
     return MAMLPP(MAMLPP.Config(**{**off, **changes}), MODEL, half_square)
 
 
-def test_7_rates_of_each_step(support, query):
+def test_the_gradient_of_the_rate_of_each_step(support, query):
     theta, rates = vector(), RATES[:3]
     gradient = learn(mamlpp(3), {"model": {"w": theta}, "inner_lr": {"": rates}}, support, query)
     phis = path(support, theta, list(rates))
@@ -79,7 +83,7 @@ def test_7_rates_of_each_step(support, query):
     assert_close(gradient["model"]["w"], back, **EXACT)
 
 
-def test_7_more_steps_at_evaluation_use_the_last_rate(support):
+def test_more_steps_at_evaluation_use_the_last_rate(support):
     theta, rates = vector(), RATES[:2]
     algorithm = mamlpp(2, eval_inner_steps=4)
     trace = algorithm.trace(
@@ -90,7 +94,7 @@ def test_7_more_steps_at_evaluation_use_the_last_rate(support):
 
 
 @pytest.mark.parametrize("step", [1, 2, 5, 10, 99])
-def test_8_a_loss_after_every_step(support, query, step):
+def test_a_loss_after_every_step_has_the_gradient_of_their_weighted_sum(support, query, step):
     theta, rate, until = vector(), 0.3, 10
     algorithm = mamlpp(3, learn_rates=False, inner_lr=rate, multi_step_until=until)
     gradient = learn(algorithm, {"model": {"w": theta}}, support, query, step)
@@ -127,7 +131,7 @@ def implicit(support: Bowl, query: Bowl, theta: Tensor, proximal: float) -> Tens
 
 @pytest.mark.parametrize(("solver", "steps"), [("gradient", 400), ("hessian_free", 1)])
 @pytest.mark.parametrize("proximal", [0.5, 2.0])
-def test_9_imaml_at_the_minimum(support, query, proximal, solver, steps):
+def test_the_gradient_of_imaml_at_the_minimum_is_the_implicit_one(support, query, proximal, solver, steps):
     theta = vector()
     algorithm = imaml(steps, proximal, solver=solver)
     task = Task("task", support.batch(), query.batch())
@@ -137,7 +141,7 @@ def test_9_imaml_at_the_minimum(support, query, proximal, solver, steps):
     assert score.metrics["inner_gradient"] < 1e-12
 
 
-def test_10_the_unrolled_gradient_comes_to_the_implicit_one_geometrically(support, query):
+def test_the_unrolled_gradient_comes_to_the_implicit_one_geometrically(support, query):
     theta, proximal = vector().requires_grad_(), 2.0
     expected = implicit(support, query, theta.detach(), proximal)
 
@@ -156,7 +160,7 @@ def test_10_the_unrolled_gradient_comes_to_the_implicit_one_geometrically(suppor
 
 
 @pytest.mark.parametrize("bend", [1.0, -1.0], ids=["a bowl", "a ridge in each direction"])
-def test_10_no_hessian_free_step_climbs_where_gradient_descent_diverges(bend):
+def test_no_hessian_free_step_climbs_where_gradient_descent_diverges(bend):
     steepness = torch.tensor([1.0, 30.0, 1000.0], dtype=torch.float64)
 
     def loss(phi: Params, j: int) -> Tensor:
@@ -178,7 +182,7 @@ def test_10_no_hessian_free_step_climbs_where_gradient_descent_diverges(bend):
 
 
 @pytest.mark.parametrize("size", [1, 2, 6])
-def test_11_conjugate_gradient_arrives_in_as_many_steps_as_there_are_dimensions(size):
+def test_conjugate_gradient_arrives_in_as_many_steps_as_there_are_dimensions(size):
     of, b = bowl(np.random.default_rng(5), size), torch.from_numpy(np.random.default_rng(6).normal(size=size))
     expected = torch.linalg.solve(of.H, b)
 
@@ -196,7 +200,7 @@ def test_11_conjugate_gradient_arrives_in_as_many_steps_as_there_are_dimensions(
     assert residual == 0.0
 
 
-def test_11_conjugate_gradient_stays_where_the_operator_curves_down():
+def test_conjugate_gradient_stays_where_the_operator_curves_down():
     """Of an indefinite operator it keeps what it has found; where the first direction curves down, that is b."""
     diagonal = torch.tensor([4.0, 1.0, -1.0], dtype=torch.float64)
 
@@ -215,7 +219,7 @@ def test_11_conjugate_gradient_stays_where_the_operator_curves_down():
     assert residual == 1.0
 
 
-def test_11_limits_of_the_proximal_weight(support, query):
+def test_a_large_proximal_weight_leaves_the_query_gradient_and_a_small_one_nothing(support, query):
     theta = vector()
     strong = learn(imaml(50, 1e9, rate=1e-10), {"model": {"w": theta}}, support, query)["model"]["w"]
     assert_close(strong, query.gradient(theta), rtol=0.0, atol=1e-6)
@@ -240,7 +244,7 @@ class HeadedLinear(Net):
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_12_anil_steps_the_head_alone(support, query, steps):
+def test_anil_steps_the_head_alone(support, query, steps):
     theta, rate, body = vector(), 0.3, 2
     algorithm = ANIL(ANIL.Config(rate, steps, steps), NormalisedNet(HeadedLinear(body), "none", (D,)), half_square)
     parts = {"body": theta[:body], "head/w": theta[body:]}

@@ -1,7 +1,7 @@
 """The gradient of MAML through conv-4 with batch statistics, against central finite differences in float64.
 
 Both speeds must be right: torch's own batch normalisation is right in a loop and wrong under ``vmap``, in its second
-derivatives alone (ecosystem.md §0.13), and training with it still looks fine.
+derivatives alone, and training with it still looks fine.
 """
 
 from __future__ import annotations

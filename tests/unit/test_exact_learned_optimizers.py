@@ -1,4 +1,8 @@
-"""papers.md §7, item 22: the learned optimisers are SGD where they should be, and learn what their segments say."""
+"""The learned optimisers are SGD where they should be, and learn what their segments say.
+
+Meta-LSTM: Ravi, Larochelle 2017, OpenReview rJY0-Kcll, §3. The coordinate-wise LSTM: Andrychowicz et al. 2016,
+arXiv 1606.04474, §2 and appendix A.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +76,7 @@ def assert_descends(path: Any, rtol: float) -> None:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_22_a_meta_lstm_with_constant_gates_is_sgd(phase):
+def test_a_meta_lstm_with_constant_gates_is_sgd(phase):
     algorithm = metalstm()
     optimizer = {name: leaf * 0 for name, leaf in algorithm.init(np.random.default_rng(0))["optimizer"].items()}
     optimizer["forget/bias"] = torch.tensor(math.inf, dtype=torch.float64)
@@ -81,7 +85,7 @@ def test_22_a_meta_lstm_with_constant_gates_is_sgd(phase):
     assert_descends(algorithm.inner_trajectory(theta, TASK.support, context(phase=phase)), 1e-13)
 
 
-def test_22_a_coordinate_wise_lstm_of_open_gates_and_small_weights_is_sgd():
+def test_a_coordinate_wise_lstm_of_open_gates_and_small_weights_is_sgd():
     """Of one unit in each layer, with i = o = 1 and f = 0, the output is four times tanh of the gradient, scaled."""
     algorithm, small = coordinatewise(cell_size=1, preprocess="none"), 1e-5
     optimizer = {name: leaf * 0 for name, leaf in algorithm.init(np.random.default_rng(0))["optimizer"].items()}
@@ -100,7 +104,7 @@ class Identity(LearnedOptimizer):
         return state | {"phi": state["phi"] - RATE * state["gradient"]}
 
 
-def test_22_an_identity_of_the_gradient_is_sgd():
+def test_an_identity_of_the_gradient_is_sgd():
     algorithm = Identity(coordinatewise().config, MODEL, mean_squared_error)
     assert_descends(algorithm.inner_trajectory({"optimizer": {}}, TASK.support, context(START)), 1e-13)
 

@@ -1,4 +1,7 @@
-"""papers.md §7, items 16 to 18: what MatchingNet and RelationNet are in closed form and in their limits, in float64."""
+"""What MatchingNet and RelationNet are in closed form and in their limits, in float64.
+
+MatchingNet: Vinyals et al. 2016, arXiv 1606.04080, eq. 1. RelationNet: Sung et al. 2018, arXiv 1711.06025, eq. 1 and 2.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ def embedded(algorithm: MetricBased, theta: MetaParams, few: Task[Batch]) -> tup
 
 
 @pytest.mark.parametrize("shots", [1, 4])
-def test_18_attention_sums_to_one_and_a_class_has_the_sum_of_its_own(shots):
+def test_attention_sums_to_one_and_a_class_has_the_sum_of_its_own(shots):
     algorithm, few = matching(temperature=0.3), task(shots)
     theta = first(algorithm)
     z_support, z = embedded(algorithm, theta, few)
@@ -81,7 +84,7 @@ def test_18_attention_sums_to_one_and_a_class_has_the_sum_of_its_own(shots):
     assert_close(algorithm.score(adapted, few.query, context()).loss, -likelihood.mean(), **EXACT)
 
 
-def test_18_a_temperature_near_zero_is_the_nearest_neighbour():
+def test_a_temperature_near_zero_is_the_nearest_neighbour():
     """Down to where every probability but one is 0 in float64, and still with a gradient."""
     algorithm, few = matching(temperature=1e-5), task(3)
     theta = first(algorithm)
@@ -95,7 +98,7 @@ def test_18_a_temperature_near_zero_is_the_nearest_neighbour():
     assert all(torch.isfinite(leaf).all() for leaf in gradient["model"].values())
 
 
-def test_18_a_support_set_that_says_nothing_costs_ln_n():
+def test_attention_over_a_support_set_that_says_nothing_costs_ln_n():
     algorithm, few = matching(), task(3)
     alike = few.support._replace(x=few.support.x[:1].expand(len(few.support.y), -1))
     theta = first(algorithm)
@@ -103,7 +106,7 @@ def test_18_a_support_set_that_says_nothing_costs_ln_n():
     assert score.loss.item() == pytest.approx(math.log(WAYS), abs=1e-12)
 
 
-def test_16_one_shot_on_a_sphere_is_protonet_at_half_the_temperature():
+def test_one_shot_on_a_sphere_is_protonet_at_half_the_temperature():
     """Between unit vectors -‖f - g‖² = 2 cos(f, g) - 2."""
     algorithm, few = matching(temperature=0.5), task(1)
     theta = first(algorithm)
@@ -117,7 +120,7 @@ def test_16_one_shot_on_a_sphere_is_protonet_at_half_the_temperature():
 
 
 @pytest.mark.parametrize("mode", ["none", "transductive"])
-def test_17_sums_of_features_and_of_scores_agree_for_one_shot_alone(mode):
+def test_sums_of_features_and_of_scores_agree_for_one_shot_alone(mode):
     for shots in (1, 3):
         few, scores = task(shots), {}
         for aggregate in ("feature_sum", "score_sum", "score_mean"):
@@ -129,7 +132,7 @@ def test_17_sums_of_features_and_of_scores_agree_for_one_shot_alone(mode):
         assert off <= 1e-12 if shots == 1 else off > 1e-2
 
 
-def test_17_a_relation_is_the_head_s_answer_to_the_pair_and_its_loss_the_squared_error():
+def test_a_relation_is_the_head_s_answer_to_the_pair_and_its_loss_the_squared_error():
     algorithm, few = relating("feature_sum"), task(3)
     theta = first(algorithm)
     z_support, z = embedded(algorithm, theta, few)

@@ -1,4 +1,8 @@
-"""papers.md §7, items 14 and 15: MAML and Reptile come to rest at different points, each where its formula says."""
+"""MAML and Reptile come to rest at different points on quadratics, each where its formula says.
+
+With P = (I - alpha H)^k for each task: MAML (Finn et al. 2017, arXiv 1703.03400, eq. 1) at (Σ PᵀHP)⁻¹ Σ PᵀHP c, Reptile
+(Nichol et al. 2018, arXiv 1803.02999, algorithm 1) at (Σ (I - P))⁻¹ Σ (I - P) c.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +45,7 @@ def reptile_fixed_point(steps: int) -> Tensor:
 
 
 @any_steps
-def test_14_and_15_each_rests_at_its_own_point_and_not_at_the_other_s(steps):
+def test_each_rests_at_its_own_point_and_not_at_the_other_s(steps):
     for algorithm, own, other in (
         (maml(RATE, steps), maml_optimum(steps), reptile_fixed_point(steps)),
         (reptile(RATE, steps), reptile_fixed_point(steps), maml_optimum(steps)),
@@ -54,7 +58,7 @@ def test_14_and_15_each_rests_at_its_own_point_and_not_at_the_other_s(steps):
     ("build", "point", "steps", "rate"),
     [(maml, maml_optimum, 1, 3.0), (reptile, reptile_fixed_point, 3, 1.0)],
 )
-def test_14_and_15_training_arrives_there(
+def test_training_arrives_there(
     build: Callable[[float, int], Algorithm[Any, Any]], point: Callable[[int], Tensor], steps: int, rate: float
 ):
     algorithm = build(RATE, steps)

@@ -1,4 +1,4 @@
-"""papers.md §7, item 16: ProtoNet is a linear head on its embedding, in float64."""
+"""ProtoNet is a linear head on its embedding (Snell et al. 2017, arXiv 1703.05175, §2.4), in float64."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def embed(protonet: ProtoNet, theta: dict[str, dict[str, Tensor]], x: Tensor) ->
 
 
 @pytest.mark.parametrize("shots", [1, 4])
-def test_16_prototypes_are_a_linear_head(protonet, shots):
+def test_prototypes_are_a_linear_head(protonet, shots):
     theta, (_, support, query, *_) = protonet.init(np.random.default_rng(0)), task(shots)
     context = Context(0, "train", WAYS, {})
     adapted = protonet.adapt(theta, support, context)
@@ -59,7 +59,7 @@ def test_16_prototypes_are_a_linear_head(protonet, shots):
     assert_close(logits, -distance.square(), **EXACT)
 
 
-def test_16_one_shot_is_a_matching_network_under_squared_euclidean_attention(protonet):
+def test_one_shot_is_a_matching_network_under_squared_euclidean_attention(protonet):
     theta, (_, support, query, *_) = protonet.init(np.random.default_rng(0)), task(1)
     attention = -torch.cdist(embed(protonet, theta, query.x), embed(protonet, theta, support.x)).square()
     labels = torch.eye(WAYS, dtype=torch.float64)[support.y]

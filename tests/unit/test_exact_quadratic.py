@@ -1,4 +1,8 @@
-"""papers.md §7, items 1-5 and 13: update rules on quadratics against their closed forms, in float64."""
+"""Update rules on quadratics against their closed forms, in float64.
+
+MAML: Finn et al. 2017, arXiv 1703.03400, eq. 1, and its first order, §5.2. Reptile and the expansions of all three:
+Nichol et al. 2018, arXiv 1803.02999, algorithm 1 and §5.1.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +66,7 @@ def mean(values: list[Tensor]) -> Tensor:
 
 @any_steps
 @pytest.mark.parametrize("first_order", [False, True])
-def test_1_adapted_weights_contract_towards_the_minimum(theta, one, steps, first_order):
+def test_adapted_weights_contract_towards_the_minimum(theta, one, steps, first_order):
     algorithm = maml(RATE, steps, first_order=first_order)
     assert_close(adapted(algorithm, theta, one.batch()), end(one, theta, RATE, steps), **EXACT)
     trace = algorithm.trace(as_theta(theta), one.batch(), Context(0, "evaluate", 1, {}))
@@ -71,7 +75,7 @@ def test_1_adapted_weights_contract_towards_the_minimum(theta, one, steps, first
         assert_close(point.phi["w"], end(one, theta, RATE, j), **EXACT)
 
 
-def test_1_training_and_evaluation_have_their_own_number_of_steps(theta, one):
+def test_training_and_evaluation_have_their_own_number_of_steps(theta, one):
     algorithm = maml(RATE, 1)
     algorithm.config = type(algorithm).Config(RATE, 2, 5)
     assert_close(adapted(algorithm, theta, one.batch(), phase="train"), end(one, theta, RATE, 2), **EXACT)
@@ -81,7 +85,7 @@ def test_1_training_and_evaluation_have_their_own_number_of_steps(theta, one):
 
 @any_steps
 @both_speeds
-def test_2_the_gradient_of_maml(theta, steps, numerics):
+def test_the_gradient_of_maml_has_its_closed_form(theta, steps, numerics):
     expected = []
     for ticket in TASKS:
         support, query = Bowls().pair(ticket)
@@ -93,7 +97,7 @@ def test_2_the_gradient_of_maml(theta, steps, numerics):
 
 @any_steps
 @both_speeds
-def test_3_the_gradient_of_first_order_maml_is_another_unless_the_rate_is_zero(theta, steps, numerics):
+def test_the_gradient_of_first_order_maml_is_another_unless_the_rate_is_zero(theta, steps, numerics):
     pairs = [Bowls().pair(ticket) for ticket in TASKS]
     expected = mean([query.gradient(end(support, theta, RATE, steps)) for support, query in pairs])
     found = mean_gradient(maml(RATE, steps, first_order=True), Bowls(), theta, TASKS, numerics)
@@ -108,7 +112,7 @@ def test_3_the_gradient_of_first_order_maml_is_another_unless_the_rate_is_zero(t
 
 @any_steps
 @both_speeds
-def test_4_reptile_moves_to_where_plain_training_ends(theta, steps, numerics):
+def test_reptile_moves_to_where_plain_training_ends(theta, steps, numerics):
     expected = []
     for ticket in TASKS:
         support, _ = Bowls().pair(ticket)
@@ -116,12 +120,12 @@ def test_4_reptile_moves_to_where_plain_training_ends(theta, steps, numerics):
     assert_close(mean_gradient(reptile(RATE, steps), Bowls(), theta, TASKS, numerics), mean(expected), **EXACT)
 
 
-def test_4_one_step_of_reptile_is_joint_training(theta):
+def test_one_step_of_reptile_is_joint_training(theta):
     joint = RATE * mean([Bowls().pair(ticket)[0].gradient(theta) for ticket in TASKS])
     assert_close(mean_gradient(reptile(RATE, 1), Bowls(), theta, TASKS), joint, **EXACT)
 
 
-def test_5_a_sum_of_gradients_at_theta_is_one_long_step_and_not_the_inner_loop(theta, one):
+def test_a_sum_of_gradients_at_theta_is_one_long_step_and_not_the_inner_loop(theta, one):
     summed = theta - 3 * RATE * one.gradient(theta)
     assert_close(adapted(maml(3 * RATE, 1), theta, one.batch()), summed, **EXACT)
     for algorithm, noise in ((maml(RATE, 3), {}), (reptile(RATE, 3), WHOLE)):
@@ -137,7 +141,7 @@ def two_minibatches(theta: Tensor, one: Bowl, two: Bowl, rate: float, *, first_o
     return gradient["model"]["w"]
 
 
-def test_13_nichol_s_expansions_of_first_order_maml_and_reptile_are_exact_on_quadratics(theta, one, two):
+def test_nichol_s_expansions_of_first_order_maml_and_reptile_are_exact_on_quadratics(theta, one, two):
     g1, g2 = one.gradient(theta), two.gradient(theta)
     fomaml = two_minibatches(theta, one, two, RATE, first_order=True)
     assert_close(fomaml, g2 - RATE * two.H @ g1, **EXACT)
@@ -149,7 +153,7 @@ def test_13_nichol_s_expansions_of_first_order_maml_and_reptile_are_exact_on_qua
     assert_close(delta["model"]["w"] / RATE, g1 + g2 - RATE * two.H @ g1, **EXACT)
 
 
-def test_13_nichol_s_expansion_of_maml_misses_a_term_of_second_order(theta, one, two):
+def test_nichol_s_expansion_of_maml_misses_a_term_of_second_order(theta, one, two):
     def residual(rate: float) -> Tensor:
         g1, g2 = one.gradient(theta), two.gradient(theta)
         expansion = g2 - rate * two.H @ g1 - rate * one.H @ g2

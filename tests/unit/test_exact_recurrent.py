@@ -1,4 +1,4 @@
-"""papers.md §7, item 23: MAML over a recurrent cell, in float64. The cell itself is in ``test_cells``."""
+"""MAML (arXiv 1703.03400, eq. 1) over a recurrent cell, in float64. The cell itself is in ``test_cells``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def context(algorithm: RecurrentMAML, few: Task[Batch], seed: int = 0) -> Contex
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_23_second_derivatives_through_the_reading_are_finite_differences(cell, outputs):
+def test_second_derivatives_through_the_reading_are_finite_differences(cell, outputs):
     """Of the loss after adaptation: its gradient has the inner steps' second derivatives, this the third."""
     algorithm, few = recurrent(cell, outputs), task(outputs=outputs)
     told = context(algorithm, few)
@@ -124,7 +124,7 @@ class CarriesItsState(RecurrentMAML):
 
 
 @pytest.mark.parametrize(("kind", "leaks"), [(RecurrentMAML, False), (CarriesItsState, True)])
-def test_23_no_gradient_crosses_from_one_task_to_the_next(kind, leaks):
+def test_no_gradient_crosses_from_one_task_to_the_next(kind, leaks):
     algorithm = recurrent(kind=kind)
     theta, (before, now) = first(algorithm), (task(1), task(2))
     alone = recurrent().objective(theta, now, context(algorithm, now)).loss

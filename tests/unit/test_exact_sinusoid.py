@@ -1,4 +1,4 @@
-"""papers.md §7, item 28: on [sin x, cos x] a sine wave is linear, so that MAML's inner loop is a quadratic."""
+"""On [sin x, cos x] a sine wave is linear, so that the inner loop of MAML (arXiv 1703.03400, eq. 1) is a quadratic."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def least_squares(task: Task[Batch]) -> Tensor:
     return torch.linalg.solve(features(task.support.x), task.support.y)[:, 0]
 
 
-def test_28_two_points_leave_no_error(tasks):
+def test_two_points_leave_no_error(tasks):
     algorithm = wave_maml(1)
     for task in tasks:
         exact = algorithm.model.adapted({"head": least_squares(task)}, task.support.x)
@@ -72,7 +72,7 @@ def test_28_two_points_leave_no_error(tasks):
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_28_the_inner_loop_and_the_gradient_of_maml_have_the_closed_form_of_a_quadratic(tasks, steps):
+def test_the_inner_loop_and_the_gradient_of_maml_have_the_closed_form_of_a_quadratic(tasks, steps):
     algorithm = wave_maml(steps)
     theta = algorithm.init(np.random.default_rng(0))["model"]["head"]
     for task in tasks:
