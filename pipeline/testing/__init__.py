@@ -20,9 +20,9 @@ from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Mode
 from pipeline.testing.case import Case, assemble
 from pipeline.testing.checks import CHECKS, checks_of, name_of
-from pipeline.testing.tasks import tasks_of
+from pipeline.testing.tasks import small_tasks, taken_by
 
-__all__ = ["CHECKS", "Case", "assemble", "checks_of", "contract", "tasks_of"]
+__all__ = ["CHECKS", "Case", "assemble", "checks_of", "contract", "small_tasks", "taken_by"]
 
 
 def contract(
@@ -42,19 +42,19 @@ def contract(
         config: its configuration; by default ``algorithm.Config()``.
         net: the class of its network.
         net_config: the network's configuration; by default ``net.Config()``.
-        source: where tasks come from; by default small tasks of each kind that the algorithm takes.
+        source: where tasks come from; by default small tasks of each sort that the algorithm takes.
         normalisation: the mode under which the network normalises.
         exact: whether ``learn`` is the derivative of ``objective``; false for a first-order variant. What claims no
             derivative is not compared with finite differences.
     """
     import pytest
 
-    sources = [tasks_of(kind) for kind in sorted(algorithm.kinds)] if source is None else [source]
+    sources = {name: small_tasks(name) for name in taken_by(algorithm)} if source is None else {"own": source}
     config = algorithm.Config() if config is None else config
     net_config = net.Config() if net_config is None else net_config
 
     @pytest.mark.parametrize("check", checks_of(algorithm, exact=exact), ids=name_of)
-    @pytest.mark.parametrize("tasks", sources, ids=lambda tasks: tasks.spec().kind)
+    @pytest.mark.parametrize("tasks", sources.values(), ids=sources)
     def test(tasks: TaskSource[Any], check: Callable[[Case], None]) -> None:
         built = assemble(algorithm, config, net, net_config, normalisation, tasks.spec())
         check(Case(built, tasks, normalisation))

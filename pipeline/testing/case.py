@@ -16,7 +16,7 @@ from pipeline.core.seeding import Purpose, Ticket, init_rng
 from pipeline.core.source import Spec, TaskSource
 from pipeline.core.types import Context, MetaParams, Phase, Task
 from pipeline.engine.interfaces import Chunk
-from pipeline.nets.model import Model
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Mode
 
@@ -30,9 +30,9 @@ def assemble(
     algorithm: type[Algorithm[Any, Any]], config: Any, net: type[Net], net_config: Any, mode: Mode, spec: Spec
 ) -> Algorithm[Any, Any]:
     """An algorithm on a network that fits the tasks. Raises ``ConfigError`` where the parts do not go together."""
-    outputs = spec.outputs if algorithm.head else None
+    outputs = spec.outputs if algorithm.needs.head else None
     network = net(net_config, spec.input_shape, outputs, normalised=mode != "none")
-    return algorithm(config, Model(network, mode, spec.input_shape), LOSSES[spec.kind])  # type: ignore[call-arg]
+    return algorithm(config, NormalisedNet(network, mode, spec.input_shape), LOSSES[spec.loss].function)
 
 
 class Case(NamedTuple):

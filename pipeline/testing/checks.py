@@ -6,6 +6,7 @@ They are functions, so that they can be held against algorithms that break the c
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import pickle
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pipeline.core.algorithm import Algorithm, Differentiable
+from pipeline.core.algorithm import Algorithm
 from pipeline.core.seeding import init_rng
 from pipeline.core.types import Context, MetaParams, Params, Phase, Score
 from pipeline.engine.numerics import Numerics
@@ -24,6 +25,8 @@ from pipeline.engine.worker import Worker
 from pipeline.testing.case import SEED, TASKS, Case, chunk_of, vector_of
 from pipeline.testing.compare import CLOSE, assert_close, assert_same_bits, global_states, norm, seed_globals, tensors
 
+STEPS = 8
+"""Outer steps in one of which every leaf must get a gradient."""
 DEAD = 1e-8
 """A leaf whose gradient is a smaller share of its group's has none."""
 PHASES: tuple[Phase, ...] = ("train", "evaluate", "serve")
@@ -44,21 +47,29 @@ def check_init_depends_on_the_generator_alone(case: Case) -> None:
 
 
 def check_every_leaf_gets_gradient(case: Case) -> None:
+    """In some step of ``STEPS``: a group may be left out of a step by schedule."""
+    theta = case.theta()
+    wanted = {group: set(leaves) for group, leaves in theta.items() if group not in case.algorithm.unstepped}
     sums: MetaParams = {}
-    for number in range(TASKS):
+    for step, number in itertools.product(range(1, STEPS + 1), range(TASKS)):
         task, context = case.drawn(number)
-        gradient, _ = case.algorithm.learn(case.theta(), task, context)
+        gradient, _ = case.algorithm.learn(theta, task, context._replace(step=step))
         for group, leaves in gradient.items():
             into = sums.setdefault(group, {})
             for name, leaf in leaves.items():
                 into[name] = into.get(name, torch.zeros_like(leaf)) + leaf.abs()
-    for group, leaves in case.theta().items():
-        if group in case.algorithm.state_groups:
-            continue
-        assert set(sums.get(group, {})) == set(leaves), f"learn gave no gradient for all leaves of the group {group}"
-        whole = norm(sums[group])
-        dead = [name for name, leaf in sums[group].items() if leaf.norm().item() <= DEAD * whole]
+        if number == TASKS - 1 and not any(_dead(sums.get(group, {}), names) for group, names in wanted.items()):
+            return
+    for group, names in wanted.items():
+        assert set(sums.get(group, {})) == names, f"learn gave no gradient for all leaves of the group {group}"
+        dead = _dead(sums[group], names)
         assert not dead, f"dead leaf: no gradient reaches {', '.join(f'{group}/{name}' for name in dead)}"
+
+
+def _dead(sums: Params, names: set[str]) -> list[str]:
+    """The leaves without a gradient, or with one that is rounding beside the group's."""
+    whole = norm(sums)
+    return [name for name in sorted(names) if name not in sums or sums[name].norm().item() <= DEAD * whole]
 
 
 def check_inputs_are_not_changed(case: Case) -> None:
@@ -104,7 +115,7 @@ def check_trace_ends_in_adapt(case: Case) -> None:
 
 
 def check_vectorised_learn_equals_the_loop(case: Case) -> None:
-    what = "objective" if isinstance(case.algorithm, Differentiable) else "learn"
+    what = "objective" if case.algorithm.differentiable else "learn"
     (gradient, report), (looped, loop_report) = (
         _by_worker(case, what, vectorise, lambda worker: worker.learn(vector_of(case), chunk_of(case)))
         for vectorise in (True, False)
@@ -143,14 +154,13 @@ def check_finite_differences(case: Case) -> None:
     A ReLU that changes sides within a difference makes an inner step, and so the loss, jump: a smaller one misses it.
     """
     algorithm = case.algorithm
-    assert isinstance(algorithm, Differentiable), f"{type(algorithm).__name__} claims no derivative"
+    assert algorithm.differentiable, f"{type(algorithm).__name__} claims no derivative"
     theta, (task, context) = case.theta(), case.drawn(2)
     gradient, _ = algorithm.learn(theta, task, context)
 
     def loss(group: str, name: str, moved: Tensor) -> float:
         leaves = theta[group] | {name: moved}
-        found = algorithm.objective(theta | {group: leaves}, task, context).loss
-        return (found if isinstance(found, Tensor) else found[group]).item()
+        return algorithm.objective(theta | {group: leaves}, task, context).loss.item()
 
     rng = torch.Generator().manual_seed(SEED)
     for group, leaves in gradient.items():
@@ -202,7 +212,7 @@ def check_state_groups_are_folded_only(case: Case) -> None:
     records: list[Params] = []
     for number in range(TASKS):
         gradient, score = algorithm.learn(theta, *case.drawn(number))
-        assert not set(gradient) & algorithm.state_groups, "learn gives a gradient for a state group"
+        assert not set(gradient) & algorithm.unstepped, "learn gives a gradient for a state group"
         assert set(gradient) <= set(theta), "learn gives a gradient for a group that theta does not have"
         assert not any(value.requires_grad for value in tensors(score)), "the score of learn still carries a graph"
         records += [score.records] if score.records else []
@@ -246,9 +256,15 @@ def name_of(check: Callable[[Case], None]) -> str:
 
 def checks_of(algorithm: type[Algorithm[Any, Any]], *, exact: bool = True) -> tuple[Callable[[Case], None], ...]:
     """The checks that apply. ``exact``: whether ``learn`` is the derivative of ``objective``, where there is one."""
-    if exact and issubclass(algorithm, Differentiable):
+    if exact and claims_a_derivative(algorithm):
         return CHECKS
     return tuple(check for check in CHECKS if check is not check_finite_differences)
+
+
+def claims_a_derivative(algorithm: type[Algorithm[Any, Any]]) -> bool:
+    """Whether ``learn`` is the derivative of ``objective``: said by the class, or by the meta-gradient it holds."""
+    meta_gradient = getattr(algorithm, "meta_gradient", None)
+    return bool(algorithm.differentiable if meta_gradient is None else meta_gradient.differentiable)
 
 
 def _altered(algorithm: Algorithm[Any, Any], **calls: Callable[..., Any]) -> Any:
@@ -264,8 +280,7 @@ def _with_loss(case: Case) -> Case:
 
     def score(adapted: Any, query: Any, context: Context) -> Score:
         score = case.algorithm.score(adapted, query, context)
-        losses = score.loss if isinstance(score.loss, dict) else {"": score.loss}
-        return score._replace(metrics=score.metrics | {f"loss/{group}": loss for group, loss in losses.items()})
+        return score._replace(metrics=score.metrics | {"loss": score.loss})
 
     return case._replace(algorithm=_altered(case.algorithm, score=score))
 

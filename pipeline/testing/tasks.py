@@ -6,11 +6,20 @@ from typing import Any, ClassVar
 
 import torch
 
+from pipeline.core.algorithm import Algorithm
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource
-from pipeline.core.types import Batch, Kind, Stream, Task
+from pipeline.core.types import Batch, Stream, Task
 from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sinusoid import Sinusoid
+
+SPECS: dict[str, Spec] = {
+    "classification": Spec(Batch, (1, 16, 16), 3, "slots", "cross_entropy"),
+    "regression": Spec(Batch, (1,), 1, "values", "mean_squared_error"),
+    "sequence": Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
+    "optimisation": Spec(Batch, (10,), 1, "values", "sum_of_squares"),
+}
+"""Small tasks by name."""
 
 
 class NoisyPictures:
@@ -20,11 +29,11 @@ class NoisyPictures:
     splits: tuple[Split, ...] = ("train", "val", "test")
     fingerprint = "noisy pictures"
 
-    def __init__(self, kind: Kind, shapes: TaskShapes) -> None:
-        self._kind, self._shapes = kind, shapes
+    def __init__(self, data: type, shapes: TaskShapes) -> None:
+        self._data, self._shapes = data, shapes
 
     def spec(self) -> Spec:
-        return Spec(self._kind, (1, 16, 16), self._shapes.train.ways)
+        return Spec(self._data, (1, 16, 16), self._shapes.train.ways, "slots", "cross_entropy")
 
     def sample(self, ticket: Ticket) -> Task[Any]:
         rng, shape = ticket.rng("task"), self._shapes.of(ticket)
@@ -33,16 +42,31 @@ class NoisyPictures:
         def examples(each: int) -> Any:
             y = rng.permutation(shape.ways * each) % shape.ways
             x = torch.from_numpy(patterns[y] + 0.5 * rng.normal(size=(len(y), 1, 16, 16)))
-            return (Stream if self._kind == "sequence" else Batch)(x.float(), torch.from_numpy(y))
+            return self._data(x.float(), torch.from_numpy(y))
 
         return Task(ticket.id, examples(shape.shots), examples(shape.queries), shape.ways)
 
 
-def tasks_of(kind: Kind) -> TaskSource[Any]:
-    """The small tasks of a kind; of evaluation they have another shape than of training."""
-    if kind == "regression":
+def small_tasks(name: str) -> TaskSource[Any]:
+    """The small tasks of a name in ``SPECS``; evaluation tasks have another shape than training tasks."""
+    if name == "regression":
         return Sinusoid(Sinusoid.Config(), TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)))
-    if kind == "optimisation":
+    if name == "optimisation":
         return Quadratics(Quadratics.Config(), TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)))
-    shots = 0 if kind == "sequence" else 2
-    return NoisyPictures(kind, TaskShapes(TaskShape(3, shots, 2), TaskShape(3, 1, 3)))
+    data = SPECS[name].data
+    return NoisyPictures(data, TaskShapes(TaskShape(3, 0 if data is Stream else 2, 2), TaskShape(3, 1, 3)))
+
+
+def taken_by(algorithm: type[Algorithm[Any, Any]]) -> list[str]:
+    """The names of the small tasks that an algorithm takes."""
+    needs, family = algorithm.needs, algorithm.about.family
+    # In these tasks slots are the numbers of all classes there are. A function to be made small is a regression
+    # without noise: learned optimisers stand for all methods on it.
+    targets = {"slots" if target == "classes" else target for target in needs.targets}
+    return [
+        name
+        for name, spec in sorted(SPECS.items())
+        if spec.data in needs.data
+        and spec.targets in targets
+        and (name != "optimisation" or family == "learned optimiser")
+    ]

@@ -18,29 +18,23 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
-from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource
-from pipeline.core.types import Kind
+from pipeline.core.source import TaskShape, TaskShapes, TaskSource
 from pipeline.nets import NETS
 from pipeline.nets.normalisation import MODES, Mode
 from pipeline.tasks import SOURCES
 from pipeline.testing.case import Case, assemble
 from pipeline.testing.checks import checks_of
+from pipeline.testing.tasks import SPECS, taken_by
 
 WIDEST = 32
 LIMITS = {"steps": 2, "batch": 4, "slots": 4, "every": 1, "size": 2}
 """Integer fields whose names end so are cut to this; all others to ``WIDEST``."""
 
-SHAPES: dict[Kind, TaskShapes] = {
+SHAPES: dict[str, TaskShapes] = {
     "classification": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
     "regression": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
     "sequence": TaskShapes(TaskShape(3, 0, 2), TaskShape(3, 1, 2)),
     "optimisation": TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)),
-}
-SPECS: dict[Kind, Spec] = {
-    "classification": Spec("classification", (1, 16, 16), 3),
-    "regression": Spec("regression", (1,), 1),
-    "sequence": Spec("sequence", (1, 16, 16), 3),
-    "optimisation": Spec("optimisation", (10,), 1),
 }
 
 
@@ -70,7 +64,7 @@ class Described(NamedTuple):
     """A case in words."""
 
     algorithm: str
-    kind: Kind
+    kind: str
     net: str
     mode: Mode
     changes: tuple[tuple[str, Any], ...] = ()
@@ -97,7 +91,7 @@ def described() -> tuple[Described, ...]:
     found = []
     for name, algorithm in ALGORITHMS.items():
         plain, *others = (tuple(change.items()) for change in variants(algorithm.Config))
-        for kind in sorted(algorithm.kinds):
+        for kind in taken_by(algorithm):
             fitting = [one for net in NETS for mode in MODES if _fits(one := Described(name, kind, net, mode, plain))]
             found += fitting
             varied = [one for one in fitting if one.mode == fitting[0].mode][-1]
@@ -147,7 +141,7 @@ def case_of(one: Described, images: Path) -> Case:
     return Case(one.build(), source_of_kind(one.kind, images), one.mode)
 
 
-def source_of_kind(kind: Kind, images: Path) -> TaskSource[Any]:
+def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:
     for name in SOURCES:
         source = make_source(name, images)
         if source.spec() == SPECS[kind]:
@@ -169,6 +163,6 @@ def make_source(name: str, images: Path) -> TaskSource[Any]:
             source = kind(kind.Config(**needed), shapes)
         except ConfigError:
             continue
-        if source.spec().kind == wanted:
+        if source.spec() == SPECS[wanted]:
             return source
     raise LookupError(f"the source {name} takes none of the shapes in SHAPES")

@@ -38,7 +38,7 @@ class NetCase(NamedTuple):
 
     @property
     def id(self) -> str:
-        return "-".join([self.net.__name__.lower(), self.mode, self.spec.kind, *(f"{n}={v}" for n, v in self.changes)])
+        return "-".join([self.net.__name__.lower(), self.mode, self.spec.loss, *(f"{n}={v}" for n, v in self.changes)])
 
     def model(self) -> NormalisedNet:
         config = small(self.net.Config, **dict(self.changes))

@@ -9,9 +9,10 @@ import pytest
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.algorithm import Algorithm
-from pipeline.core.types import Family
+from pipeline.core.types import Family, Needs, Targets
 from pipeline.testing import checks
 from pipeline.testing.case import Case
+from pipeline.testing.tasks import taken_by
 from tests.contract.cases import case_of, described, every_day, leading, pairs
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -65,8 +66,8 @@ def test_what_an_algorithm_says_of_itself(name):
     assert dataclasses.is_dataclass(algorithm.Config)
     assert algorithm.Config.__dataclass_params__.frozen
     assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(algorithm.Config))
-    assert isinstance(algorithm.head, bool)
-    assert algorithm.family in get_args(Family)
-    assert algorithm.paper
-    assert algorithm.sends
-    assert {one.kind for one in described() if one.algorithm == name} == set(algorithm.kinds)
+    assert isinstance(algorithm.needs, Needs)
+    assert set(algorithm.needs.targets) <= set(get_args(Targets))
+    assert algorithm.about.family in get_args(Family)
+    assert algorithm.about.paper
+    assert {one.kind for one in described() if one.algorithm == name} == set(taken_by(algorithm))

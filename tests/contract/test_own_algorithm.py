@@ -14,7 +14,7 @@ from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.nets.linear import Linear
 from pipeline.nets.mlp import MLP
 from pipeline.tasks.sinusoid import Sinusoid
-from tests.contract.cases import SPECS
+from pipeline.testing.tasks import SPECS, taken_by
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
@@ -43,8 +43,8 @@ test_sequences = pipeline.testing.contract(MemoryRNN, net_config=MLP.Config(hidd
 
 
 class Forgetful(Mine):
-    def init(self, rng):
-        return super().init(rng) | {"inner_lr": {"rate": torch.ones(())}}
+    def extra_groups(self, rng, model):
+        return {"inner_lr": {"rate": torch.ones(())}}
 
 
 def test_a_broken_algorithm_fails_the_check_that_it_breaks():
@@ -52,7 +52,7 @@ def test_a_broken_algorithm_fails_the_check_that_it_breaks():
     failed = []
     for check in pipeline.testing.CHECKS:
         try:
-            test(pipeline.testing.tasks_of("regression"), check)
+            test(pipeline.testing.small_tasks("regression"), check)
         except AssertionError as error:
             failed.append((check.__name__, str(error)))
     assert failed == [("check_every_leaf_gets_gradient", "dead leaf: no gradient reaches inner_lr/rate")]
@@ -60,7 +60,7 @@ def test_a_broken_algorithm_fails_the_check_that_it_breaks():
 
 def test_each_kind_of_task_and_each_check_is_a_test_of_its_own():
     marks = {mark.args[0]: mark.args[1] for mark in pipeline.testing.contract(Mine).pytestmark}
-    assert [source.spec().kind for source in marks["tasks"]] == sorted(Mine.kinds)
+    assert [source.spec() for source in marks["tasks"]] == [SPECS[name] for name in taken_by(Mine)]
     assert marks["check"] == pipeline.testing.CHECKS
     assert len(pipeline.testing.CHECKS) == 12
 
@@ -73,4 +73,4 @@ def test_what_claims_no_derivative_is_not_compared_with_finite_differences(algor
 
 @pytest.mark.parametrize("kind", SPECS)
 def test_small_tasks_fit_the_networks_that_tasks_of_the_registered_sources_fit(kind):
-    assert pipeline.testing.tasks_of(kind).spec() == SPECS[kind]
+    assert pipeline.testing.small_tasks(kind).spec() == SPECS[kind]

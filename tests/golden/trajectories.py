@@ -25,7 +25,8 @@ SMALL: dict[str, Any] = {
 IMAGES: dict[str, dict[str, Any]] = {
     "small_images_maml": {
         "algorithm": {"name": "maml", "inner_lr": 0.4, "inner_steps": 2},
-        "task": dict.fromkeys(("train", "eval"), {"ways": 4, "shots": 1, "queries": 2, "rotations": "random"}),
+        "source": {"train_rotations": "random", "eval_rotations": "random"},
+        "task": dict.fromkeys(("train", "eval"), {"ways": 4, "shots": 1, "queries": 2}),
         # Two inner steps over the statistics of four pictures: in float32, 20 steps make 10% of an instruction set.
         "numerics": {"dtype": "float64"},
     },
@@ -50,8 +51,9 @@ class Trajectory(NamedTuple):
 def recipe(name: str, images: Path) -> Recipe:
     if name in PACKAGED:
         return config.load(name, [f"steps={STEPS}"])
-    source = {"name": "images", "path": str(images)}
-    return config.validate({"name": name, "source": source} | SMALL | IMAGES[name], name)
+    changes = dict(IMAGES[name])
+    source = {"name": "images", "path": str(images), **changes.pop("source", {})}
+    return config.validate({"name": name, "source": source} | SMALL | changes, name)
 
 
 def trajectory(name: str, images: Path, folder: Path) -> Trajectory:

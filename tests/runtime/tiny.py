@@ -19,7 +19,7 @@ SEEDS = {name: 5 + number for number, name in enumerate(ALGORITHMS)}
 
 def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> Recipe:
     """Four chunks a step: sinusoids for an algorithm that takes them, else small images through conv-4."""
-    sinusoids = "regression" in ALGORITHMS[algorithm].kinds
+    sinusoids = "values" in ALGORITHMS[algorithm].needs.targets
     labels = ALGORITHMS[algorithm].labels
     shape = {"shots": 5, "queries": 5} if sinusoids else {"ways": 3, "shots": 1, "queries": 2}
     data = {

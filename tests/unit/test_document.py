@@ -65,7 +65,7 @@ def test_every_algorithm_has_one_row_that_says_what_it_says(tmp_path):
     assert sorted(row.split("`")[1] for row in rows) == sorted(ALGORITHMS)
     for row in rows:
         algorithm = ALGORITHMS[row.split("`")[1]]
-        assert algorithm.paper in row
+        assert algorithm.about.paper in row
         assert algorithm.sends in row
         assert row.endswith("| not measured |")
         assert len(row.split(" | ")) == 7
