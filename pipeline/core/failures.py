@@ -68,6 +68,12 @@ class StorageError(PipelineError):
     exit_code = 7
 
 
+class ForeignFileError(StorageError):
+    """Something in a run's folder that no run writes there: a link, a FIFO, a device."""
+
+    exit_code = 2
+
+
 class FencedError(PipelineError):
     """Another process has taken over this run."""
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from pyarrow import ArrowException
-from pyarrow.fs import FileSelector, FileSystem, FileType
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from pipeline.core.failures import ConfigError, FencedError, StorageError
 from pipeline.storage.local import myself
+from pipeline.storage.regular import inside, refuse_foreign
 
 _EPOCH = re.compile(r"(\d{8})-([0-9a-f]{32})")
 _DATA = "data/"
@@ -133,17 +136,20 @@ class Bucket:
         if text is None:
             return None
         try:
-            commit: dict[str, Any] = json.loads(text)
-            return {key: commit[key] for key in ("data", "bytes", "sha256")}
-        except (ValueError, TypeError, KeyError) as error:
+            commit: dict[str, Any] = {key: json.loads(text)[key] for key in ("data", "bytes", "sha256")}
+            # Whoever reads it follows the key, and whoever replaces it deletes what lies there.
+            if not re.fullmatch(rf"{_DATA}{re.escape(name)}\.[0-9a-f]{{32}}", commit["data"]):
+                raise ValueError("its data lies elsewhere")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StorageError(f"{self.where}/{name}: is no commit object of a run") from error
+        return commit
 
     def _epochs(self) -> list[tuple[int, str]]:
         found = (_EPOCH.fullmatch(name) for name in self.names("epochs"))
         return [(int(match[1]), match[2]) for match in found if match]
 
     def _put(self, name: str, data: bytes) -> None:
-        path = f"{self.root}/{name}"
+        path = self._place(name)
         with self._named(name):
             folder = path.rpartition("/")[0]
             if folder not in self._folders:
@@ -153,7 +159,7 @@ class Bucket:
                 stream.write(data)
 
     def _get(self, name: str) -> bytes | None:
-        path = f"{self.root}/{name}"
+        path = self._place(name)
         with self._named(name):
             if self.files.get_file_info(path).type != FileType.File:
                 return None
@@ -162,7 +168,15 @@ class Bucket:
 
     def _delete(self, name: str) -> None:
         with self._named(name):
-            self.files.delete_file(f"{self.root}/{name}")
+            self.files.delete_file(self._place(name))
+
+    def _place(self, name: str) -> str:
+        """The key of a name. A store that is a folder may hold links, which pyarrow would follow."""
+        path = f"{self.root}/{name}"
+        if isinstance(self.files, LocalFileSystem):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                refuse_foreign(Path(path), inside(Path(self.root), name).lstat(), os.O_RDONLY)
+        return path
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.core.failures import ConfigError, FencedError, StorageError
+from pipeline.storage.regular import inside, open_regular, shown, subfolder
 
 _EPOCH = re.compile(r"\d{8}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -94,12 +95,12 @@ class Local:
         return _free(self.folder)
 
     def used(self, folder: str) -> int:
-        return sum(path.stat().st_size for path in (self.folder / folder).glob("*") if path.is_file())
+        return sum(found.st_size for found in self._files(folder).values())
 
     def lock(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            handle = open_regular(self.folder / "lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise self._trouble("lock", error, 0) from error
         try:
@@ -107,8 +108,8 @@ class Local:
             os.ftruncate(handle, 0)
             os.write(handle, myself())
         except BlockingIOError:
-            holder = os.read(handle, 1000).decode(errors="replace") or "a process that has not said who it is"
             os.close(handle)
+            holder = shown(self.folder / "lock") or "a process that has not said who it is"
             raise ConfigError(
                 f"--output {self.folder}: another run writes there ({holder}); wait for its end, stop it, or name "
                 "another folder"
@@ -130,7 +131,7 @@ class Local:
                 time.sleep(0.05)
 
     def claim(self) -> None:
-        epochs = self.folder / "epochs"
+        epochs = subfolder(self.folder, "epochs")
         number = max(self._epochs(), default=0) + 1
         try:
             epochs.mkdir(exist_ok=True)
@@ -147,8 +148,8 @@ class Local:
         newer = self._epoch(self.epoch + 1)
         if newer.exists():
             raise FencedError(
-                f"{self.folder}: this run was taken over by {newer.read_text(errors='replace')}; this process was "
-                "taken for dead, and ends without writing"
+                f"{self.folder}: this run was taken over by {shown(newer)}; this process was taken for dead, and ends "
+                "without writing"
             )
         if not self._epoch(self.epoch).exists():
             raise StorageError(
@@ -163,7 +164,7 @@ class Local:
 
     def write(self, name: str, data: bytes) -> None:
         self.check()
-        path = self.folder / name
+        path = inside(self.folder, name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, lambda file: file.write(data))
@@ -172,18 +173,33 @@ class Local:
 
     def read(self, name: str) -> bytes | None:
         try:
-            return (self.folder / name).read_bytes()
+            with open(open_regular(inside(self.folder, name), os.O_RDONLY), "rb") as file:
+                return file.read()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StorageError(f"{self.folder / name}: cannot be read ({error.strerror})") from error
 
     def names(self, folder: str) -> list[str]:
-        return sorted(path.name for path in (self.folder / folder).glob("*") if path.is_file())
+        return sorted(self._files(folder))
+
+    def _files(self, folder: str) -> dict[str, os.stat_result]:
+        """All that is no folder. A link is among them, so that whoever reads it is told."""
+        try:
+            with os.scandir(subfolder(self.folder, folder)) as entries:
+                return {
+                    entry.name: entry.stat(follow_symlinks=False)
+                    for entry in entries
+                    if not entry.is_dir(follow_symlinks=False)
+                }
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise StorageError(f"{self.folder / folder}: cannot be read ({error.strerror})") from error
 
     def remove(self, name: str) -> None:
         self.check()
-        (self.folder / name).unlink(missing_ok=True)
+        inside(self.folder, name).unlink(missing_ok=True)
 
     def log(self, name: str) -> LocalLog:
         return LocalLog(self, name)
@@ -226,7 +242,7 @@ class LocalLog:
 
     def lines(self) -> Iterator[str]:
         try:
-            with self.path.open("rb") as file:
+            with open(open_regular(self.path, os.O_RDONLY), "rb") as file:
                 for line in file:
                     if line.endswith(b"\n"):
                         yield line.decode(errors="replace")
@@ -260,7 +276,7 @@ class LocalLog:
 
     def _opened(self) -> int:
         if self._handle is None:
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._handle = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             data = self.path.read_bytes()
             os.ftruncate(self._handle, data.rfind(b"\n") + 1)
         return self._handle

@@ -28,6 +28,7 @@ EXIT_CODES = {
     "TaskError": 5,
     "PoisonError": 6,
     "StorageError": 7,
+    "ForeignFileError": 2,
     "FencedError": 8,
     "CorruptionError": 9,
     "InternalError": 70,

@@ -169,6 +169,22 @@ def test_links_in_circles_and_pipes_do_not_hold_it_up(tmp_path):
     assert (file.names, len(file.images)) == (["a", "b", "c"], 3)
 
 
+def test_links_that_lead_out_of_the_folder_are_not_followed(tmp_path):
+    for place in ("in/a", "in/b", "in/c", "out/d"):
+        draw(tmp_path / place / "x.png")
+    (tmp_path / "in" / "a" / "inner.png").symlink_to(tmp_path / "in" / "b" / "x.png")
+    (tmp_path / "in" / "a" / "outer.png").symlink_to(tmp_path / "out" / "d" / "x.png")
+    (tmp_path / "in" / "b" / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "in" / "d").symlink_to(tmp_path / "out" / "d")
+    (tmp_path / "in" / "devices").symlink_to("/dev")
+    ingested = folder.ingest(tmp_path / "in", tmp_path / "a.arrow", Options(8, split=(0.4, 0.3, 0.3)))
+    assert (ingested.file.names, len(ingested.file.images)) == (["a", "b", "c"], 4)
+    assert "ignored: 4 links that lead out of the folder (copy what they name)" in ingested.notes
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    again = folder.ingest(tmp_path / "link", tmp_path / "b.arrow", Options(8, split=(0.4, 0.3, 0.3)))
+    assert again.file.content == ingested.file.content, "the folder itself may be named by a link"
+
+
 def test_a_picture_of_too_many_pixels_is_unreadable(tmp_path):
     Image.new("1", (8000, 4001)).save(tmp_path / "big.png")
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")

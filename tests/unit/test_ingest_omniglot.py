@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import zipfile
@@ -167,6 +168,13 @@ def test_a_download_of_something_else_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(omniglot, "_MAX_ARCHIVE_BYTES", 8)
     with pytest.raises(DataError, match=f"{BACKGROUND}: is larger than"):
         omniglot.download()
+
+
+def test_a_pipe_for_a_zip_is_refused_and_not_waited_for(tmp_path):
+    for name in omniglot.ARCHIVES:
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="is no regular file; --from takes the folder that holds"):
+        omniglot.from_folder(tmp_path)
 
 
 def test_a_folder_without_the_zips_is_refused(tmp_path):

@@ -20,24 +20,16 @@ import numpy as np
 from pipeline.core.failures import FencedError, ResumeError, StorageError
 from pipeline.core.flat import sha256
 from pipeline.core.types import Contribution
-from pipeline.engine.durability.checkpoint import (
-    FORMAT,
-    Checkpoint,
-    Checkpoints,
-    name_of,
-    read_checkpoint,
-    write_checkpoint,
-)
+from pipeline.engine.durability.checkpoint import Checkpoint, Checkpoints, name_of, read_checkpoint, write_checkpoint
 from pipeline.engine.durability.identity import Identity, changed_numerics
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher
 from pipeline.engine.interfaces import Entry, Opened, Status
 from pipeline.engine.outer.store import Store
+from pipeline.engine.resumable import check_resumable, entries_of
 from pipeline.storage.interface import Storage
 
 BEST = "best.safetensors"
-RESUMABLE = {"identity": dict, "texts": dict, "entries": list, "skipped": list}
-"""What a checkpoint's facts must hold for a run to go on from it: its checksum says nothing of who wrote it."""
 SYNC_EVERY = 8
 """A checkpoint carries at most this many entries of the journal."""
 
@@ -107,7 +99,7 @@ class Coordinator:
         self.journal.load()
         if checkpoint is not None:
             self.store.restore(checkpoint.step, checkpoint.tensors, checkpoint.metadata["texts"])
-            self.journal.absorb(Entry(*entry) for entry in checkpoint.metadata["entries"])
+            self.journal.absorb(entries_of(checkpoint))
             self._skipped = list(checkpoint.metadata["skipped"])
             self._best = self._kept_best(notes)
         self._opened, self._saved, self._saved_at = True, self.store.version, self.now()
@@ -236,18 +228,7 @@ class Coordinator:
     def _check(self, checkpoint: Checkpoint) -> None:
         """Raises ``ResumeError`` with each key in which the checkpoint's run and this one differ."""
         where = self.storage.where
-        if checkpoint.metadata["format"] != FORMAT:
-            raise ResumeError(
-                f"--resume: the checkpoints in {where} have format {checkpoint.metadata['format']}, and this version "
-                f"goes on from format {FORMAT}; finish the run with the version that began it, or train anew in "
-                "another --output"
-            )
-        wrong = [key for key, kind in RESUMABLE.items() if not isinstance(checkpoint.metadata.get(key), kind)]
-        if wrong:
-            raise ResumeError(
-                f"--resume: the checkpoint of step {checkpoint.step} in {where} has no {wrong[0]} to go on from; no "
-                "version of this program wrote it"
-            )
+        check_resumable(checkpoint, where)
         found = checkpoint.metadata["identity"]
         self.identity.check(found, where)
         if checkpoint.step > self.durability.last:

@@ -8,11 +8,13 @@ carries its entries, and ``absorb`` puts back whatever a crash took. When a run 
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from pipeline.core.failures import ResumeError
 from pipeline.engine.interfaces import Entry
@@ -21,6 +23,9 @@ from pipeline.storage.interface import Storage
 NAME = "journal.jsonl"
 KEPT = 1000
 """Entries that stay in memory; a run of days has millions, and those before are read again where they are wanted."""
+_KIND = re.compile(r"[A-Za-z_]{1,64}")
+_WHOLE = 1 << 63
+"""Trackers keep steps and timestamps in 64 bits."""
 
 
 class Journal:
@@ -90,10 +95,8 @@ class Journal:
         newest: dict[str, int] = {}
         for number, line in enumerate(self._log.lines(), 1):
             try:
-                entry = Entry(**json.loads(line))
-                if not (isinstance(entry.step, int) and isinstance(entry.timestamp, int)):
-                    raise TypeError("its step or timestamp is no whole number")
-            except (ValueError, TypeError) as error:
+                entry = entry_of(json.loads(line))
+            except (ValueError, RecursionError) as error:
                 raise ResumeError(
                     f"journal {self.where}: line {number} is no entry ({error}); move the file away to go on"
                 ) from error
@@ -109,6 +112,26 @@ class Journal:
         self.count += 1
         while len(self._tail) > self.kept and self.count - len(self._tail) < self._durable:
             self._tail.popleft()
+
+
+def entry_of(fields: Any) -> Entry:
+    """The entry of a journal's line (an object), or of one that a checkpoint carries (a list).
+
+    Raises:
+        ValueError: a field is missing, or is not what a run writes; says which.
+    """
+    try:
+        entry = Entry(**fields) if isinstance(fields, dict) else Entry(*fields)
+        if not isinstance(entry.kind, str) or not _KIND.fullmatch(entry.kind):
+            raise ValueError("its kind is no word")
+        if not all(type(number) is int and 0 <= number < _WHOLE for number in (entry.step, entry.timestamp)):
+            raise ValueError("its step or timestamp is no whole number")
+        metrics = {name: float(value) for name, value in entry.metrics.items() if type(value) in (int, float)}
+        if len(metrics) < len(entry.metrics) or not all(name.isprintable() for name in metrics):
+            raise ValueError("its metrics are no names and numbers")
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+    return entry
 
 
 def _is_new(entry: Entry, newest: Mapping[str, int]) -> bool:

@@ -22,6 +22,7 @@ from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Split
 from pipeline.tasks import classfile
 from pipeline.tasks.classfile import ClassFile, Pixels, SplitSet
+from pipeline.tasks.ingest.links import OUTWARD, leads_out, open_file
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
@@ -123,39 +124,45 @@ def _check(options: Options) -> None:
 def _look(folder: Path) -> _Tree:
     """What there is to read, no deeper than class folders lie, so that no loop of links can hold it up."""
     other: Counter[str] = Counter()
-    folders = _folders(folder, other)
+    root = folder.resolve()
+    folders = _folders(folder, root, other)
     by_split = {split: folders[split] for split in get_args(Split) if split in folders}
     if "train" not in by_split or len(by_split) < len(folders):
-        return _Tree({name: _images(path, other) for name, path in folders.items()}, None, other)
+        return _Tree({name: _images(path, root, other) for name, path in folders.items()}, None, other)
     classes: dict[str, list[Path]] = {}
     owner: dict[str, Split] = {}
     for split, path in by_split.items():
-        of_split = _folders(path, other)
+        of_split = _folders(path, root, other)
         twice = [f"{name} in {owner[name]} and {split}" for name in of_split if name in owner]
         if twice:
             some = _some(len(twice), "class", twice)
             raise DataError(f"{folder}: {some} in two splits; the splits of few-shot learning share no class")
-        classes |= {name: _images(place, other) for name, place in of_split.items()}
+        classes |= {name: _images(place, root, other) for name, place in of_split.items()}
         owner |= dict.fromkeys(of_split, split)
     splits = {split: [name for name in classes if owner[name] == split] for split in by_split}
     return _Tree(dict(sorted(classes.items())), splits, other)
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path, root: Path, other: Counter[str]) -> list[Path]:
+    """What a folder holds. Links that lead out of ``root`` are not followed: whoever made the folder made them."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}; expected a folder with one sub-folder per class") from None
+    within = [path for path in entries if not leads_out(path, root)]
+    if len(within) < len(entries):
+        other[OUTWARD] += len(entries) - len(within)
+    return within
 
 
-def _folders(folder: Path, other: Counter[str]) -> dict[str, Path]:
-    entries = _entries(folder)
+def _folders(folder: Path, root: Path, other: Counter[str]) -> dict[str, Path]:
+    entries = _entries(folder, root, other)
     other.update(path.suffix.lower() or "files" for path in entries if not path.is_dir())
     return {path.name: path for path in entries if path.is_dir()}
 
 
-def _images(folder: Path, other: Counter[str]) -> list[Path]:
-    entries = _entries(folder)
+def _images(folder: Path, root: Path, other: Counter[str]) -> list[Path]:
+    entries = _entries(folder, root, other)
     images = [path for path in entries if path.suffix.lower() in SUFFIXES and path.is_file()]
     kinds = {path: "folders" if path.is_dir() else path.suffix.lower() or "files" for path in entries}
     other.update(kinds[path] for path in set(entries) - set(images))
@@ -193,7 +200,7 @@ def _decode_all(folder: Path, classes: dict[str, list[Path]], options: Options) 
 
 
 def _read(path: Path) -> bytes:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")

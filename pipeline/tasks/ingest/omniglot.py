@@ -23,6 +23,7 @@ from pipeline.core.failures import DataError
 from pipeline.tasks import classfile
 from pipeline.tasks.classfile import ClassFile, Pixels, SplitSet
 from pipeline.tasks.ingest.folder import UNREADABLE
+from pipeline.tasks.ingest.links import open_file
 
 UPSTREAM = "https://github.com/brendenlake/omniglot/raw/master/python"
 ARCHIVES = {
@@ -81,7 +82,7 @@ def from_folder(folder: Path) -> dict[str, bytes]:
     archives = {}
     for name in ARCHIVES:
         try:
-            with open(folder / name, "rb") as file:
+            with open_file(folder / name) as file:
                 archives[name] = _capped(file.read(_MAX_ARCHIVE_BYTES + 1), folder / name)
         except OSError as error:
             raise DataError(

@@ -1,0 +1,42 @@
+"""What a checkpoint must hold for a run to go on from it: its checksum says nothing of who wrote it."""
+
+from __future__ import annotations
+
+from pipeline.core.failures import ResumeError
+from pipeline.engine.durability.checkpoint import FORMAT, Checkpoint
+from pipeline.engine.durability.journal import entry_of
+from pipeline.engine.interfaces import Entry
+
+_FACTS = {"identity": dict, "texts": dict, "entries": list, "skipped": list}
+
+
+def check_resumable(checkpoint: Checkpoint, where: str) -> None:
+    """Look at all that a resume takes from a checkpoint but its tensors.
+
+    Raises:
+        ResumeError: it has another format, or lacks a part, or a part is not what a run writes.
+    """
+    if checkpoint.metadata["format"] != FORMAT:
+        raise ResumeError(
+            f"--resume: the checkpoints in {where} have format {checkpoint.metadata['format']}, and this version goes "
+            f"on from format {FORMAT}; finish the run with the version that began it, or train anew in another "
+            "--output"
+        )
+    wrong = [key for key, kind in _FACTS.items() if not isinstance(checkpoint.metadata.get(key), kind)]
+    if wrong:
+        raise _strange(checkpoint, where, f"has no {wrong[0]} to go on from")
+    try:
+        entries_of(checkpoint)
+    except ValueError as error:
+        raise _strange(checkpoint, where, f"carries an entry of the journal that is none ({error})") from None
+
+
+def entries_of(checkpoint: Checkpoint) -> list[Entry]:
+    """The entries of the journal that a checkpoint carries."""
+    return [entry_of(fields) for fields in checkpoint.metadata["entries"]]
+
+
+def _strange(checkpoint: Checkpoint, where: str, what: str) -> ResumeError:
+    return ResumeError(
+        f"--resume: the checkpoint of step {checkpoint.step} in {where} {what}; no version of this program wrote it"
+    )

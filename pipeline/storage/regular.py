@@ -1,0 +1,80 @@
+"""Files of a run's folder, opened as what a run writes: regular files under their own names.
+
+A run's folder may come from a stranger. A link in it could lead a write to any file of the reader's, and a FIFO or a
+device could block for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.core.failures import ForeignFileError
+
+_KINDS: dict[Callable[[int], bool], str] = {
+    stat.S_ISLNK: "a symbolic link",
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a FIFO",
+    stat.S_ISSOCK: "a socket",
+}
+_SHOWN = 200
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Open a file as ``os.open`` does, without following a link and without waiting.
+
+    Raises:
+        ForeignFileError: a link, a FIFO, a device or a folder has that name; or a file that would be written has a
+            second name (a hard link).
+        OSError: as ``os.open`` raises it.
+    """
+    with suppress(FileNotFoundError):
+        refuse_foreign(path, path.lstat(), flags)  # before it is opened: a device may act on being opened
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    try:
+        refuse_foreign(path, os.fstat(handle), flags)
+    except ForeignFileError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def refuse_foreign(path: Path, found: os.stat_result, flags: int) -> None:
+    """Raises ``ForeignFileError`` for what a run never writes."""
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((name for test, name in _KINDS.items() if test(found.st_mode)), "a device")
+        raise ForeignFileError(f"{path}: is {kind}, and a run's folder holds regular files only; remove it")
+    if flags & (os.O_WRONLY | os.O_RDWR) and found.st_nlink > 1:
+        raise ForeignFileError(
+            f"{path}: is also another file (a hard link), which would be changed with it; replace it by a copy of its "
+            "own"
+        )
+
+
+def subfolder(folder: Path, name: str) -> Path:
+    """The path of a sub-folder of a run's folder, or of that folder itself for the empty name.
+
+    Raises:
+        ForeignFileError: it is a link, or a folder on the way to it is.
+    """
+    path = folder
+    for part in Path(name).parts:
+        path /= part
+        if path.is_symlink():
+            raise ForeignFileError(f"{path}: is a symbolic link, and a run's sub-folders are none; replace it")
+    return path
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a file in a run's folder. Raises as ``subfolder`` does."""
+    return subfolder(folder, os.path.dirname(name)) / os.path.basename(name)
+
+
+def shown(path: Path) -> str:
+    """The beginning of a file's text, for a message: one printable line."""
+    with open(open_regular(path, os.O_RDONLY), "rb") as file:
+        text = file.read(_SHOWN).decode(errors="replace")
+    return text if text.isprintable() else ascii(text)
