@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from jobs import run
 
@@ -39,6 +40,8 @@ def main() -> None:
     from pipeline.runs.run import RunOptions, evaluate_run
 
     result = evaluate_run(arguments.folder, overrides, RunOptions(arguments.executor, arguments.address))
+    if result["note"]:
+        print(f"note: {result['note']}", file=sys.stderr)
     if arguments.json:
         same = baselines(result["evaluation"]["hash"])
         print(json.dumps(result | {"baselines": {one.method: one.evaluation for one in same}}, indent=2))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pipeline.core.failures import ResumeError
 from pipeline.engine.durability.checkpoint import FORMAT, Checkpoint
+from pipeline.engine.durability.identity import is_identity
 from pipeline.engine.durability.journal import entry_of
 from pipeline.engine.interfaces import Entry
 
-_FACTS = {"identity": dict, "texts": dict, "entries": list, "skipped": list}
+_FACTS = {"texts": dict, "entries": list, "skipped": list}
 
 
 def check_resumable(checkpoint: Checkpoint, where: str) -> None:
@@ -22,7 +23,8 @@ def check_resumable(checkpoint: Checkpoint, where: str) -> None:
             f"on from format {FORMAT}; finish the run with the version that began it, or train anew in another "
             "--output"
         )
-    wrong = [key for key, kind in _FACTS.items() if not isinstance(checkpoint.metadata.get(key), kind)]
+    wrong = [] if is_identity(checkpoint.metadata.get("identity")) else ["identity"]
+    wrong += [key for key, kind in _FACTS.items() if not isinstance(checkpoint.metadata.get(key), kind)]
     if wrong:
         raise _strange(checkpoint, where, f"has no {wrong[0]} to go on from")
     try:

@@ -34,7 +34,7 @@ from pipeline.engine.evaluate import Scores, evaluate
 from pipeline.engine.interfaces import Executor, Scorer, Status
 from pipeline.engine.loop import ProgressListener, TrainResult
 from pipeline.engine.scheduling.timeouts import Timeouts
-from pipeline.runs.run_folder import newest, pack, validate_folder
+from pipeline.runs.run_folder import newest, pack, require_origin, validate_folder
 from pipeline.runtime.job import in_ray_job
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
@@ -172,8 +172,9 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], options: RunOptio
         ConfigError: no run in ``folder``, or overrides that change what theta is.
     """
     recipe = absolute(validate_folder(folder, overrides))
-    checkpoint = newest(folder)
     components = dry_run(recipe)
+    other_data = any(override.startswith("source") for override in overrides)
+    checkpoint, note = newest(folder, None if other_data else components.source.fingerprint)
     vector = pack(components, checkpoint)
     pool = build_pool(recipe, options.executor, options.address, options.timeouts)
     with closing(pool.transport), pool.stop.listening():
@@ -182,6 +183,7 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], options: RunOptio
         "recipe": recipe.name,
         "step": checkpoint.step,
         "theta_sha256": sha256(torch.from_numpy(vector)),
+        "note": note,
         "evaluation": evaluation_facts(recipe, components, rows),
     }
 
@@ -195,7 +197,9 @@ def _final_scores(
     rows = [{"theta": "last", **row._asdict()} for row in scores.rows()]
     storage = storage_at(folder)
     if recipe.evaluation.validate_every and BEST in storage.names(""):
-        best = pack(components, read_checkpoint(storage, BEST))
+        kept = read_checkpoint(storage, BEST)
+        require_origin(folder, BEST, kept)
+        best = pack(components, kept)
         rows += [{"theta": "best", **row._asdict()} for row in evaluate(scorer, best, plan).rows()]
     return scores, rows
 

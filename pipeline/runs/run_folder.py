@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from pipeline.config import Recipe, validate
 from pipeline.core.failures import ConfigError, InternalError, ResumeError
 from pipeline.core.seeding import Ticket
 from pipeline.core.types import MetaParams, Score
-from pipeline.engine.durability.checkpoint import Checkpoint, Checkpoints
+from pipeline.engine.durability.checkpoint import FORMAT, Checkpoint, Checkpoints, name_of
+from pipeline.engine.durability.identity import is_identity
+from pipeline.engine.durability.journal import last_step
 from pipeline.serving.learner import Learner, refuse_transductive
 from pipeline.storage import storage_at
 
@@ -28,12 +31,37 @@ def validate_folder(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe
     return validate(recipes.parse(text.decode(), where, overrides), where)
 
 
-def newest(folder: str | Path) -> Checkpoint:
-    """The newest valid checkpoint of a run."""
-    checkpoint, warnings = Checkpoints(storage_at(folder), 1).newest()
+def newest(folder: str | Path, data: str | None = None) -> tuple[Checkpoint, str]:
+    """The newest valid checkpoint of a run, and a line where the run has gone further than it, else an empty text.
+
+    Raises:
+        ResumeError: there is none, or ``require_origin`` refuses it.
+    """
+    storage = storage_at(folder)
+    checkpoint, warnings = Checkpoints(storage, 1).newest()
     if checkpoint is None:
         raise ResumeError(f"{folder}: no valid checkpoint{': ' if warnings else ''}{'; '.join(warnings)}")
-    return checkpoint
+    require_origin(folder, name_of(checkpoint.step), checkpoint, data)
+    reached = last_step(storage)
+    if reached <= checkpoint.step and not warnings:
+        return checkpoint, ""
+    further = f", and the run has reached step {reached}" if reached > checkpoint.step else ""
+    passed_over = f"; passed over: {'; '.join(warnings)}" if warnings else ""
+    return checkpoint, f"{folder}: this is the theta of step {checkpoint.step}{further}{passed_over}"
+
+
+def require_origin(folder: str | Path, name: str, checkpoint: Checkpoint, data: str | None = None) -> None:
+    """Raise ``ResumeError`` where a checkpoint is not of the recipe in ``folder``, or not of ``data`` if that is given.
+
+    Checkpoints of the first format do not tell.
+    """
+    found = checkpoint.metadata.get("identity")
+    if not is_identity(found):
+        if checkpoint.metadata["format"] < FORMAT:
+            return
+        raise ResumeError(f"{folder}/{name}: has no identity; no version of this program wrote it")
+    ours = validate_folder(folder).identity(found["fixed"].get("data", "") if data is None else data)
+    ours.check_theta(found, f"{folder}/{name}")
 
 
 def pack(components: Components, checkpoint: Checkpoint) -> np.ndarray:
@@ -66,7 +94,10 @@ def load_learner(folder: str | Path, normalisation: str | None) -> Learner:
     if normalisation is None:
         refuse_transductive(recipe.normalisation)
     components = build_components(recipe)
-    theta = components.layout.unpack(torch.from_numpy(pack(components, newest(folder))))
+    checkpoint, note = newest(folder)
+    if note:
+        warnings.warn(note, stacklevel=3)
+    theta = components.layout.unpack(torch.from_numpy(pack(components, checkpoint)))
     return Learner(components.algorithm, theta, components.source.spec())
 
 
@@ -74,5 +105,9 @@ def replay_task(folder: str | Path, step: int, number: int) -> tuple[MetaParams,
     """One training task of a run, learned at its newest theta."""
     recipe = validate_folder(folder)
     worker = BuildWorker(recipe.model_dump_json())()
-    theta = pack(build_components(recipe), newest(folder))
+    components = build_components(recipe)
+    checkpoint, note = newest(folder, components.source.fingerprint)
+    if note:
+        warnings.warn(note, stacklevel=3)
+    theta = pack(components, checkpoint)
     return worker.learn_alone(theta, Ticket(recipe.seed, "train", "train", step, number))

@@ -201,6 +201,11 @@ class BucketLog:
         for segment in self.storage.names(self.name):
             yield from (self.storage.read(f"{self.name}/{segment}") or b"").decode().splitlines()
 
+    def last(self) -> str:
+        segments = self.storage.names(self.name)
+        lines = (self.storage.read(f"{self.name}/{segments[-1]}") or b"").decode().splitlines() if segments else []
+        return lines[-1] if lines else ""
+
     def append(self, text: str) -> None:
         self._lines.append(text)
 

@@ -13,6 +13,10 @@ class Log(Protocol):
         """Whole lines, one by one; one that a crash tore is left out, and cut off before the next one is added."""
         ...
 
+    def last(self) -> str:
+        """The last whole line; empty where there is none."""
+        ...
+
     def append(self, text: str) -> None:
         """Add whole lines; they outlive this process, and the machine once ``sync`` has returned."""
         ...

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.core.failures import ConfigError, FencedError, StorageError
-from pipeline.storage.regular import inside, open_regular, shown, subfolder
+from pipeline.storage.lines import line_end, whole_lines
+from pipeline.storage.regular import inside, open_regular, reading, shown, subfolder
 
 _EPOCH = re.compile(r"\d{8}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -172,13 +173,11 @@ class Local:
             raise self._trouble(name, error, len(data)) from error
 
     def read(self, name: str) -> bytes | None:
-        try:
-            with open(open_regular(inside(self.folder, name), os.O_RDONLY), "rb") as file:
-                return file.read()
-        except FileNotFoundError:
+        path = inside(self.folder, name)
+        if not os.path.lexists(path):
             return None
-        except OSError as error:
-            raise StorageError(f"{self.folder / name}: cannot be read ({error.strerror})") from error
+        with reading(path) as file:
+            return file.read()
 
     def names(self, folder: str) -> list[str]:
         return sorted(self._files(folder))
@@ -241,15 +240,18 @@ class LocalLog:
         self._handle: int | None = None
 
     def lines(self) -> Iterator[str]:
-        try:
-            with open(open_regular(self.path, os.O_RDONLY), "rb") as file:
-                for line in file:
-                    if line.endswith(b"\n"):
-                        yield line.decode(errors="replace")
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be read ({error.strerror})") from error
+        if os.path.lexists(self.path):
+            with reading(self.path) as file:
+                for line in whole_lines(file):
+                    yield line.decode(errors="replace")
+
+    def last(self) -> str:
+        if not os.path.lexists(self.path):
+            return ""
+        with reading(self.path) as file:
+            end = line_end(file.fileno(), os.fstat(file.fileno()).st_size)
+            file.seek(line_end(file.fileno(), max(0, end - 1)))
+            return next(whole_lines(file), b"").decode(errors="replace")
 
     def append(self, text: str) -> None:
         self.storage.check()
@@ -277,8 +279,7 @@ class LocalLog:
     def _opened(self) -> int:
         if self._handle is None:
             self._handle = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            data = self.path.read_bytes()
-            os.ftruncate(self._handle, data.rfind(b"\n") + 1)
+            os.ftruncate(self._handle, line_end(self._handle, os.fstat(self._handle).st_size))
         return self._handle
 
 

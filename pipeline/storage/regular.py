@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from pipeline.core.failures import ForeignFileError
+from pipeline.core.failures import ForeignFileError, StorageError
 
 _KINDS: dict[Callable[[int], bool], str] = {
     stat.S_ISLNK: "a symbolic link",
@@ -40,6 +41,23 @@ def open_regular(path: Path, flags: int) -> int:
         os.close(handle)
         raise
     return handle
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[BinaryIO]:
+    """A file of a run's folder, to be read.
+
+    Raises:
+        ForeignFileError: it is no regular file, or its reader raised ``ValueError`` at what it holds.
+        StorageError: it cannot be read.
+    """
+    try:
+        with open(open_regular(path, os.O_RDONLY), "rb") as file:
+            yield file
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ForeignFileError(f"{path}: {error}, and no run writes such; put back a copy") from None
 
 
 def refuse_foreign(path: Path, found: os.stat_result, flags: int) -> None:

@@ -48,7 +48,7 @@ class Contest(NamedTuple):
         """A run's newest theta, and its evaluation tasks."""
         recipe = validate_folder(folder)
         components = build_components(recipe)
-        theta = components.layout.unpack(torch.from_numpy(pack(components, newest(folder))))
+        theta = components.layout.unpack(torch.from_numpy(pack(components, newest(folder)[0])))
         metric = METRICS[components.source.spec().kind]
         return cls(
             cast(LearnedUpdateRule, components.algorithm), theta, components.source, metric, recipe.evaluation.seed

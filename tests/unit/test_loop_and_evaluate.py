@@ -523,6 +523,17 @@ def test_a_damaged_best_theta_is_told_and_replaced(bench):
     assert read_checkpoint(Local(bench.folder), "best.safetensors").step in (4, 6)
 
 
+def test_the_best_theta_of_another_run_is_told_and_replaced(bench, other):
+    of = recipe(evaluation=VALIDATED)
+    bench.killed(of, 3)
+    other.killed(recipe(evaluation=VALIDATED, seed=6), 3)
+    (bench.folder / "best.safetensors").write_bytes((other.folder / "best.safetensors").read_bytes())
+    listener = ProgressListener()
+    bench.train(of, listener)
+    assert "best.safetensors: was trained with other values" in listener.notes[0]
+    assert "seed: 6 -> 5" in listener.notes[0]
+
+
 def test_a_run_of_an_older_format_is_not_continued(bench, monkeypatch):
     with monkeypatch.context() as older:
         older.setattr("pipeline.engine.durability.checkpoint.FORMAT", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.core.types import Batch, Context, Task
 from pipeline.engine.chunks import chunks_of
 from pipeline.engine.evaluate import EvaluationPlan
 from pipeline.engine.worker import Worker
-from pipeline.runs.run import RunOptions, train_run
+from pipeline.runs.run import RunOptions, evaluate_run, train_run
 from pipeline.runs.run_folder import load_learner, newest, pack, validate_folder
 from pipeline.serving.learner import Learner
 from pipeline.tasks import classfile
@@ -177,7 +178,7 @@ def test_the_accuracy_of_evaluation_is_that_of_served_labels(arrow, run_of):
     plan = EvaluationPlan("test", 4, 20260, 2, recipe.shapes().eval, "")
     learner = pipeline.load(folder)
     for chunk in chunks_of(plan.seed, 0, plan.tasks, plan.chunk_size, purpose="evaluate", split=plan.split):
-        report = worker.score(pack(components, newest(folder)), chunk)
+        report = worker.score(pack(components, newest(folder)[0]), chunk)
         for at, ticket in enumerate(chunk.tickets):
             task = components.source.sample(ticket)
             answers = learner.adapt(task.support.x, task.support.y).predict(task.query.x)
@@ -368,8 +369,69 @@ def test_the_newest_valid_checkpoint_is_served(run_of, tmp_path):
     shutil.copytree(run_of(wave_recipe()), folder)
     newest = pipeline.load(folder).theta["model"]["head/bias"]
     (folder / "checkpoints" / "step-00000002.safetensors").write_bytes(b"torn")
-    before = pipeline.load(folder).theta["model"]["head/bias"]
+    said = r"the theta of step 1, and the run has reached step 2; passed over: .*step-00000002.safetensors: cannot be"
+    with pytest.warns(UserWarning, match=said):
+        before = pipeline.load(folder).theta["model"]["head/bias"]
     assert not torch.equal(newest, before)
+    with pytest.warns(UserWarning, match=said):
+        pipeline.replay(folder, step=1, number=0)
+    (folder / "checkpoints" / "step-00000002.safetensors").unlink()
+    with pytest.warns(UserWarning, match="the theta of step 1, and the run has reached step 2$"):
+        pipeline.load(folder)
+
+
+def test_a_checkpoint_of_another_step_s_name_is_passed_over(run_of, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(run_of(wave_recipe()), folder)
+    shutil.copy(folder / "checkpoints" / "step-00000001.safetensors", folder / "checkpoints/step-00000002.safetensors")
+    with pytest.warns(UserWarning, match="passed over: .*step-00000002.safetensors: holds step 1, it was renamed"):
+        pipeline.load(folder)
+
+
+@pytest.mark.parametrize("use", [pipeline.load, lambda folder: pipeline.replay(folder, step=1, number=0)])
+def test_the_theta_of_another_run_is_not_served(run_of, tmp_path, use):
+    folder = tmp_path / "copy"
+    shutil.copytree(run_of(wave_recipe()), folder)
+    text = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(re.sub("inner_lr: .*", "inner_lr: 0.0123", text))
+    with pytest.raises(ResumeError, match=r"step-00000002.* other values .*algorithm\.inner_lr: .* -> 0\.0123;"):
+        use(folder)
+    (folder / "recipe.yaml").write_text(text)
+    other = run_of(wave_recipe().model_copy(update={"seed": 99}))
+    shutil.copy(other / "checkpoints" / "step-00000002.safetensors", folder / "checkpoints")
+    with pytest.raises(ResumeError, match=r"other values .*seed: 99 -> \d+;"):
+        use(folder)
+
+
+SERIAL = RunOptions("serial")
+
+
+def test_an_evaluation_says_which_theta_it_scores_and_refuses_another_run_s(run_of, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(run_of(wave_recipe()), folder)
+    assert evaluate_run(folder, [], SERIAL)["note"] == ""
+    (folder / "checkpoints" / "step-00000002.safetensors").unlink()
+    scored = evaluate_run(folder, ["evaluation.tasks=2"], SERIAL)
+    assert (scored["step"], scored["evaluation"]["tasks"]) == (1, 2)
+    assert scored["note"] == f"{folder}: this is the theta of step 1, and the run has reached step 2"
+    other = run_of(wave_recipe().model_copy(update={"seed": 99}))
+    shutil.copy(other / "checkpoints" / "step-00000002.safetensors", folder / "checkpoints")
+    with pytest.raises(ResumeError, match=r"step-00000002.* seed: 99 -> \d+;"):
+        evaluate_run(folder, [], SERIAL)
+
+
+def test_an_evaluation_on_other_data_has_to_be_asked_for(arrow, run_of, tmp_path):
+    folder, other = tmp_path / "copy", tmp_path / "other.arrow"
+    shutil.copytree(run_of(image_recipe(arrow, PROTONET, "support")), folder)
+    file = classfile.read(arrow)
+    classfile.write(other, file.images ^ 1, [6] * 12, file.names, file.splits, "made up")
+    text = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(text.replace(str(arrow), str(other)))
+    with pytest.raises(ResumeError, match=r"than the run's recipe.yaml and data have now: data: '\w+/random' -> '\w+/"):
+        evaluate_run(folder, [], SERIAL)
+    evaluate_run(folder, [f"source.path={other}"], SERIAL)
+    (folder / "recipe.yaml").write_text(text)
+    evaluate_run(folder, [], SERIAL)
 
 
 def test_replay_learns_one_task_of_the_run(run_of):

@@ -53,8 +53,12 @@ class Checkpoints:
         """The newest valid checkpoint, and a line for each damaged one that was passed over."""
         warnings: list[str] = []
         for step in reversed(self.steps()):
+            name = name_of(step)
             try:
-                return read_checkpoint(self.storage, name_of(step)), warnings
+                found = read_checkpoint(self.storage, name)
+                if found.step == step:
+                    return found, warnings
+                warnings.append(f"checkpoint {self.storage.where}/{name}: holds step {found.step}, it was renamed")
             except (ResumeError, StorageError) as error:
                 warnings.append(str(error))
         return None, warnings

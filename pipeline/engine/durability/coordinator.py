@@ -252,7 +252,10 @@ class Coordinator:
         if BEST not in self.storage.names(""):
             return None
         try:
-            step, score = read_checkpoint(self.storage, BEST).metadata["best"]
+            kept = read_checkpoint(self.storage, BEST)
+            check_resumable(kept, self.storage.where)
+            self.identity.check_theta(kept.metadata["identity"], f"{self.storage.where}/{BEST}")
+            step, score = kept.metadata["best"]
         except (ResumeError, StorageError) as error:
             notes.append(f"{error}; the next validation replaces it")
             return None

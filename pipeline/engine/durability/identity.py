@@ -40,6 +40,32 @@ class Identity:
             "Resume with the refused values as they were, or train anew in another folder: --output"
         )
 
+    def check_theta(self, found: Mapping[str, Any], where: str) -> None:
+        """Compare with the facts of a checkpoint whose theta is to be evaluated or served.
+
+        Only what both know is compared: another version may know more.
+
+        Raises:
+            ResumeError: a fixed value differs; names each, old -> new.
+        """
+        before, now = found["fixed"], self.fixed
+        rows = [
+            f"{key}: {before[key]!r} -> {now[key]!r}" for key in sorted({*before} & {*now}) if before[key] != now[key]
+        ]
+        if rows:
+            raise ResumeError(
+                f"{where}: was trained with other values than the run's recipe.yaml and data have now: "
+                f"{'; '.join(rows)}; put back what was changed, or remove the checkpoint if it is another run's"
+            )
+
+
+def is_identity(found: Any) -> bool:
+    """Whether facts of a checkpoint tell of the run that wrote it."""
+    if not isinstance(found, Mapping):
+        return False
+    parts = [found.get(key) for key in ("fixed", "free", "numerics")]
+    return all(isinstance(part, Mapping) for part in parts) and isinstance(found.get("numerics_changes"), list)
+
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "none"

@@ -134,5 +134,13 @@ def entry_of(fields: Any) -> Entry:
     return entry
 
 
+def last_step(storage: Storage) -> int:
+    """The step of the journal's last line; 0 where there is none, or it is no entry."""
+    try:
+        return entry_of(json.loads(storage.log(NAME).last())).step
+    except (ValueError, RecursionError):
+        return 0
+
+
 def _is_new(entry: Entry, newest: Mapping[str, int]) -> bool:
     return entry.step > newest.get(entry.kind, -1)
