@@ -336,6 +336,74 @@ def test_after_a_crash_the_tracker_has_each_point_once(build: Build, idle: None)
     assert len(tracker.curve("val")) == 10
 
 
+def sent_twice(build: Build, between: Callable[[], None]) -> tuple[Recorder, Publisher]:
+    """A tracker that has seen steps 1 to 10 and their validations, then ``between``, then a run that goes on to 20."""
+    tracker = Recorder()
+    publisher, journal = build(tracker)
+    for step in range(1, 13):
+        journal.append(train(step))
+        journal.append(validation(step))
+    publisher.send()
+    journal.close()
+    between()
+    again, journal = build(tracker)
+    for step in range(13, 21):
+        journal.append(train(step))
+        journal.append(validation(step))
+    again.send()
+    return tracker, again
+
+
+WHOLE_CURVE = [(5, 3.0), (10, 8.0), (15, 13.0), (20, 18.0)]
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+@pytest.mark.parametrize("first", range(1, 19, 3))
+def test_lines_that_are_taken_out_of_what_was_sent_cost_and_double_nothing(build, path, idle, first, lines):
+    """The advice for a damaged line; the tracker has what stood there."""
+
+    def damage_and_mend() -> None:
+        kept = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*kept[: first - 1], "{damaged\n", *kept[first:]]))
+        with pytest.raises(ResumeError, match=f"line {first} is no entry .* delete that line alone and go on"):
+            build(Recorder())
+        path.write_text("".join([*kept[: first - 1], *kept[first - 1 + lines :]]))
+
+    tracker, _ = sent_twice(build, damage_and_mend)
+    assert tracker.curve("step") == WHOLE_CURVE
+    assert tracker.curve("val") == [(step, float(step)) for step in range(1, 21)]
+
+
+def test_a_new_journal_that_begins_with_what_a_checkpoint_carried_goes_on_where_the_old_one_was_sent(build, path, idle):
+    def move_away() -> None:
+        kept = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(kept[-8:]))  # steps 9 to 12
+
+    tracker, _ = sent_twice(build, move_away)
+    assert tracker.curve("step") == WHOLE_CURVE
+    assert tracker.curve("val") == [(step, float(step)) for step in range(1, 21)]
+
+
+@pytest.mark.parametrize("count", [b"", b"1", b"14", b"\xff\xfe", b"-3", b"19 train 10 10000", b"9" * 30])
+def test_a_count_that_is_damaged_is_not_believed(build, path, idle, count):
+    """All is sent again then, which changes nothing."""
+    tracker, again = sent_twice(build, lambda: spoil_count(path, count))
+    assert tracker.curve("step") == WHOLE_CURVE
+    assert again.journal.position(again.storage.read("journal.sent")) == 40
+
+
+def spoil_count(path: Path, count: bytes) -> None:
+    path.with_name("journal.sent").write_bytes(count)
+
+
+def test_every_cut_and_flip_of_the_count_is_found(build, path, idle):
+    tracker, again = sent_twice(build, lambda: None)
+    mark = path.with_name("journal.sent").read_bytes()
+    spoilt = [mark[:length] for length in range(len(mark))]
+    spoilt += [bytes([*mark[:at], mark[at] ^ mask, *mark[at + 1 :]]) for at in range(len(mark)) for mask in (1, 2, 128)]
+    assert {again.journal.position(one) for one in spoilt} == {0}
+
+
 @pytest.mark.fault("F15")
 @pytest.mark.parametrize("failures", [1, 2, 7])
 def test_a_tracker_that_fails_is_tried_again_until_it_has_all(build: Build, failures: int, eager: None):
@@ -474,7 +542,7 @@ def test_what_gathered_in_a_long_absence_is_sent_part_by_part(build: Build, idle
     publisher.send()
     assert tracker.curve("step") == [(last, last - 2.0) for last in range(5, 41, 5)]
     assert [step for step, _ in tracker.curve("val")] == list(range(1, 43))
-    assert publisher.storage.read("journal.sent") == b"80"
+    assert journal.position(publisher.storage.read("journal.sent")) == 80
 
 
 def test_what_is_sent_is_durable_before(build: Build, reopen, idle: None):

@@ -11,6 +11,7 @@ import json
 import re
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -24,6 +25,7 @@ NAME = "journal.jsonl"
 KEPT = 1000
 """Entries that stay in memory; a run of days has millions, and those before are read again where they are wanted."""
 _KIND = re.compile(r"[A-Za-z_]{1,64}")
+_MARK = re.compile(r"(([1-9]\d{0,17}) ([A-Za-z_]{1,64}) (\d{1,19}) (\d{1,19})) ([0-9a-f]{8})", re.ASCII)
 _WHOLE = 1 << 63
 """Trackers keep steps and timestamps in 64 bits."""
 
@@ -75,6 +77,29 @@ class Journal:
         # They are durable, or they would still be here.
         return list(islice(self._read(), position, end))
 
+    def mark(self, position: int) -> bytes:
+        """A note that the entries before number ``position`` have been seen; it names the last of them."""
+        last = self.since(position - 1, 1)[0]
+        text = f"{position} {last.kind} {last.step} {last.timestamp}"
+        return f"{text} {zlib.crc32(text.encode()):08x}".encode()
+
+    def position(self, mark: bytes | None) -> int:
+        """How many entries of the file there is now a mark stands for.
+
+        Lines may have been taken out of the file, or it may be a new one: the number alone belongs to no file. A mark
+        that is damaged stands for none, and everything is sent again.
+        """
+        found = _MARK.fullmatch((mark or b"").decode(errors="replace"))
+        if found is None or f"{zlib.crc32(found[1].encode()):08x}" != found[6]:
+            return 0
+        number, key = int(found[2]), (found[3], int(found[4]), int(found[5]))
+        if [entry[:3] for entry in self.since(number - 1, 1)] == [key]:
+            return number
+        entries = self.since(0)
+        exact = (at for at, entry in enumerate(entries, 1) if entry[:3] == key)
+        later = (at for at, entry in enumerate(entries) if entry.step > key[1] or entry.timestamp > key[2])
+        return next(exact, None) or next(later, len(entries))
+
     def pending(self) -> Sequence[Entry]:
         """What a crash of the machine could still take: a checkpoint carries these."""
         return self.since(self._durable)
@@ -98,7 +123,8 @@ class Journal:
                 entry = entry_of(json.loads(line))
             except (ValueError, RecursionError) as error:
                 raise ResumeError(
-                    f"journal {self.where}: line {number} is no entry ({error}); move the file away to go on"
+                    f"journal {self.where}: line {number} is no entry ({error}); put back a copy of the file, or "
+                    "delete that line alone and go on: no other line is lost or sent twice"
                 ) from error
             if _is_new(entry, newest):
                 newest[entry.kind] = entry.step

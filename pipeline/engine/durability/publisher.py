@@ -79,7 +79,7 @@ class Publisher:
         self.journal.sync()
         if not self._started:
             self._start()
-        sent = int(self._note("journal.sent") or 0)
+        sent = self.journal.position(self.storage.read("journal.sent"))
         while True:
             entries = self.journal.since(sent, BATCH + 2 * self.log_every)  # each step may have a validation
             batch, consumed = windows(entries, self.log_every)
@@ -92,7 +92,7 @@ class Publisher:
             if not consumed:
                 return
             sent += consumed
-            self.storage.write("journal.sent", str(sent).encode())
+            self.storage.write("journal.sent", self.journal.mark(sent))
 
     def send_end(self, status: Status, artifacts: Sequence[str], tags: Mapping[str, str]) -> None:
         """What is left, and the end of the tracked run."""
