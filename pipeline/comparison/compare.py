@@ -30,6 +30,7 @@ from pipeline.runs.recorded import Result
 from pipeline.runs.run import RunOptions, RunResult, absolute, train_run
 from pipeline.runs.run_folder import validate_folder
 from pipeline.storage import storage_at
+from pipeline.storage.texts import read_word
 from pipeline.tracking.mlflow_tracker import MLflowTracker
 
 DESCRIPTION = "mlflow.note.content"
@@ -200,9 +201,9 @@ def _parent(name: str, protocol: Protocol, folder: Path, recipe: Recipe) -> Iter
     storage = storage_at(folder)
     storage.lock()
     storage.claim()
-    before = (storage.read("tracked_run") or b"").decode()
+    before = read_word(storage, "tracked_run")
     budget = {"seconds": str(protocol.seconds), "tasks": str(protocol.tasks)}
-    run = tracker.start(before or None, f"compare {name}", budget, {DESCRIPTION: protocol.about})
+    run = tracker.start(before, f"compare {name}", budget, {DESCRIPTION: protocol.about})
     storage.write("tracked_run", run.encode())
     status: Status = "FAILED"
     try:

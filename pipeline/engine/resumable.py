@@ -7,6 +7,7 @@ from pipeline.engine.durability.checkpoint import FORMAT, Checkpoint
 from pipeline.engine.durability.identity import is_identity
 from pipeline.engine.durability.journal import entry_of
 from pipeline.engine.interfaces import Entry
+from pipeline.engine.outer.store import Store
 
 _FACTS = {"texts": dict, "entries": list, "skipped": list}
 
@@ -27,10 +28,24 @@ def check_resumable(checkpoint: Checkpoint, where: str) -> None:
     wrong += [key for key, kind in _FACTS.items() if not isinstance(checkpoint.metadata.get(key), kind)]
     if wrong:
         raise _strange(checkpoint, where, f"has no {wrong[0]} to go on from")
+    identity, best = checkpoint.metadata["identity"], checkpoint.metadata.get("best")
+    texts = [*identity["numerics"].values(), *identity["numerics_changes"], *checkpoint.metadata["skipped"]]
+    if not all(isinstance(text, str) for text in (*texts, *checkpoint.metadata["texts"].values())):
+        raise _strange(checkpoint, where, "holds something else than text where text belongs")
+    if not (best is None or (isinstance(best, list) and [*map(type, best)] in ([int, float], [int, int]))):
+        raise _strange(checkpoint, where, f"has the best score {best!r}, expected a step and a score")
     try:
         entries_of(checkpoint)
     except ValueError as error:
         raise _strange(checkpoint, where, f"carries an entry of the journal that is none ({error})") from None
+
+
+def check_state(store: Store, checkpoint: Checkpoint, where: str) -> None:
+    """Raises ``ResumeError`` where the tensors are not those of a run of this recipe."""
+    try:
+        store.check(checkpoint.tensors, checkpoint.metadata["texts"])
+    except ValueError as error:
+        raise _strange(checkpoint, where, f"does not hold this recipe's state ({error})") from None
 
 
 def entries_of(checkpoint: Checkpoint) -> list[Entry]:

@@ -38,6 +38,7 @@ from pipeline.runs.run_folder import newest, pack, require_origin, validate_fold
 from pipeline.runtime.job import in_ray_job
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
+from pipeline.storage.texts import read_word
 from pipeline.tracking import uri as tracking_uri
 from pipeline.tracking.mlflow_tracker import how_to_open, probe
 from pipeline.tracking.run_ender import RunEnder
@@ -116,20 +117,21 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
 
 def _look_for_tracker(recipe: Recipe, storage: Storage, listener: ProgressListener) -> None:
     """Raises ``ConfigError`` where MLflow is not there; of a run that MLflow knows already, it is only said."""
+    tracked = read_word(storage, "tracked_run")  # if it is damaged, better now than after hours
     try:
         probe(recipe.tracking.uri)
     except ConfigError as error:
-        if storage.read("tracked_run") is None:
+        if tracked is None:
             raise
         listener.note(f"{error}. The run goes on without it: its metrics wait in the journal")
 
 
 def _end_early(executor: Executor, status: Status, recipe: Recipe, storage: Storage) -> Iterator[str]:
     """Leave the run on disk and in MLflow as it stands, by the coordinator or by this process; yields what was kept."""
-    tracked = storage.read("tracked_run")
+    tracked = read_word(storage, "tracked_run")
     ender = None
     if tracked is not None:
-        ender = RunEnder(recipe.tracking.uri, recipe.tracking.experiment, tracked.decode().strip())
+        ender = RunEnder(recipe.tracking.uri, recipe.tracking.experiment, tracked)
     problem = executor.close(status, {})
     if problem is not None and ender is not None:
         problem = ender.end(status)
@@ -151,9 +153,9 @@ def describe(recipe: Recipe) -> str:
 def where_to_look(ended: RunResult, recipe: Recipe) -> dict[str, str]:
     """Where everything of a finished run of a recipe lies, and how to see it."""
     storage = storage_at(ended.folder)
-    tracked = storage.read("tracked_run")
+    tracked = read_word(storage, "tracked_run")
     # The recipe as it was given: the saved one has no password to ask MLflow with.
-    command, link = how_to_open(absolute(recipe).tracking.uri, None if tracked is None else tracked.decode())
+    command, link = how_to_open(absolute(recipe).tracking.uri, tracked)
     rows = {
         "run": storage.where,
         "summary": f"{storage.where}/summary.json",

@@ -20,15 +20,16 @@ from pipeline.engine.durability.identity import is_identity
 from pipeline.engine.durability.journal import last_step
 from pipeline.serving.learner import Learner, refuse_transductive
 from pipeline.storage import storage_at
+from pipeline.storage.texts import read_text
 
 
 def validate_folder(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe that a run's folder holds."""
-    text = storage_at(folder).read("recipe.yaml")
+    text = read_text(storage_at(folder), "recipe.yaml")
     if text is None:
         raise ConfigError(f"{folder}: no run (no recipe.yaml); expected the --output of a training run")
     where = f"{folder}/recipe.yaml"
-    return validate(recipes.parse(text.decode(), where, overrides), where)
+    return validate(recipes.parse(text, where, overrides), where)
 
 
 def newest(folder: str | Path, data: str | None = None) -> tuple[Checkpoint, str]:

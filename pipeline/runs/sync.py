@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from pipeline.build import tracked_run
-from pipeline.core.failures import ResumeError
+from pipeline.core.failures import ForeignFileError, PipelineError, ResumeError
+from pipeline.core.redact import redact
 from pipeline.engine.durability.checkpoint import Checkpoints, name_of
+from pipeline.engine.durability.identity import is_identity
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import STATUSES, Publisher
 from pipeline.engine.interfaces import Status
 from pipeline.runs.run import absolute
 from pipeline.runs.run_folder import validate_folder
 from pipeline.storage import storage_at
+from pipeline.storage.interface import Storage
+from pipeline.storage.texts import read_text, read_word
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
 
 
@@ -41,6 +45,7 @@ def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
     recipe = absolute(validate_folder(folder, overrides))
     probe(recipe.tracking.uri)
     storage = storage_at(folder)
+    known = _summary(storage)
     storage.lock()
     storage.claim()
     try:
@@ -55,17 +60,44 @@ def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
             status = cast(Status, next(kind for kind in reversed(journal.newest) if kind in STATUSES))
             checkpoint, _ = Checkpoints(storage, 1).newest()
             tags = {"normalisation": recipe.normalisation, "folder": storage.where}
-            if checkpoint is not None:
-                identity = checkpoint.metadata["identity"]
-                tags |= {f"numerics.{key}": value for key, value in identity["numerics"].items()}
-                tags["data"] = identity["fixed"]["data"]
+            identity = {} if checkpoint is None else checkpoint.metadata.get("identity")
+            if is_identity(identity):
+                tags |= {f"numerics.{key}": str(value) for key, value in identity["numerics"].items()}
+                tags["data"] = str(identity["fixed"].get("data"))
             tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)
             publisher = Publisher(tracker, journal, tracked_run(recipe, tags), storage, recipe.tracking.log_every)
             artifacts = ["recipe.yaml", "summary.json"] + ([] if checkpoint is None else [name_of(checkpoint.step)])
-            summary = json.loads(storage.read("summary.json") or b"{}")
-            known = {key: str(summary[key]) for key in ("theta_sha256", "git_commit") if key in summary}
-            publisher.send_end(status, artifacts, known | {"step": str(step)})
-            run = (storage.read("tracked_run") or b"").decode()
-            return Synced(run, status, journal.count, *how_to_open(recipe.tracking.uri, run))
+            with _one_line(recipe.tracking.uri):
+                publisher.send_end(status, artifacts, known | {"step": str(step)})
+                run = read_word(storage, "tracked_run") or ""
+                opened = how_to_open(recipe.tracking.uri, run)
+            return Synced(run, status, journal.count, *opened)
     finally:
         storage.release()
+
+
+@contextmanager
+def _one_line(uri: str) -> Iterator[None]:
+    """A database that is damaged, or that MLflow did not make, raises anything."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except Exception as error:  # noqa: BLE001  (whatever it raises, a user can only replace the database)
+        text = " ".join(redact(str(error)).split())[:300] or type(error).__name__
+        raise PipelineError(
+            f"MLflow at {redact(uri)}: {text}; if its database is damaged, move it away, or name another with "
+            "tracking.uri="
+        ) from None
+
+
+def _summary(storage: Storage) -> dict[str, str]:
+    """What MLflow is told of the summary of a finished run."""
+    try:
+        summary = json.loads(read_text(storage, "summary.json") or "{}")
+        return {key: str(summary[key]) for key in ("theta_sha256", "git_commit") if key in {**summary}}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ForeignFileError(
+            f"{storage.where}/summary.json: holds no JSON object ({error}); put back a copy, or delete it and send the "
+            "rest without"
+        ) from None

@@ -17,10 +17,12 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from pipeline.core.failures import ConfigError, FencedError, StorageError
 from pipeline.storage.local import myself
-from pipeline.storage.regular import inside, refuse_foreign
+from pipeline.storage.regular import inside, one_line, refuse_foreign
+from pipeline.storage.sizes import refuse_large
 
 _EPOCH = re.compile(r"(\d{8})-([0-9a-f]{32})")
 _DATA = "data/"
+_COMMIT_BYTES = 1 << 16
 SEGMENT_LINES = 1000
 """So many lines of a log are written anew at each of its syncs, at most."""
 
@@ -88,7 +90,8 @@ class Bucket:
                 f"{self.where}: the run has vanished while it ran; go on with --resume where a copy is left"
             )
         if newest != self.epoch:
-            holder = (self._get(f"epochs/{newest[0]:08d}-{newest[1]}") or b"another process").decode()
+            said = self._get(f"epochs/{newest[0]:08d}-{newest[1]}", _COMMIT_BYTES) or b"another process"
+            holder = one_line(said)
             raise FencedError(
                 f"{self.where}: this run was taken over by {holder}; this process was taken for dead, and ends without "
                 "writing"
@@ -107,11 +110,11 @@ class Bucket:
         if before is not None:
             self._delete(before["data"])
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most: int | None = None) -> bytes | None:
         commit = self._commit(name)
         if commit is None:
             return None
-        data = self._get(commit["data"])
+        data = self._get(commit["data"], most)
         if data is None or hashlib.sha256(data).hexdigest() != commit["sha256"]:
             raise StorageError(f"{self.where}/{name}: its data {commit['data']} is missing or damaged")
         return data
@@ -132,7 +135,7 @@ class Bucket:
         return BucketLog(self, name)
 
     def _commit(self, name: str) -> dict[str, Any] | None:
-        text = self._get(name)
+        text = self._get(name, _COMMIT_BYTES)
         if text is None:
             return None
         try:
@@ -158,11 +161,13 @@ class Bucket:
             with self.files.open_output_stream(path) as stream:
                 stream.write(data)
 
-    def _get(self, name: str) -> bytes | None:
+    def _get(self, name: str, most: int | None = None) -> bytes | None:
         path = self._place(name)
         with self._named(name):
-            if self.files.get_file_info(path).type != FileType.File:
+            found = self.files.get_file_info(path)
+            if found.type != FileType.File:
                 return None
+            refuse_large(f"{self.where}/{name}", found.size, most)
             with self.files.open_input_stream(path) as stream:
                 return bytes(stream.read())
 
@@ -199,12 +204,12 @@ class BucketLog:
 
     def lines(self) -> Iterator[str]:
         for segment in self.storage.names(self.name):
-            yield from (self.storage.read(f"{self.name}/{segment}") or b"").decode().splitlines()
+            yield from (self.storage.read(f"{self.name}/{segment}") or b"").decode(errors="replace").splitlines()
 
     def last(self) -> str:
         segments = self.storage.names(self.name)
-        lines = (self.storage.read(f"{self.name}/{segments[-1]}") or b"").decode().splitlines() if segments else []
-        return lines[-1] if lines else ""
+        data = self.storage.read(f"{self.name}/{segments[-1]}") if segments else None
+        return next(reversed((data or b"").decode(errors="replace").splitlines()), "")
 
     def append(self, text: str) -> None:
         self._lines.append(text)

@@ -71,8 +71,11 @@ class Storage(Protocol):
         """Create or replace, durably. Raises as ``check`` does, and ``StorageError`` where there is no room for it."""
         ...
 
-    def read(self, name: str) -> bytes | None:
-        """None where it does not exist. Raises ``StorageError`` where it does and cannot be read."""
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """None where it does not exist. Raises ``StorageError`` where it does and cannot be read.
+
+        One of more than ``most`` bytes is refused; where nothing is said, one that this machine's memory cannot hold.
+        """
         ...
 
     def names(self, folder: str) -> list[str]:

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from pipeline.core.failures import ConfigError, FencedError, StorageError
 from pipeline.storage.lines import line_end, whole_lines
 from pipeline.storage.regular import inside, open_regular, reading, shown, subfolder
+from pipeline.storage.sizes import refuse_large, size_text
 
 _EPOCH = re.compile(r"\d{8}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -50,15 +51,6 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def size_text(size: float) -> str:
-    """Bytes for people, in steps of 1000."""
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} GB" if size < 1000 else f"{size:,.0f} GB"
 
 
 class Local:
@@ -172,11 +164,12 @@ class Local:
         except OSError as error:
             raise self._trouble(name, error, len(data)) from error
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most: int | None = None) -> bytes | None:
         path = inside(self.folder, name)
         if not os.path.lexists(path):
             return None
         with reading(path) as file:
+            refuse_large(path, os.fstat(file.fileno()).st_size, most)
             return file.read()
 
     def names(self, folder: str) -> list[str]:

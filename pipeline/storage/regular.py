@@ -94,5 +94,10 @@ def inside(folder: Path, name: str) -> Path:
 def shown(path: Path) -> str:
     """The beginning of a file's text, for a message: one printable line."""
     with open(open_regular(path, os.O_RDONLY), "rb") as file:
-        text = file.read(_SHOWN).decode(errors="replace")
+        return one_line(file.read(_SHOWN))
+
+
+def one_line(data: bytes) -> str:
+    """What somebody else wrote, for a message: printable, and short."""
+    text = data[:_SHOWN].decode(errors="replace")
     return text if text.isprintable() else ascii(text)

@@ -208,8 +208,8 @@ def test_damaged_ones_ahead_do_not_push_out_the_valid_ones(tmp_path):
 class Forgetful(Local):
     """A disk that takes what it is given and returns something else."""
 
-    def read(self, name: str) -> bytes | None:
-        data = super().read(name)
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        data = super().read(name, most)
         return None if data is None else data[:-1] + bytes([data[-1] ^ 1])
 
 

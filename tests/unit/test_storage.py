@@ -14,7 +14,8 @@ from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.engine.durability.coordinator import Durability
 from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
 from pipeline.engine.outer.optimizer import Outer
-from pipeline.storage.local import Local, size_text
+from pipeline.storage.local import Local
+from pipeline.storage.sizes import size_text
 from tests.quiet_runs import durable, run
 from tests.runtime.tiny import recipe
 

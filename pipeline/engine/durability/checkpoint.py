@@ -19,6 +19,8 @@ from pipeline.storage.interface import Storage
 FORMAT = 2
 """Theta is read from every format up to this one; a run is continued from this one only."""
 
+_UNREADABLE = (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, MemoryError)
+"""What safetensors and torch raise on a file that somebody made by hand, or of a type that this torch does not have."""
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
 
 
@@ -72,7 +74,7 @@ def write_checkpoint(storage: Storage, name: str, checkpoint: Checkpoint) -> Non
     metadata = json.dumps({"format": FORMAT, "step": checkpoint.step, **checkpoint.metadata}, sort_keys=True)
     data = save(checkpoint.tensors, {"facts": metadata, "sha256": _digest(checkpoint.tensors, metadata)})
     storage.write(name, data)
-    if storage.read(name) != data:
+    if storage.read(name, len(data)) != data:
         raise StorageError(f"checkpoint {storage.where}/{name}: does not read back as it was written; see to its disk")
 
 
@@ -86,13 +88,16 @@ def read_checkpoint(storage: Storage, name: str) -> Checkpoint:
         tensors = dict(sorted(load(data).items()))  # it gives them in any order
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         texts = header.get("__metadata__", {})
-    except (SafetensorError, ValueError) as error:
-        raise ResumeError(f"{where}: cannot be read ({error})") from error
-    if texts.get("sha256") != _digest(tensors, texts.get("facts", "")):
+        digest = _digest(tensors, texts.get("facts", ""))
+    except _UNREADABLE as error:
+        raise ResumeError(f"{where}: cannot be read ({' '.join(str(error).split())})") from error
+    if texts.get("sha256") != digest:
         raise ResumeError(f"{where}: its checksum does not fit its content; it is damaged")
     try:
         metadata = json.loads(texts["facts"])
-        written, step = int(metadata["format"]), int(metadata["step"])
+        written, step = metadata["format"], metadata["step"]
+        if not all(type(number) is int and number >= 0 for number in (written, step)):
+            raise TypeError("no whole numbers")
     except (LookupError, TypeError, ValueError, RecursionError):
         raise ResumeError(f"{where}: holds no metadata of a run; no version of this program wrote it") from None
     if written > FORMAT:

@@ -26,7 +26,7 @@ from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher
 from pipeline.engine.interfaces import Entry, Opened, Status
 from pipeline.engine.outer.store import Store
-from pipeline.engine.resumable import check_resumable, entries_of
+from pipeline.engine.resumable import check_resumable, check_state, entries_of
 from pipeline.storage.interface import Storage
 
 BEST = "best.safetensors"
@@ -242,6 +242,7 @@ class Coordinator:
                 f"--resume: the run in {where} was computed with other numerics: {changed}; going on would give "
                 "other bits than one uninterrupted run. Restore them, or pass --accept-numerics, which is recorded"
             )
+        check_state(self.store, checkpoint, where)
         self.numerics["numerics_changes"] = [
             *found["numerics_changes"],
             *([f"step {checkpoint.step}: {changed}"] if changed else []),
@@ -255,8 +256,8 @@ class Coordinator:
             kept = read_checkpoint(self.storage, BEST)
             check_resumable(kept, self.storage.where)
             self.identity.check_theta(kept.metadata["identity"], f"{self.storage.where}/{BEST}")
-            step, score = kept.metadata["best"]
         except (ResumeError, StorageError) as error:
             notes.append(f"{error}; the next validation replaces it")
             return None
-        return step, score
+        best = kept.metadata["best"]
+        return None if best is None else (best[0], best[1])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pipeline.core.failures import ConfigError
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.storage.interface import Storage
-from pipeline.storage.local import size_text
+from pipeline.storage.sizes import size_text
 
 FACTS_BYTES = 100_000
 """A checkpoint's facts: the recipe's values, and the journal's entries that it carries."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipeline.core.failures import ResumeError
 
@@ -59,7 +59,7 @@ class Identity:
             )
 
 
-def is_identity(found: Any) -> bool:
+def is_identity(found: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether facts of a checkpoint tell of the run that wrote it."""
     if not isinstance(found, Mapping):
         return False

@@ -18,6 +18,7 @@ from pipeline.core.redact import redact
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.interfaces import Entry, Status, Tracker
 from pipeline.storage.interface import Storage
+from pipeline.storage.texts import read_word
 
 BATCH = 1000
 """Entries that are read and sent at a time: after a long absence of the tracker there are many."""
@@ -125,16 +126,12 @@ class Publisher:
         return True
 
     def _start(self) -> None:
-        before = self._note("tracked_run")
+        before = read_word(self.storage, "tracked_run")
         run = self.tracker.start(before, *self.run)
         if run != before:
             self.storage.remove("journal.sent")  # a new run has seen nothing yet
             self.storage.write("tracked_run", run.encode())
         self._started = True
-
-    def _note(self, name: str) -> str | None:
-        data = self.storage.read(name)
-        return data.decode().strip() or None if data is not None else None
 
 
 def windows(entries: Sequence[Entry], log_every: int) -> tuple[list[Entry], int]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, StepLR
+
+MOST_STEPS = 1 << 53
+"""Counters are floating-point numbers in torch."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +56,40 @@ def build_scheduler(config: Outer, optimizer: Optimizer, steps: int) -> LRSchedu
     if config.schedule == "step":
         return StepLR(optimizer, step_size=config.step_every, gamma=config.step_factor)
     return ConstantLR(optimizer, factor=1.0)
+
+
+def kept_by(config: Outer, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What the optimizer keeps of a parameter of one coordinate, once it has stepped."""
+    parameter = torch.zeros(1, dtype=dtype)
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer = build_optimizer(config, parameter)
+    optimizer.step()
+    return {key: value for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
+
+
+_MOVING = {"last_epoch", "_step_count", "_last_lr"}
+"""What a schedule's state changes from step to step; the rest is as the recipe says."""
+
+
+def check_schedule(scheduler: LRScheduler, texts: Mapping[str, str], group: str) -> None:
+    """Raises ``ValueError`` where the texts are not the state of such a schedule and a rate."""
+    try:
+        theirs, rate = json.loads(texts[f"scheduler/{group}"]), json.loads(texts[f"rate/{group}"])
+        for key, ours in scheduler.state_dict().items():
+            found = theirs.get(key, ours)
+            good = _alike(found, ours) if key in _MOVING else found == ours
+            if not good:
+                raise ValueError(f"scheduler/{group} has {key} {found!r}")
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"scheduler/{group} or rate/{group} cannot be read ({error})") from None
+    if not _alike(rate, 0.0):
+        raise ValueError(f"rate/{group} is {rate!r}")
+
+
+def _alike(found: object, ours: object) -> bool:
+    """Whether both are finite numbers, whole and not negative where ours is whole, or lists of as many such."""
+    if isinstance(ours, list):
+        return isinstance(found, list) and len(found) == len(ours) and all(map(_alike, found, ours))
+    if type(ours) is int:
+        return type(found) is int and 0 <= found <= MOST_STEPS
+    return type(found) in (int, float) and abs(cast(float, found)) <= sys.float_info.max

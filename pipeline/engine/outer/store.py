@@ -14,7 +14,7 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import InternalError
 from pipeline.core.flat import Layout
 from pipeline.core.types import Contribution
-from pipeline.engine.outer.optimizer import Outer, build_optimizer, build_scheduler
+from pipeline.engine.outer.optimizer import MOST_STEPS, Outer, build_optimizer, build_scheduler, check_schedule, kept_by
 from pipeline.engine.outer.reduce import tree_sum
 
 
@@ -26,6 +26,7 @@ class Store:
     ) -> None:
         # Fixed at construction.
         self.algorithm, self.layout = algorithm, layout
+        self.outer = dict(outer)
         self.clip = {group: config.clip for group, config in outer.items()}
         # Changes every outer step. Each group's parameter is a window on theta, so a step writes into theta.
         self.version = 0
@@ -90,8 +91,26 @@ class Store:
         rates = {f"rate/{group}": json.dumps(one.param_groups[0]["lr"]) for group, one in self.optimizers.items()}
         return tensors, texts | rates
 
+    def check(self, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
+        """Raises ``ValueError`` where this is not the state of a store of the same recipe; says which part is not."""
+        expected = {f"theta/{leaf.group}/{leaf.name}": (leaf.shape, self.theta.dtype) for leaf in self.layout.leaves}
+        for group, parameter in self.parameters.items():
+            if any(name.startswith(f"optimizer/{group}/") for name in tensors):  # one that never stepped has nothing
+                expected |= {
+                    f"optimizer/{group}/{key}": (tuple(parameter.shape) if value.dim() else (), value.dtype)
+                    for key, value in kept_by(self.outer[group], self.theta.dtype).items()
+                }
+                steps = tensors.get(f"optimizer/{group}/step")
+                if steps is not None and steps.dim() == 0 and not 1 <= float(steps) <= MOST_STEPS:
+                    raise ValueError(f"optimizer/{group}/step counts no steps")
+            check_schedule(self.schedulers[group], texts, group)
+        found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        for name in sorted({*expected, *found}):
+            if expected.get(name) != found.get(name):
+                raise ValueError(f"{name} is {_described(found.get(name))}, expected {_described(expected.get(name))}")
+
     def restore(self, version: int, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
-        """The inverse of ``state``, for a store built from the same recipe."""
+        """The inverse of ``state``, for a store built from the same recipe, once ``check`` has passed it."""
         self.version = version
         for leaf in self.layout.leaves:
             self.theta[leaf.start : leaf.stop] = tensors[f"theta/{leaf.group}/{leaf.name}"].reshape(-1)
@@ -100,5 +119,11 @@ class Store:
             optimizer.state[self.parameters[group]] = {
                 key.removeprefix(prefix): value.clone() for key, value in tensors.items() if key.startswith(prefix)
             }
-            self.schedulers[group].load_state_dict(json.loads(texts[f"scheduler/{group}"]))
+            ours = self.schedulers[group].state_dict()
+            theirs = json.loads(texts[f"scheduler/{group}"])
+            self.schedulers[group].load_state_dict({key: theirs.get(key, ours[key]) for key in ours})
             optimizer.param_groups[0]["lr"] = json.loads(texts[f"rate/{group}"])
+
+
+def _described(part: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "missing" if part is None else f"{part[1]} {part[0]}"

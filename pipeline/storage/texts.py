@@ -1,0 +1,44 @@
+"""Short texts of a run's folder, checked as they are read: whoever sent the folder may have written them."""
+
+from __future__ import annotations
+
+import re
+
+from pipeline.core.failures import ForeignFileError
+from pipeline.storage.interface import Storage
+
+LONGEST = 1 << 24
+_WORD = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+
+
+def read_text(storage: Storage, name: str) -> str | None:
+    """A text; None where it does not exist.
+
+    Raises:
+        ForeignFileError: it is too large, or no UTF-8.
+    """
+    data = storage.read(name, LONGEST)
+    if data is None:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ForeignFileError(
+            f"{storage.where}/{name}: is no text (byte 0x{data[error.start]:02x} at {error.start} is no UTF-8); "
+            "put back a copy"
+        ) from None
+
+
+def read_word(storage: Storage, name: str) -> str | None:
+    """A text that is one word, such as the id of a tracked run; None where it is empty or does not exist.
+
+    Raises:
+        ForeignFileError: it is something else.
+    """
+    text = (read_text(storage, name) or "").strip()
+    if text and not _WORD.fullmatch(text):
+        raise ForeignFileError(
+            f"{storage.where}/{name}: {text[:40]!r} is no id, expected one word; put back a copy, or delete the file "
+            "and have a new one made"
+        )
+    return text or None
