@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,8 +11,8 @@ import numpy.typing as npt
 from pipeline.core.failures import DataError
 from pipeline.core.seeding import Split
 from pipeline.core.source import TaskShape
-from pipeline.tasks import classfile
 from pipeline.tasks.classfile import Pixels
+from pipeline.tasks.watched import WatchedFile
 
 QUARTERS = 4
 
@@ -39,7 +38,8 @@ class Classes:
                 f" --to {path}`, or with `python -m jobs.ingest folder PATH --to {path}` from images of your own"
             )
         self._path, self._split_set = path, split_set
-        self._file = classfile.read(path)
+        self._watched = WatchedFile(path)
+        self._file = self._watched.file
         self._offsets: list[int] = self._file.offsets.tolist()
         if split_set not in self._file.splits:
             valid = ", ".join(sorted(self._file.splits))
@@ -47,7 +47,6 @@ class Classes:
         chosen = self._file.splits[split_set]
         self._classes = {split: np.array(sorted(chosen[split])) for split in get_args(Split) if split in chosen}
         self._fitting: set[tuple[Split, TaskShape, Rotations]] = set()
-        self._whole: set[int] = set()
         self.splits: tuple[Split, ...] = tuple(self._classes)
         self.fingerprint = f"{self._file.content}/{split_set}"
         height, width, *colours = self._file.images.shape[1:]
@@ -68,7 +67,7 @@ class Classes:
         classes, offsets = self._classes[split], self._offsets
         turned = QUARTERS if rotations == "classes" else 1
         drawn = rng.choice(self.count(split, rotations), shape.ways, replace=False)
-        self._require_whole(classes[drawn // turned].tolist())
+        self._watched.require_whole(classes[drawn // turned].tolist(), shape.shots + shape.queries)
         rows_WN = np.array(
             [
                 offsets[index] + rng.permutation(offsets[index + 1] - offsets[index])[: shape.shots + shape.queries]
@@ -108,17 +107,6 @@ class Classes:
                 f" {len(few)} classes have fewer: {', '.join(few[:3])}; ask for at most {counts.min()}"
             )
         self._fitting.add((split, shape, rotations))
-
-    def _require_whole(self, classes: Iterable[int]) -> None:
-        """Raise where the pixels of a class are damaged; looks once, when the class is first used."""
-        for index in classes:
-            if index not in self._whole and not self._file.is_whole(index):
-                rows = f"{self._offsets[index]} to {self._offsets[index + 1] - 1}"
-                raise DataError(
-                    f"{self._path}: the images of class {self._file.names[index]!r} (rows {rows}) are not what was"
-                    " written: the file is damaged; copy it anew, or make it again with `python -m jobs.ingest`"
-                )
-            self._whole.add(index)
 
 
 def channels_first(pixels: Pixels, colours: int) -> Pixels:
