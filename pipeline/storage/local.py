@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import re
-import shutil
 import socket
 import time
 import uuid
@@ -18,10 +17,10 @@ from typing import BinaryIO
 from pipeline.core.failures import ConfigError, FencedError, StorageError
 from pipeline.storage.lines import line_end, whole_lines
 from pipeline.storage.regular import inside, open_regular, reading, shown, subfolder
-from pipeline.storage.sizes import refuse_large, size_text
+from pipeline.storage.sizes import refuse_large
+from pipeline.storage.trouble import fix_for, free_bytes, repeated
 
 _EPOCH = re.compile(r"\d{8}")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -37,7 +36,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        repeated(lambda: os.replace(name, path))
     except BaseException:
         name.unlink(missing_ok=True)
         raise
@@ -85,7 +84,7 @@ class Local:
             ) from error
 
     def free(self) -> int | None:
-        return _free(self.folder)
+        return free_bytes(self.folder)
 
     def used(self, folder: str) -> int:
         return sum(found.st_size for found in self._files(folder).values())
@@ -139,21 +138,26 @@ class Local:
         if self.epoch is None:
             return
         newer = self._epoch(self.epoch + 1)
-        if newer.exists():
+        try:
+            holder = shown(newer) if newer.exists() else None
+            ours = self._epoch(self.epoch).exists()
+        except OSError as error:
+            raise self._trouble("epochs", error, 0) from error
+        if holder is not None:
             raise FencedError(
-                f"{self.folder}: this run was taken over by {shown(newer)}; this process was taken for dead, and ends "
+                f"{self.folder}: this run was taken over by {holder}; this process was taken for dead, and ends "
                 "without writing"
             )
-        if not self._epoch(self.epoch).exists():
+        if not ours:
             raise StorageError(
                 f"{self.folder}: the run's folder has vanished while it ran; see whether its disk is still mounted, "
                 "then go on with --resume where a copy is left"
             )
 
     def release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        handle, self._lock = self._lock, None
+        if handle is not None:
+            os.close(handle)
 
     def write(self, name: str, data: bytes) -> None:
         self.check()
@@ -191,17 +195,17 @@ class Local:
 
     def remove(self, name: str) -> None:
         self.check()
-        inside(self.folder, name).unlink(missing_ok=True)
+        path = inside(self.folder, name)
+        try:
+            repeated(lambda: path.unlink(missing_ok=True))
+        except OSError as error:
+            raise self._trouble(name, error, 0) from error
 
     def log(self, name: str) -> LocalLog:
         return LocalLog(self, name)
 
     def _trouble(self, name: str, error: OSError, need: int) -> StorageError:
-        fix = "see that the folder is there and can be written"
-        if error.errno in _FULL:
-            fix = f"it needs {size_text(need)}, and {size_text(_free(self.folder))} are free; make room"
-        elif error.errno == errno.EFBIG:
-            fix = f"it needs {size_text(need)}; lift the limit on the size of files (ulimit -f)"
+        fix = fix_for(error, self.folder, need)
         return StorageError(
             f"{self.folder / name}: {error.strerror or error}; {fix}, then go on with --resume: what was there before "
             "is whole"
@@ -255,6 +259,7 @@ class LocalLog:
             while written < len(data):
                 written += os.write(handle, data[written:])
         except OSError as error:
+            self.close()  # the next one to be added opens the file anew, and cuts off what is torn
             raise self.storage._trouble(self.name, error, len(data)) from error
 
     def sync(self) -> None:
@@ -265,20 +270,23 @@ class LocalLog:
             raise self.storage._trouble(self.name, error, 0) from error
 
     def close(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            try:
+                os.close(handle)
+            except OSError as error:
+                raise self.storage._trouble(self.name, error, 0) from error
 
     def _opened(self) -> int:
         if self._handle is None:
-            self._handle = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            os.ftruncate(self._handle, line_end(self._handle, os.fstat(self._handle).st_size))
+            handle = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            try:
+                os.ftruncate(handle, line_end(handle, os.fstat(handle).st_size))
+            except OSError:
+                os.close(handle)
+                raise
+            self._handle = handle
         return self._handle
-
-
-def _free(folder: Path) -> int:
-    place = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(place).free
 
 
 def myself() -> bytes:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,3 +155,102 @@ def test_small_thetas_are_saved_after_every_step_and_large_ones_by_the_clock(tmp
 )
 def test_sizes_are_for_people(size, text):
     assert size_text(size) == text
+
+
+def failing(
+    monkeypatch, home: object, name: str, number: int, fails: Callable[..., bool], times: int = 10**9
+) -> list[int]:
+    """A call of the system that fails with ``number`` where ``fails``, so many times; returns a list of these."""
+    real, failed = getattr(home, name), list[int]()
+
+    def planted(*arguments: Any, **named: Any) -> Any:
+        if fails(*arguments) and len(failed) < times:
+            failed.append(number)
+            raise OSError(number, os.strerror(number))
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(home, name, planted)
+    return failed
+
+
+def claimed(folder: Path) -> Local:
+    storage = Local(folder)
+    storage.lock()
+    storage.claim()
+    return storage
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.EDQUOT, r"Disk quota exceeded; it needs 510 bytes, and the quota there is used up; remove files"),
+        (
+            errno.ENOSPC,
+            r"No space left on device; it needs 510 bytes, and the disk has more than that free, so a quota",
+        ),
+        (errno.EIO, r"Input/output error; the disk has an error; see to it, then go on with --resume"),
+    ],
+    ids=lambda part: errno.errorcode[part] if isinstance(part, int) else "",
+)
+def test_a_disk_that_takes_nothing_says_why(tmp_path, monkeypatch, number, says):
+    storage = claimed(tmp_path)
+    failing(monkeypatch, os, "fsync", number, lambda handle: True)
+    with pytest.raises(StorageError, match=f"one: {says}") as raised:
+        storage.write("one", bytes(510))
+    assert "\n" not in str(raised.value)
+    assert "free; make room" not in str(raised.value)
+    assert storage.names("") == ["lock"]
+
+
+def test_a_disk_without_room_for_another_file_says_so(mount):
+    disk = mount("size=1m,nr_inodes=8")
+    storage = claimed(disk)
+    with pytest.raises(StorageError, match="are free, but no more files may be made; remove some"):
+        [storage.write(f"file {number}", b"x") for number in range(8)]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EINTR], ids=errno.errorcode.get)
+def test_an_old_checkpoint_that_cannot_be_removed_ends_the_run_in_one_line(tmp_path, monkeypatch, number):
+    straight = run(TINY, tmp_path / "straight", 0)
+    with monkeypatch.context() as patch:
+        failing(patch, Path, "unlink", number, lambda path, **_: path.name == "step-00000001.safetensors")
+        with pytest.raises(StorageError, match="step-00000001.safetensors: ") as raised:
+            run(TINY, tmp_path / "run", 0)
+    assert "\n" not in str(raised.value)
+    assert run(TINY, tmp_path / "run", 0).theta == straight.theta
+
+
+@pytest.mark.parametrize(("home", "name"), [(Path, "unlink"), (os, "replace")])
+def test_a_signal_at_a_removal_or_a_renaming_is_no_matter(tmp_path, monkeypatch, home, name):
+    straight = run(TINY, tmp_path / "straight", 0)
+    failed = failing(monkeypatch, home, name, errno.EINTR, lambda path, *_: "checkpoints" in str(path), times=2)
+    assert run(TINY, tmp_path / "run", 0).theta == straight.theta
+    assert len(failed) == 2
+
+
+def test_a_disk_that_cannot_be_looked_at_is_one_line(tmp_path, monkeypatch):
+    storage = claimed(tmp_path)
+    failing(monkeypatch, Path, "exists", errno.EIO, lambda path: path.parent.name == "epochs")
+    with pytest.raises(StorageError, match="epochs: Input/output error; the disk has an error"):
+        storage.write("one", b"")
+
+
+def test_a_line_that_the_disk_took_half_of_does_not_spoil_the_next(tmp_path, monkeypatch):
+    storage = claimed(tmp_path)
+    log = storage.log("log")
+    log.append("one\n")
+    real = os.write
+
+    def half(handle: int, data: bytes) -> int:
+        if data == b"two\n":
+            return real(handle, data[:2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", half)
+        with pytest.raises(StorageError, match="No space left"):
+            log.append("two\n")
+    log.append("three\n")
+    assert list(log.lines()) == ["one\n", "three\n"]
+    assert log.last() == "three\n"
+    log.close()
