@@ -56,7 +56,7 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/tasks/": Rule((CORE, STORAGE, TASKS), (*ARRAYS, "annotated_types", "pyarrow", "PIL", "gymnasium")),
     "pipeline/engine/": Rule((CORE, STORAGE, ENGINE), (*ARRAYS, "annotated_types", "safetensors")),
     "pipeline/runtime/": Rule((CORE, ENGINE, RUNTIME), (*ARRAYS, "ray")),
-    "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow", "matplotlib")),
+    "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow", "matplotlib"), ("alembic",)),
     "pipeline/serving/": Rule((CORE, ENGINE, SERVING), (*ARRAYS, "safetensors")),
     "pipeline/recipes/": Rule((CORE,), ("yaml",)),
     "pipeline/testing/": Rule((CORE, NETS, TASKS, ENGINE, TESTING), ARRAYS, ("pytest",)),

@@ -6,7 +6,6 @@ run it was not told of.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import math
@@ -21,6 +20,7 @@ from typing import TypeVar
 from pipeline.core.failures import ConfigError, InternalError, PipelineError
 from pipeline.core.redact import redact
 from pipeline.engine.interfaces import Entry, Status
+from pipeline.tracking.database import check_tables, create
 from pipeline.tracking.uri import (
     absolute,
     check_address,
@@ -131,9 +131,8 @@ class MLflowTracker:
         if is_web(self.uri):
             return MlflowClient(tracking_uri=self.uri)
         check_database(self.uri)  # mlflow would try to open it for 100 s
-        # The first client lays out the tables, and mlflow breaks where two of them do it at once.
-        with _alone_in(database(self.uri).parent):
-            return MlflowClient(tracking_uri=self.uri)
+        create(database(self.uri))
+        return MlflowClient(tracking_uri=self.uri)
 
     @property
     def _id(self) -> str:
@@ -184,17 +183,18 @@ class MLflowTracker:
         return {f"resume.{key}": value for key, value in params.items() if latest.get(key, value) != value}
 
 
-def probe(uri: str) -> None:
+def probe(uri: str, experiment: str = "") -> None:
     """See that runs can be tracked at ``uri``: a server answers within 3 s, a database could be written.
 
     Raises:
         ConfigError: names the URI, what is wrong and the fix.
     """
+    shown = f"tracking.uri {redact(uri)!r}"
     if not is_web(uri):
         check_database(uri)
+        check_tables(uri, shown)
         return
     check_address(uri)
-    shown = f"tracking.uri {redact(uri)!r}"
     try:
         # Not /health: that answers even where every call to the API is refused.
         answer = http_request(
@@ -236,16 +236,6 @@ def how_to_open(uri: str, run: str | None = None) -> tuple[str, str]:
         except (ConfigError, MlflowException) as error:
             logging.getLogger(__name__).info("no link to run %s: %s", run, redact(str(error)))
     return command, link
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -44,7 +44,12 @@ def absolute(uri: str) -> str:
     if is_web(uri):
         return uri.rstrip("/")
     query = uri.partition("?")[1:]
-    return SQLITE + str(database(uri)).replace("%", "%25") + "".join(query)
+    return uri_of(database(uri)) + "".join(query)
+
+
+def uri_of(path: Path) -> str:
+    """The SQLite URI of a file."""
+    return SQLITE + str(path).replace("%", "%25")
 
 
 def is_relative(uri: str) -> bool:

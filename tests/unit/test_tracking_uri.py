@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sqlite3
 import threading
 
 import pytest
@@ -43,9 +42,8 @@ def test_a_uri_nothing_can_be_kept_in_is_refused_with_the_fix(uri, message):
     assert "\n" not in str(raised.value)
 
 
-def test_a_database_that_is_there_or_could_be_passes(tmp_path):
-    sqlite3.connect(tmp_path / "mlflow.db").execute("create table runs (id)").connection.close()
-    probe(f"sqlite:///{tmp_path}/mlflow.db")
+def test_a_database_that_is_there_or_could_be_passes(mlflow_uri, tmp_path):
+    probe(mlflow_uri)
     probe(f"sqlite:///{tmp_path}/new.db?timeout=5")
     assert not (tmp_path / "new.db").exists()
 
