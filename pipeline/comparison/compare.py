@@ -204,9 +204,9 @@ def _parent(name: str, protocol: Protocol, folder: Path, recipe: Recipe) -> Iter
     before = read_word(storage, "tracked_run")
     budget = {"seconds": str(protocol.seconds), "tasks": str(protocol.tasks)}
     run = tracker.start(before, f"compare {name}", budget, {DESCRIPTION: protocol.about})
-    storage.write("tracked_run", run.encode())
     status: Status = "FAILED"
     try:
+        storage.write("tracked_run", run.encode())
         yield tracker, run
         status = "FINISHED"
     except KeyboardInterrupt:

@@ -13,6 +13,8 @@ from pipeline.engine.stop import Stop
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Work = Literal["learn", "score"]
+RUN_KEY = "run_key"
+"""The tag by which a tracked run is found again whose id nobody could note; no two runs have the same value."""
 
 
 class Chunk(NamedTuple):
@@ -139,7 +141,10 @@ class Tracker(Protocol):
     """Where people look at runs. Called from a background thread only; may be slow, may fail."""
 
     def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
-        """Create a run, or reopen ``run``; returns its id. Identical params and tags may be sent again."""
+        """Reopen ``run``, or else the one with the same tag ``RUN_KEY``, or else create one; returns its id.
+
+        Identical params and tags may be sent again.
+        """
         ...
 
     def send(self, entries: Sequence[Entry]) -> None:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from pipeline.core.failures import ConfigError, InternalError, PipelineError
 from pipeline.core.redact import redact
-from pipeline.engine.interfaces import Entry, Status
+from pipeline.engine.interfaces import RUN_KEY, Entry, Status
 from pipeline.tracking.database import check_tables, create
 from pipeline.tracking.uri import (
     absolute,
@@ -76,22 +76,21 @@ class MLflowTracker:
     def __init__(self, uri: str, experiment: str, run: str = "") -> None:
         self.uri, self.experiment = absolute(uri), experiment
         self._run = run
-        self._half_started = ""
 
     def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
-        """Create a run called ``name``, or set ``run`` RUNNING again (it keeps its name); returns its id."""
+        """Create a run called ``name``, or set one RUNNING again (it keeps its name); returns its id.
+
+        The one again is ``run``, or that with the same tag ``RUN_KEY``: a start that failed after MLflow had created
+        the run finds it so.
+        """
         with _without_secrets(self.uri):
-            found = self._reopen(self._half_started or run or "")
+            found = self._reopen(run) or self._reopen(self._with_key(tags.get(RUN_KEY)))
             if found is None:
-                found = self._client.create_run(
-                    self._experiment_id(), run_name=name, tags={"resumed_from": run} if run else None
-                )
-                # A start that fails further down is tried again, and must not leave a run behind each time.
-                self._half_started = found.info.run_id
+                first = {key: tags[key] for key in (RUN_KEY,) if key in tags} | ({"resumed_from": run} if run else {})
+                found = self._client.create_run(self._experiment_id(), run_name=name, tags=first)
             self._run = found.info.run_id
             changed = self._log_params(found, {_key(key): redact(value)[:PARAM] for key, value in params.items()})
             self.tag({**tags, **changed})
-            self._half_started = ""
         return self._run
 
     def connect(self) -> None:
@@ -140,7 +139,14 @@ class MLflowTracker:
             raise InternalError("the tracker was used before start()")
         return self._run
 
-    def _reopen(self, run: str) -> Run | None:
+    def _with_key(self, key: str | None) -> str | None:
+        """The run whose tag ``RUN_KEY`` is ``key``."""
+        if not key:
+            return None
+        found = self._client.search_runs([self._experiment_id()], f"tags.{RUN_KEY} = '{key}'", max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _reopen(self, run: str | None) -> Run | None:
         """The run, RUNNING; None where it was deleted."""
         if not run:
             return None

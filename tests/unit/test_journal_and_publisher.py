@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.failures import ResumeError
+from pipeline.core.failures import ResumeError, StorageError
 from pipeline.engine.durability import publisher as publishing
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher, TrackedRun, windows
-from pipeline.engine.interfaces import Entry, Status
+from pipeline.engine.interfaces import RUN_KEY, Entry, Status
 from pipeline.storage.local import Local
 from tests.unit.virtual import Recorder
 
@@ -164,11 +164,19 @@ def test_windows_are_means_over_log_every_steps():
     assert consumed == 10
 
 
-def test_an_unfinished_window_waits_unless_the_run_was_closed():
+def test_an_open_window_waits_and_only_a_finished_run_shows_it():
     entries = [train(step) for step in range(6, 9)]
     assert windows(entries, LOG_EVERY) == ([], 0)
-    ready, consumed = windows([*entries, end("KILLED", 8)], LOG_EVERY)
-    assert ([(entry.step, entry.metrics["step"]) for entry in ready], consumed) == ([(8, 7.0)], 4)
+    for status in ("KILLED", "FAILED"):
+        assert windows([*entries, end(status, 8)], LOG_EVERY) == ([], 0)
+    ready, consumed = windows([*entries, end("FINISHED", 8)], LOG_EVERY)
+    assert ([(entry.step, entry.metrics["step"]) for entry in ready], consumed) == ([(8, 7.0)], 0)
+
+
+def test_a_finished_run_that_is_given_more_steps_goes_on_in_the_same_windows():
+    entries = [*map(train, range(6, 9)), end("FINISHED", 8), *map(train, range(9, 12))]
+    ready, consumed = windows(entries, LOG_EVERY)
+    assert ([(entry.step, entry.metrics["step"]) for entry in ready], consumed) == ([(8, 7.0), (10, 8.0)], 6)
 
 
 def test_a_metric_that_some_steps_lack_is_the_mean_over_those_that_have_it():
@@ -291,6 +299,7 @@ def test_a_run_is_started_filled_and_ended(build: Build, idle: None):
         publisher.storage.write(name, b"...")
     assert publisher.close("FINISHED", names, {"theta_sha256": "f00"}) is None
     assert (tracker.name, tracker.params, tracker.status) == ("a name", {"seed": "7"}, "FINISHED")
+    assert tracker.tags.pop(RUN_KEY)
     assert tracker.tags == {"git_commit": "abc", "numerics.torch": "2", "theta_sha256": "f00"}
     assert tracker.curve("step") == [(5, 3.0), (10, 8.0), (12, 11.5)]
     assert tracker.artifacts == ["recipe.yaml", "checkpoints/step-00000012.safetensors"]
@@ -308,9 +317,8 @@ def test_after_a_restart_the_same_run_goes_on_and_nothing_is_sent_twice_or_never
         journal.close()
         assert tracker.status == status
     assert tracker.starts == [None, "run-1", "run-1"]
-    # 1-5, then what there was at each end, then up to the next multiple of 5: twenty steps, each in one window.
-    curve = [(5, 3.0), (7, 6.5), (10, 9.0), (13, 12.0), (15, 14.5), (20, 18.0)]
-    assert tracker.curve("step") == curve
+    curve = [(5, 3.0), (10, 8.0), (15, 13.0), (20, 18.0)]
+    assert tracker.curve("step") == curve, "it is not the curve of a run that nobody disturbed"
 
     publisher.storage.remove("journal.sent")
     again, _ = build(tracker)
@@ -545,6 +553,69 @@ def test_what_gathered_in_a_long_absence_is_sent_part_by_part(build: Build, idle
     assert journal.position(publisher.storage.read("journal.sent")) == 80
 
 
+class Full(Local):
+    """A folder in which the files called ``refused`` cannot be written."""
+
+    refused: tuple[str, ...] = ()
+
+    def write(self, name: str, data: bytes) -> None:
+        if name in self.refused:
+            raise StorageError(f"{name}: no space left")
+        super().write(name, data)
+
+
+@pytest.mark.parametrize("refused", [("tracked_run",), ("journal.sent",), ("tracked_key",)])
+def test_a_disk_that_fills_up_leaves_one_tracked_run_and_it_is_ended(reopen, path: Path, refused, idle: None):
+    tracker, journal, folder = Keyed(), reopen(), Full(path.parent)
+    folder.refused = refused
+    for step in range(1, 8):
+        journal.append(train(step))
+    publisher = Publisher(tracker, journal, TrackedRun("a name", {}, {}), folder, LOG_EVERY)
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            publisher.send()
+    publisher.start({})
+    assert "no space left" in (publisher.close("FAILED", [], {}) or "")
+    assert tracker.statuses == ([] if refused == ("tracked_key",) else ["FAILED"])
+
+    folder.refused = ()  # somebody made room, and the run is resumed
+    resumed = Publisher(tracker, journal, TrackedRun("a name", {}, {}), folder, LOG_EVERY)
+    journal.append(end("FINISHED", 7))
+    resumed.start({})
+    assert resumed.close("FINISHED", [], {}) is None
+    assert tracker.statuses == ["FINISHED"]
+    assert tracker.curve("step") == [(5, 3.0), (7, 6.5)]
+
+
+class Keyed(Recorder):
+    """A tracker of many runs, which finds the one with the same key again as MLflow's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: list[str] = []
+        self.statuses: list[Status] = []
+
+    def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
+        if tags[RUN_KEY] not in self.keys:
+            self.keys.append(tags[RUN_KEY])
+            self.statuses.append("KILLED")
+        return super().start(f"run-{self.keys.index(tags[RUN_KEY])}", name, params, tags)
+
+    def end(self, status: Status) -> None:
+        self.statuses[-1] = status
+
+
+def test_a_window_of_more_entries_than_are_read_at_a_time(build: Build, idle: None, monkeypatch):
+    monkeypatch.setattr(publishing, "BATCH", 2)
+    publisher, journal = build(tracker := Recorder())
+    for step in range(1, 11):
+        journal.append(train(step))
+        for status in ("KILLED", "FAILED"):  # a run that crashes at each step
+            journal.append(end(status, step))
+    publisher.send()
+    assert tracker.curve("step") == [(5, 3.0), (10, 8.0)]
+
+
 def test_what_is_sent_is_durable_before(build: Build, reopen, idle: None):
     publisher, journal = build(Failing(1))
     journal.append(train(5))
@@ -581,8 +652,8 @@ def test_a_killed_run_is_ended_first_and_uploads_nothing(build: Build, idle: Non
     publisher, journal = build(tracker)
     publisher.send()  # started, as it is a second after the run has begun
     publisher.start({})
-    journal.append(train(1))
-    journal.append(journal.entry("KILLED", 1, {}))
+    journal.append(train(LOG_EVERY))
+    journal.append(journal.entry("KILLED", LOG_EVERY, {}))
     publisher.storage.write("checkpoints/step-00000001.safetensors", b"...")
     assert publisher.close("KILLED", ["checkpoints/step-00000001.safetensors"], {}) is None
     assert order[0] == "KILLED"

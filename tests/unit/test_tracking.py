@@ -13,7 +13,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.core.failures import ConfigError, InternalError, PipelineError
-from pipeline.engine.interfaces import Entry
+from pipeline.engine.interfaces import RUN_KEY, Entry
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open
 from pipeline.tracking.uri import absolute
 
@@ -198,17 +198,20 @@ def test_another_process_ends_the_run_of_one_that_died(uri, tracker):
 
 @pytest.mark.parametrize("run", [None, "0" * 32])
 def test_a_start_that_failed_half_way_leaves_one_run(uri, tracker, monkeypatch, run):
+    """The process may have been killed meanwhile: another one tries again."""
+
     def closed(*_args, **_kwargs):
         raise OSError("disk full")
 
+    tags = {RUN_KEY: "a" * 32}
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_batch", closed)
         with pytest.raises(PipelineError, match="disk full"):
-            started(tracker, {"seed": "7"}, run=run)
-    run = started(tracker, {"seed": "7"}, run=run)
+            started(tracker, {"seed": "7"}, tags, run=run)
+    run = started(MLflowTracker(uri, "metafleet"), {"seed": "7"}, tags, run=run)
     assert stored(uri, run).data.params == {"seed": "7"}
     assert runs(uri) == 1
-    assert started(tracker, {"seed": "8"}) != run
+    assert started(tracker, {"seed": "8"}, {RUN_KEY: "b" * 32}) != run
 
 
 @pytest.mark.parametrize("folder", ["plain", "a b#c%20d é@"])

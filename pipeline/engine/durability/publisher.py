@@ -1,6 +1,7 @@
 """Sends the journal to the tracker from a thread of its own: the outer loop never waits for a server.
 
-Entries of kind ``train`` are means over ``log_every`` steps, none left unseen; others go as they are. Whatever the
+Entries of kind ``train`` are means over ``log_every`` steps, none left unseen in a finished run; others go as they are.
+The windows do not depend on when a run was interrupted: a resumed run has the curve of an undisturbed one. Whatever the
 tracker could not take stays in the journal, and ``journal.sent`` says from where to go on. What is sent is durable
 before, and a function of the journal alone: sending all of it again changes nothing in the tracker.
 """
@@ -9,14 +10,16 @@ from __future__ import annotations
 
 import math
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, get_args
 
+from pipeline.core.failures import StorageError
 from pipeline.core.redact import redact
 from pipeline.engine.durability.journal import Journal
-from pipeline.engine.interfaces import Entry, Status, Tracker
+from pipeline.engine.interfaces import RUN_KEY, Entry, Status, Tracker
 from pipeline.storage.interface import Storage
 from pipeline.storage.texts import read_word
 
@@ -44,6 +47,7 @@ class Publisher:
         self.tracker, self.journal, self.run, self.storage, self.log_every = tracker, journal, run, storage, log_every
         self.last_error: str | None = None
         self._started = False
+        self._known = False
         self._end: Callable[[], None] = lambda: None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="publisher", daemon=True)
@@ -80,9 +84,9 @@ class Publisher:
         self.journal.sync()
         if not self._started:
             self._start()
-        sent = self.journal.position(self.storage.read("journal.sent"))
+        sent, most = self.journal.position(self.storage.read("journal.sent")), BATCH
         while True:
-            entries = self.journal.since(sent, BATCH + 2 * self.log_every)  # each step may have a validation
+            entries = self.journal.since(sent, most)
             batch, consumed = windows(entries, self.log_every)
             if batch:
                 try:
@@ -90,16 +94,24 @@ class Publisher:
                 except Exception:
                     self._started = False  # perhaps somebody deleted the run: look at the next attempt
                     raise
-            if not consumed:
+            if consumed:
+                sent, most = sent + consumed, BATCH
+                self.storage.write("journal.sent", self.journal.mark(sent))
+            elif len(entries) < most:
                 return
-            sent += consumed
-            self.storage.write("journal.sent", self.journal.mark(sent))
+            else:  # one window has more entries than that: each step may have several
+                most *= 2
 
     def send_end(self, status: Status, artifacts: Sequence[str], tags: Mapping[str, str]) -> None:
         """What is left, and the end of the tracked run."""
         if status == "KILLED" and self._started:  # there may be no time for more than this
             self.tracker.end(status)
-        self.send()
+        try:
+            self.send()
+        except StorageError:  # the run's folder cannot be written, and the tracked run ends all the same
+            if self._known:
+                self.tracker.end(status)
+            raise
         self.tracker.tag(tags)
         with TemporaryDirectory() as folder:
             for name in artifacts:
@@ -126,8 +138,14 @@ class Publisher:
         return True
 
     def _start(self) -> None:
+        key = read_word(self.storage, "tracked_key")
+        if key is None:
+            # It is on disk before the tracked run exists: whoever is interrupted in between finds that run again.
+            key = uuid.uuid4().hex
+            self.storage.write("tracked_key", key.encode())
         before = read_word(self.storage, "tracked_run")
-        run = self.tracker.start(before, *self.run)
+        run = self.tracker.start(before, self.run.name, self.run.params, {RUN_KEY: key, **self.run.tags})
+        self._known = True
         if run != before:
             self.storage.remove("journal.sent")  # a new run has seen nothing yet
             self.storage.write("tracked_run", run.encode())
@@ -135,7 +153,11 @@ class Publisher:
 
 
 def windows(entries: Sequence[Entry], log_every: int) -> tuple[list[Entry], int]:
-    """What to send now, and how many of the entries it stands for; a window is closed by its last step or a status."""
+    """What to send now, and how many of the entries it stands for.
+
+    A window ends at a multiple of ``log_every``, never where a run was interrupted. The end of a finished run shows the
+    open window too, and leaves it open: the run may be given more steps.
+    """
     ready: list[Entry] = []
     window: list[Entry] = []
     consumed = 0
@@ -144,8 +166,10 @@ def windows(entries: Sequence[Entry], log_every: int) -> tuple[list[Entry], int]
             window.append(entry)
         elif entry.kind not in STATUSES:
             ready.append(entry)
-        if window and (entry.kind in STATUSES or window[-1].step % log_every == 0):
+        whole = bool(window) and window[-1].step % log_every == 0
+        if whole or (window and entry.kind == "FINISHED"):
             ready.append(_mean(window))
+        if whole:
             window = []
         if not window:
             consumed = position
