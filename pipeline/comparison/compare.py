@@ -213,5 +213,8 @@ def _parent(name: str, protocol: Protocol, folder: Path, recipe: Recipe) -> Iter
         status = "KILLED"
         raise
     finally:
-        tracker.end(status)
-        storage.release()
+        try:
+            storage.check()  # the MLflow run of a comparison that was taken over is the other process's
+            tracker.end(status)
+        finally:
+            storage.release()

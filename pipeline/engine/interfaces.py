@@ -64,11 +64,15 @@ class Missing(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Where a run stands when it is opened: the last finished step, a handle to theta, and what people should know."""
+    """Where a run stands when it is opened: the last finished step, a handle to theta, and what people should know.
+
+    ``epoch`` names the claim under which its files are written.
+    """
 
     step: int
     theta: Any
     notes: tuple[str, ...] = ()
+    epoch: str = ""
 
 
 class RolledBack(Exception):
@@ -99,6 +103,8 @@ class Executor(Scorer, Protocol):
 
     workers: int
     note: Callable[[str], None]
+    epoch: str
+    """The claim under which the run's files are written; empty before the run is open."""
 
     @property
     def numerics(self) -> Mapping[str, str]: ...
@@ -133,7 +139,11 @@ class Executor(Scorer, Protocol):
         ...
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        """End the run; returns what could not be sent to the tracker. A killed run takes a second at the most."""
+        """End the run; returns what could not be sent to the tracker. A killed run takes a second at the most.
+
+        Raises:
+            FencedError: another process has taken over the run, and with it the tracked run.
+        """
         ...
 
 

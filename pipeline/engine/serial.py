@@ -52,9 +52,12 @@ class SerialExecutor(WorkerPool):
         super().__init__(InProcess(worker), Monotonic(), Scheduler(Timeouts(), on_poison), workers=1)
         self.coordinator = coordinator
         self.numerics = worker.fingerprint
+        self.epoch = ""
 
     def open(self) -> Opened:
-        return self.coordinator.open(self.numerics)
+        opened = self.coordinator.open(self.numerics)
+        self.epoch = opened.epoch
+        return opened
 
     def apply(
         self, step: int, handles: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]

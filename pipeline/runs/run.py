@@ -24,7 +24,7 @@ from pipeline.build import (
     plan_of,
 )
 from pipeline.config import Recipe, file_fields
-from pipeline.core.failures import ConfigError, ResumeError
+from pipeline.core.failures import ConfigError, FencedError, ResumeError, StorageError
 from pipeline.core.flat import sha256
 from pipeline.core.losses import LOSSES
 from pipeline.engine import loop
@@ -110,8 +110,14 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
             raise
         except BaseException as error:
             killed = isinstance(error, KeyboardInterrupt)
-            for note in _end_early(executor, "KILLED" if killed else "FAILED", recipe, storage_at(folder)):
-                error.add_note(note)
+            try:
+                for note in _end_early(executor, "KILLED" if killed else "FAILED", recipe, storage_at(folder)):
+                    error.add_note(note)
+            except FencedError as fenced:
+                if isinstance(error, StorageError):  # the other process's writing is behind it
+                    raise fenced from error
+                if not isinstance(error, FencedError):
+                    error.add_note(str(fenced))
             raise
 
 
@@ -127,12 +133,22 @@ def _look_for_tracker(recipe: Recipe, storage: Storage, listener: ProgressListen
 
 
 def _end_early(executor: Executor, status: Status, recipe: Recipe, storage: Storage) -> Iterator[str]:
-    """Leave the run on disk and in MLflow as it stands, by the coordinator or by this process; yields what was kept."""
+    """Leave the run on disk and in MLflow as it stands, by the coordinator or by this process; yields what was kept.
+
+    Raises:
+        FencedError: another process has taken over the run, and with it the MLflow run.
+    """
     tracked = read_word(storage, "tracked_run")
     ender = None
     if tracked is not None:
         ender = RunEnder(recipe.tracking.uri, recipe.tracking.experiment, tracked)
     problem = executor.close(status, {})
+    # Each parameter actor of this run has an epoch of its own; a newer one than the last of them is another process's.
+    newest = storage.names("epochs")[-1:]
+    if problem is not None and executor.epoch and newest > [executor.epoch]:
+        raise FencedError(
+            f"{storage.where}: this run was taken over by another process; its MLflow run is left as it is"
+        )
     if problem is not None and ender is not None:
         problem = ender.end(status)
         if problem is not None:

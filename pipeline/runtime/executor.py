@@ -10,7 +10,7 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from pipeline.core.failures import ClusterError, PipelineError
+from pipeline.core.failures import ClusterError, FencedError, PipelineError
 from pipeline.engine.clock import Monotonic
 from pipeline.engine.durability.coordinator import Coordinator
 from pipeline.engine.interfaces import Applied, Missing, Opened, RolledBack, Status
@@ -50,6 +50,7 @@ class RayExecutor(WorkerPool):
         self.build, self.timeouts, self.pinned = coordinator, scheduler.timeouts, pinned
         self.parameters = self._build()
         self.opened = Opened(0, None)
+        self.epoch = ""
         self.rebuilt = 0
         super().__init__(self.ray, Monotonic(), scheduler, workers=workers.count)
 
@@ -104,11 +105,18 @@ class RayExecutor(WorkerPool):
             problem = self._call("close", status, summary)
         else:
             limit = min(END_S[status], HEADLESS_S) if self.ray.head.gone else END_S[status]
-            problem = _close_result(self.parameters.close.remote(status, summary), limit)
+            try:
+                problem = _close_result(self.parameters.close.remote(status, summary), limit)
+            except FencedError:
+                self._leave()
+                raise
+        self._leave()
+        return None if problem is None else str(problem)
+
+    def _leave(self) -> None:
         if not self.ray.head.gone:
             ray.kill(self.parameters)
         self.ray.close()
-        return None if problem is None else str(problem)
 
     def _build(self) -> Any:
         # It asks for no CPU: pinned to the driver's machine, it could wait for one for ever behind the workers there.
@@ -116,8 +124,10 @@ class RayExecutor(WorkerPool):
         return ray.remote(ParameterActor).options(**options).remote(self.build, self.timeouts.fetch_s)
 
     def _open(self) -> Opened:
-        opened, theta = self.parameters.open.remote(self.numerics)
-        return Opened(*self._get(opened, self.timeouts.start_s))._replace(theta=theta)
+        reference, theta = self.parameters.open.remote(self.numerics)
+        opened = Opened(*self._get(reference, self.timeouts.start_s))._replace(theta=theta)
+        self.epoch = opened.epoch
+        return opened
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """A call that may be made twice, at the step that was done last."""
@@ -172,10 +182,16 @@ class RayExecutor(WorkerPool):
 
 
 def _close_result(reference: Any, limit: float) -> Any:
-    """The object, or why there is none: a run that ends early ends, whatever became of its parameter actor."""
+    """The object, or why there is none: a run that ends early ends, whatever became of its parameter actor.
+
+    Raises:
+        FencedError: another process has taken over the run.
+    """
     try:
         return ray.get(reference, timeout=limit)
     except GetTimeoutError:
         return f"the parameter actor did not answer for {limit:g} s"
     except RayError as error:
+        if isinstance(error, RayTaskError) and isinstance(error.cause, FencedError):
+            raise error.cause from None
         return f"the parameter actor failed: {' '.join(str(error).split())[:300]}"

@@ -9,13 +9,14 @@ import multiprocessing
 import os
 import resource
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 from pipeline import build
 from pipeline.config import Recipe
-from pipeline.core.failures import PipelineError
+from pipeline.core.failures import FencedError, PipelineError
 from pipeline.engine import loop
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.outer.store import Store
@@ -79,7 +80,8 @@ def trains(recipe: str, folder: str, together: Barrier) -> None:
     try:
         loop.train(executor, build.plan_of(of, build.build_components(of)), Onlooker())
     except PipelineError as error:
-        executor.close("FAILED", {})
+        with suppress(FencedError):
+            executor.close("FAILED", {})
         os._exit(error.exit_code)
     executor.close("FINISHED", {})
 

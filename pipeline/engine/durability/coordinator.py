@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,7 @@ class Coordinator:
         self._opened, self._saved, self._saved_at = True, self.store.version, self.now()
         self.storage.write("recipe.yaml", self.recipe.encode())
         self.publisher.start({f"numerics.{key}": value for key, value in numerics.items()})
-        return Opened(self.store.version, self.store.vector(), tuple(notes))
+        return Opened(self.store.version, self.store.vector(), tuple(notes), self.storage.names("epochs")[-1])
 
     def commit(
         self, step: int, contributions: Sequence[Contribution], facts: Mapping[str, float], skipped: Sequence[str]
@@ -163,13 +164,17 @@ class Coordinator:
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
         """Save what is unsaved and the summary, send what is left to the tracker and end its run.
 
-        Returns what could not be saved or sent.
+        Returns what could not be saved or sent. A second call does nothing.
+
+        Raises:
+            FencedError: another process has taken over the run; the tracked run is left to it.
         """
+        opened, self._opened = self._opened, False
         try:
-            return self._close(status, summary) if self._opened else None
-        except FencedError as error:
-            self.publisher.abandon()  # the tracked run is somebody else's now
-            return str(error)
+            return self._close(status, summary) if opened else None
+        except FencedError:
+            self.publisher.abandon()
+            raise
         finally:
             self._writer.shutdown()
             self.journal.close()
@@ -178,6 +183,7 @@ class Coordinator:
     def _close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
         artifacts, unsaved = ["recipe.yaml"], None
         try:
+            self.storage.check()
             self.flush()
             if self.store.version > self._saved and not self._mid_step:
                 self._save(self._checkpoint())
@@ -192,6 +198,9 @@ class Coordinator:
         artifacts += [name_of(step) for step in self.checkpoints.steps()[-1:]]
         tags = {"theta_sha256": sha256(self.store.theta), "step": str(self.store.version)}
         unsent = self.publisher.close(status, artifacts, tags)
+        if unsaved or unsent:
+            with suppress(StorageError):  # a folder that is gone was taken over by nobody
+                self.storage.check()
         return unsaved or unsent
 
     def _save(self, checkpoint: Checkpoint) -> None:

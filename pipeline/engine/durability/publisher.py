@@ -12,6 +12,7 @@ import math
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, get_args
@@ -89,6 +90,7 @@ class Publisher:
             entries = self.journal.since(sent, most)
             batch, consumed = windows(entries, self.log_every)
             if batch:
+                self.storage.check()  # the tracked run of a run that was taken over is somebody else's
                 try:
                     self.tracker.send(batch)
                 except Exception:
@@ -103,14 +105,19 @@ class Publisher:
                 most *= 2
 
     def send_end(self, status: Status, artifacts: Sequence[str], tags: Mapping[str, str]) -> None:
-        """What is left, and the end of the tracked run."""
+        """What is left, and the end of the tracked run.
+
+        Raises:
+            FencedError: another process has taken over the run; the tracked run is as it was.
+        """
         if status == "KILLED" and self._started:  # there may be no time for more than this
-            self.tracker.end(status)
+            self._end_tracked(status)
         try:
             self.send()
+            self.storage.check()
         except StorageError:  # the run's folder cannot be written, and the tracked run ends all the same
             if self._known:
-                self.tracker.end(status)
+                self._end_tracked(status)
             raise
         self.tracker.tag(tags)
         with TemporaryDirectory() as folder:
@@ -119,6 +126,11 @@ class Publisher:
                 if data is not None:
                     (copy := Path(folder, Path(name).name)).write_bytes(data)
                     self.tracker.artifact(copy, "" if "/" not in name else name.rpartition("/")[0])
+        self._end_tracked(status)
+
+    def _end_tracked(self, status: Status) -> None:
+        with suppress(StorageError):  # a folder that is gone was taken over by nobody
+            self.storage.check()
         self.tracker.end(status)
 
     def _loop(self) -> None:
@@ -138,6 +150,7 @@ class Publisher:
         return True
 
     def _start(self) -> None:
+        self.storage.check()
         key = read_word(self.storage, "tracked_key")
         if key is None:
             # It is on disk before the tracked run exists: whoever is interrupted in between finds that run again.
