@@ -187,10 +187,16 @@ def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> 
 def evaluation_plan(recipe: Recipe, source: TaskSource[Any]) -> EvaluationPlan:
     """The final table's tasks."""
     wanted = recipe.evaluation
-    settings = source.evaluation if isinstance(source, Varied) else {}
-    shape = recipe.shapes().eval
+    free = {key: value for key, value in recipe.identity("").free.items() if key.startswith("algorithm.")}
     return EvaluationPlan(
-        wanted.split, wanted.tasks, wanted.seed, recipe.chunk_size, shape, source.fingerprint, settings
+        wanted.split,
+        wanted.tasks,
+        wanted.seed,
+        recipe.chunk_size,
+        recipe.shapes().eval,
+        source.fingerprint,
+        adaptation=json.dumps(free, sort_keys=True),
+        settings=source.evaluation if isinstance(source, Varied) else {},
     )
 
 

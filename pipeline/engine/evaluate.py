@@ -19,7 +19,10 @@ from pipeline.engine.interfaces import Scorer
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Which tasks: drawn from a seed of their own, never the run's."""
+    """Which tasks: drawn from a seed of their own, never the run's.
+
+    ``adaptation`` tells what else decides the scores and may change between two sessions of a run.
+    """
 
     split: Split
     tasks: int
@@ -27,6 +30,7 @@ class EvaluationPlan:
     chunk_size: int
     shape: TaskShape
     data: str
+    adaptation: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What else decides the tasks: the source says it."""
 
@@ -42,6 +46,11 @@ class EvaluationPlan:
             "shape": asdict(self.shape) | {"rotations": "none"} | dict(self.settings),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def key(self) -> str:
+        """Scores of one theta with the same key are equal; those of two may be compared."""
+        return hashlib.sha256(f"{self.hash} {self.adaptation}".encode()).hexdigest()[:16]
 
 
 class Row(NamedTuple):

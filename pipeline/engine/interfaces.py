@@ -127,11 +127,14 @@ class Executor(Scorer, Protocol):
         ...
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Journal metrics that are not an outer step's, such as an evaluation's."""
+        """Journal metrics that are not an outer step's, such as those of the kind ``evaluation/KEY``."""
         ...
 
-    def keep_best(self, step: int, score: float) -> bool:
-        """Keep the theta of ``step`` aside if ``score`` (higher is better) is the best so far; whether it was."""
+    def keep_best(self, step: int, score: float, evaluation: str) -> bool:
+        """Keep the theta of ``step`` aside if ``score`` (higher is better) is the best so far; whether it was.
+
+        Scores of another ``evaluation`` (its key) are not compared: the first of a new one is the best.
+        """
         ...
 
     def fetch(self, theta: Any) -> np.ndarray:

@@ -101,10 +101,11 @@ class _Session:
         """Score the validation tasks, if ``step`` is one for it."""
         if self.plan.validation is None or step % self.plan.validate_every:
             return
+        key = self.plan.validation.key
         rows = evaluate(self.executor, theta, self.plan.validation).rows()
-        self.executor.record("validation", step, row_metrics("val", rows))
+        self.executor.record(f"validation/{key}", step, row_metrics("val", rows))
         last = [row for row in rows if row.metric == self.plan.metric][-1]
-        best = self.executor.keep_best(step, last.mean if self.plan.higher_is_better else -last.mean)
+        best = self.executor.keep_best(step, last.mean if self.plan.higher_is_better else -last.mean, key)
         self.listener.note(
             f"step {step}: validation {last.metric} {last.mean:.4f} ± {last.ci95:.4f}{' (best so far)' if best else ''}"
         )

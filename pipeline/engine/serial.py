@@ -68,8 +68,8 @@ class SerialExecutor(WorkerPool):
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         self.coordinator.record(kind, step, metrics)
 
-    def keep_best(self, step: int, score: float) -> bool:
-        return self.coordinator.keep_best(step, score)
+    def keep_best(self, step: int, score: float, evaluation: str) -> bool:
+        return self.coordinator.keep_best(step, score, evaluation)
 
     def fetch(self, theta: Any) -> Any:
         return theta

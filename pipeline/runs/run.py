@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,16 +24,17 @@ from pipeline.build import (
     plan_of,
 )
 from pipeline.config import Recipe, file_fields
-from pipeline.core.failures import ConfigError, FencedError, ResumeError, StorageError
+from pipeline.core.failures import ConfigError, ResumeError
 from pipeline.core.flat import sha256
 from pipeline.core.losses import LOSSES
 from pipeline.engine import loop
-from pipeline.engine.durability.checkpoint import Checkpoints, read_checkpoint
+from pipeline.engine.durability.checkpoint import read_checkpoint
 from pipeline.engine.durability.coordinator import BEST
 from pipeline.engine.evaluate import Scores, evaluate
-from pipeline.engine.interfaces import Executor, Scorer, Status
+from pipeline.engine.interfaces import Scorer
 from pipeline.engine.loop import ProgressListener, TrainResult
 from pipeline.engine.scheduling.timeouts import Timeouts
+from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, pack, require_origin, validate_folder
 from pipeline.runtime.job import in_ray_job
 from pipeline.storage import storage_at
@@ -41,7 +42,6 @@ from pipeline.storage.interface import Storage
 from pipeline.storage.texts import read_word
 from pipeline.tracking import uri as tracking_uri
 from pipeline.tracking.mlflow_tracker import how_to_open, probe
-from pipeline.tracking.run_ender import RunEnder
 
 
 class RunOptions(NamedTuple):
@@ -78,11 +78,12 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
     _look_for_tracker(recipe, storage_at(folder), listener)
     components = dry_run(recipe)
     check_folder(recipe, components, storage_at(folder))
-    chunks = -(-recipe.tasks_per_step // recipe.chunk_size)
-    if options.executor == "ray" and recipe.workers.count > chunks:
-        listener.note(
-            f"{recipe.workers.count} workers share {chunks} chunks a step: {recipe.workers.count - chunks} stay idle"
-        )
+    finished = finished_summary(recipe, components.source.fingerprint, storage_at(folder)) if options.resume else None
+    if finished is not None and is_settled(recipe, validate_folder(folder), storage_at(folder)):
+        listener.note(f"{folder}: this run is finished; it is left as it is, and its evaluation is repeated")
+        scores, _ = _scored(recipe, components, pack(components, newest(folder)), options, folder)
+        return RunResult(folder, finished, None, scores)
+    _tell_of_idle_workers(recipe, options, listener)
     started = time.perf_counter()
     executor = build_executor(
         recipe,
@@ -98,27 +99,29 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
             vector = np.array(executor.fetch(trained.theta))
             scores, rows = _final_scores(executor, vector, recipe, components, folder)
             executor.record(
-                "evaluation",
+                f"evaluation/{evaluation_plan(recipe, components.source).key}",
                 trained.step,
                 {f"eval/{r['theta']}/{r['metric']}/after_{r['point']}_steps": r["mean"] for r in rows},
             )
             wall = time.perf_counter() - started
             summary = _summary(recipe, options, components, trained, vector, rows, executor.numerics, wall)
+            if finished is not None:  # what was measured while it was trained stays
+                summary = finished | {"evaluation": summary["evaluation"]}
             return RunResult(folder, summary, executor.close("FINISHED", summary), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder stays as it was, in MLflow too
             executor.close("FAILED", {})
             raise
         except BaseException as error:
-            killed = isinstance(error, KeyboardInterrupt)
-            try:
-                for note in _end_early(executor, "KILLED" if killed else "FAILED", recipe, storage_at(folder)):
-                    error.add_note(note)
-            except FencedError as fenced:
-                if isinstance(error, StorageError):  # the other process's writing is behind it
-                    raise fenced from error
-                if not isinstance(error, FencedError):
-                    error.add_note(str(fenced))
+            end_early(executor, error, recipe, storage_at(folder))
             raise
+
+
+def _tell_of_idle_workers(recipe: Recipe, options: RunOptions, listener: ProgressListener) -> None:
+    chunks = -(-recipe.tasks_per_step // recipe.chunk_size)
+    if options.executor == "ray" and recipe.workers.count > chunks:
+        listener.note(
+            f"{recipe.workers.count} workers share {chunks} chunks a step: {recipe.workers.count - chunks} stay idle"
+        )
 
 
 def _look_for_tracker(recipe: Recipe, storage: Storage, listener: ProgressListener) -> None:
@@ -130,35 +133,6 @@ def _look_for_tracker(recipe: Recipe, storage: Storage, listener: ProgressListen
         if tracked is None:
             raise
         listener.note(f"{error}. The run goes on without it: its metrics wait in the journal")
-
-
-def _end_early(executor: Executor, status: Status, recipe: Recipe, storage: Storage) -> Iterator[str]:
-    """Leave the run on disk and in MLflow as it stands, by the coordinator or by this process; yields what was kept.
-
-    Raises:
-        FencedError: another process has taken over the run, and with it the MLflow run.
-    """
-    tracked = read_word(storage, "tracked_run")
-    ender = None
-    if tracked is not None:
-        ender = RunEnder(recipe.tracking.uri, recipe.tracking.experiment, tracked)
-    problem = executor.close(status, {})
-    # Each parameter actor of this run has an epoch of its own; a newer one than the last of them is another process's.
-    newest = storage.names("epochs")[-1:]
-    if problem is not None and executor.epoch and newest > [executor.epoch]:
-        raise FencedError(
-            f"{storage.where}: this run was taken over by another process; its MLflow run is left as it is"
-        )
-    if problem is not None and ender is not None:
-        problem = ender.end(status)
-        if problem is not None:
-            yield f"MLflow still shows the run as RUNNING: {problem}"
-    if status == "KILLED":
-        steps = Checkpoints(storage, 1).steps()
-        yield (
-            f"step {steps[-1] if steps else 0} is kept; to go on, add --resume --output {storage.where} "
-            "to the same command (jobs.compare goes on without)"
-        )
 
 
 def describe(recipe: Recipe) -> str:
@@ -194,9 +168,7 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], options: RunOptio
     other_data = any(override.startswith("source") for override in overrides)
     checkpoint, note = newest(folder, None if other_data else components.source.fingerprint)
     vector = pack(components, checkpoint)
-    pool = build_pool(recipe, options.executor, options.address, options.timeouts)
-    with closing(pool.transport), pool.stop.listening():
-        _, rows = _final_scores(pool, vector, recipe, components, folder)
+    _, rows = _scored(recipe, components, vector, options, folder)
     return {
         "recipe": recipe.name,
         "step": checkpoint.step,
@@ -204,6 +176,15 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], options: RunOptio
         "note": note,
         "evaluation": evaluation_facts(recipe, components, rows),
     }
+
+
+def _scored(
+    recipe: Recipe, components: Components, vector: np.ndarray, options: RunOptions, folder: str | Path
+) -> tuple[Scores, list[dict[str, Any]]]:
+    """As ``_final_scores``, with workers of their own and no run that is written."""
+    pool = build_pool(recipe, options.executor, options.address, options.timeouts)
+    with closing(pool.transport), pool.stop.listening():
+        return _final_scores(pool, vector, recipe, components, folder)
 
 
 def _final_scores(

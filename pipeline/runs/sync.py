@@ -13,8 +13,8 @@ from pipeline.core.failures import ForeignFileError, PipelineError, ResumeError
 from pipeline.core.redact import redact
 from pipeline.engine.durability.checkpoint import Checkpoints, name_of
 from pipeline.engine.durability.identity import is_identity
-from pipeline.engine.durability.journal import Journal
-from pipeline.engine.durability.publisher import STATUSES, Publisher
+from pipeline.engine.durability.journal import STATUSES, Journal
+from pipeline.engine.durability.publisher import Publisher
 from pipeline.engine.interfaces import Status
 from pipeline.runs.run import absolute
 from pipeline.runs.run_folder import validate_folder

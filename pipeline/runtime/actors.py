@@ -69,8 +69,8 @@ class ParameterActor:
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         self.coordinator.record(kind, step, metrics)
 
-    def keep_best(self, step: int, score: float) -> bool:
-        return self.coordinator.keep_best(step, score)
+    def keep_best(self, step: int, score: float, evaluation: str) -> bool:
+        return self.coordinator.keep_best(step, score, evaluation)
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
         return self.coordinator.close(status, summary)

@@ -94,8 +94,8 @@ class RayExecutor(WorkerPool):
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         self._call("record", kind, step, metrics)
 
-    def keep_best(self, step: int, score: float) -> bool:
-        return bool(self._call("keep_best", step, score))
+    def keep_best(self, step: int, score: float, evaluation: str) -> bool:
+        return bool(self._call("keep_best", step, score, evaluation))
 
     def fetch(self, theta: Any) -> np.ndarray:
         return np.array(self._get(theta))

@@ -125,6 +125,12 @@ class MLflowTracker:
         with _without_secrets(self.uri):
             self._client.set_terminated(self._id, status)
 
+    def status(self) -> str:
+        """As MLflow shows it: FINISHED, or another of its words; deleted where somebody deleted the run."""
+        with _without_secrets(self.uri):
+            info = self._client.get_run(self._id).info
+        return "deleted" if info.lifecycle_stage == "deleted" else str(info.status)
+
     @cached_property
     def _client(self) -> MlflowClient:
         if is_web(self.uri):

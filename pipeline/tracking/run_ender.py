@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from pipeline.core.failures import PipelineError
@@ -10,6 +11,15 @@ from pipeline.tracking.mlflow_tracker import MLflowTracker
 
 END_S = {"KILLED": 0.6, "FAILED": 10.0, "FINISHED": 10.0}
 """Somebody waits for a process that was asked to end; one that failed has time."""
+
+
+def has_finished(uri: str, run: str) -> bool:
+    """Whether MLflow shows the run as FINISHED; no where it does not know the run, or does not answer."""
+    try:
+        return MLflowTracker(uri, "", run).status() == "FINISHED"
+    except PipelineError as error:
+        logging.getLogger(__name__).info("no status of run %s: %s", run, error)
+        return False
 
 
 class RunEnder:

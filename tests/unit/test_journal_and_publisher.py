@@ -67,6 +67,21 @@ def test_the_first_write_wins(reopen, path):
     assert len(path.read_text().splitlines()) == 2
 
 
+def test_another_evaluation_of_the_same_step_is_another_entry(reopen):
+    def scored(evaluation: str, value: float) -> Entry:
+        return Entry(f"evaluation/{evaluation}", 5, 5000, {"eval": value})
+
+    first, other = scored("first", 1.0), scored("other", 2.0)
+    journal = reopen()
+    wanted = [train(5), first, end("FINISHED", 5), other, end("FINISHED", 5), first, end("FINISHED", 5)]
+    for entry in wanted:
+        assert journal.append(entry)
+        assert not journal.append(entry), "the same evaluation came twice in a row"
+    journal.close()
+    assert reopen().since(0) == wanted
+    assert next(reversed(reopen().newest)) == "FINISHED"
+
+
 def test_a_reopened_journal_knows_what_it_holds(reopen):
     odd = Entry("train", 2, 3, {"é/µ": math.inf, "tiny": 5e-324, "third": 1 / 3})
     first = reopen()

@@ -136,7 +136,7 @@ class Bench:
     def journal(self, kind: str = "train") -> list[Entry]:
         journal = Journal(Local(self.folder))
         journal.load()
-        return [entry for entry in journal.since(0) if entry.kind == kind]
+        return [entry for entry in journal.since(0) if entry.kind.partition("/")[0] == kind]
 
 
 @pytest.fixture
@@ -551,6 +551,7 @@ def test_a_folder_of_damaged_checkpoints_is_refused_and_not_begun_anew(bench):
 
 
 VALIDATED = {"tasks": 21, "validation_tasks": 9, "validate_every": 2}
+LONGER = {"eval_inner_steps": 5}
 
 
 def test_validation_is_journaled_and_the_best_theta_kept(bench):
@@ -574,13 +575,32 @@ def test_the_best_theta_so_far_is_remembered_by_a_resumed_run(bench):
     theta = executor.coordinator.store.vector()
     chunks = chunks_of(5, 1, 20, 4, purpose="train", split="train")
     executor.apply(1, {report.chunk: handle for handle, report in executor.learn(theta, chunks)}, {}, [])
-    assert executor.keep_best(1, 0.9)
+    assert executor.keep_best(1, 0.9, "these tasks")
     executor.close("KILLED", {})
 
     resumed = bench.executor(recipe())
     resumed.open()
-    assert not resumed.keep_best(1, 0.5), "a worse theta took the place of the best one"
+    assert not resumed.keep_best(1, 0.5, "these tasks"), "a worse theta took the place of the best one"
+    assert resumed.keep_best(1, 0.5, "other tasks"), "scores of different tasks were compared"
+    assert not resumed.keep_best(1, 0.4, "other tasks")
     resumed.close("KILLED", {})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"evaluation": {**VALIDATED, "validation_tasks": 7}}, {"algorithm": {**RECIPE["algorithm"], **LONGER}}]
+)
+def test_after_another_validation_the_best_theta_is_the_best_of_that_one(bench, changes):
+    """The first of the old one, so good that no later score could beat it, is not compared with the new ones."""
+    executor = bench.executor(recipe(evaluation=VALIDATED))
+    executor.open()
+    assert executor.keep_best(0, 0.0, plan_of(recipe(evaluation=VALIDATED), build_components(recipe())).validation.key)
+    died(executor)
+    of = recipe(**{"evaluation": VALIDATED, **changes})
+    bench.train(of)
+    scores = {entry.step: next(reversed(entry.metrics.values())) for entry in bench.journal("validation")}
+    best = read_checkpoint(Local(bench.folder), "best.safetensors")
+    assert best.step == min(scores, key=scores.__getitem__)
+    assert best.metadata["best"] == [best.step, -scores[best.step], plan_of(of, build_components(of)).validation.key]
 
 
 @pytest.mark.parametrize("stop", ["before validation", "before the step"])

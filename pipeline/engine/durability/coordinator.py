@@ -31,6 +31,8 @@ from pipeline.engine.resumable import check_resumable, check_state, entries_of
 from pipeline.storage.interface import Storage
 
 BEST = "best.safetensors"
+UNKNOWN = ""
+"""The evaluation of a best theta that was kept before evaluations had keys."""
 SYNC_EVERY = 8
 """A checkpoint carries at most this many entries of the journal."""
 
@@ -78,7 +80,7 @@ class Coordinator:
         self._saved = 0
         self._saved_at = 0.0
         self._skipped: list[str] = []
-        self._best: tuple[int, float] | None = None
+        self._best: tuple[int, float, str] | None = None
 
     def open(self, numerics: Mapping[str, str]) -> Opened:
         """Take over the run, at its last durable step; damaged checkpoints are passed over, and named in the notes.
@@ -152,12 +154,15 @@ class Coordinator:
         self.journal.append(self.journal.entry(kind, step, metrics))
         self.journal.sync()
 
-    def keep_best(self, step: int, score: float) -> bool:
-        """Keep theta aside when ``score`` (higher is better) is the best so far; theta must be that of ``step``."""
+    def keep_best(self, step: int, score: float, evaluation: str) -> bool:
+        """Keep theta aside when ``score`` (higher is better) is the best so far; theta must be that of ``step``.
+
+        A score of another ``evaluation`` than the best one's cannot be compared with it, and takes its place.
+        """
         self.flush()
-        if self._best is not None and score <= self._best[1]:
+        if self._best is not None and self._best[2] in (evaluation, UNKNOWN) and score <= self._best[1]:
             return False
-        self._best = (step, score)
+        self._best = (step, score, evaluation)
         write_checkpoint(self.storage, BEST, self._checkpoint())
         return True
 
@@ -257,8 +262,8 @@ class Coordinator:
             *([f"step {checkpoint.step}: {changed}"] if changed else []),
         ]
 
-    def _kept_best(self, notes: list[str]) -> tuple[int, float] | None:
-        """Step and score of the best theta on disk: it may be newer than the checkpoint of its step."""
+    def _kept_best(self, notes: list[str]) -> tuple[int, float, str] | None:
+        """Step, score and evaluation of the best theta on disk: it may be newer than the checkpoint of its step."""
         if BEST not in self.storage.names(""):
             return None
         try:
@@ -268,5 +273,7 @@ class Coordinator:
         except (ResumeError, StorageError) as error:
             notes.append(f"{error}; the next validation replaces it")
             return None
-        best = kept.metadata["best"]
-        return None if best is None else (best[0], best[1])
+        if kept.metadata["best"] is None:
+            return None
+        step, score, evaluation = [*kept.metadata["best"], UNKNOWN][:3]
+        return step, score, evaluation

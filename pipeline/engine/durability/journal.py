@@ -1,7 +1,8 @@
 """The metrics journal: every metric once, on disk before anybody looks at it.
 
 One JSON object a line, keyed (kind, step) within the run's own file; the first write wins, so a step that is replayed
-after a crash is not logged again. The journal is made durable now and then, not at every line: until then a checkpoint
+after a crash is not logged again. A kind such as ``evaluation/KEY`` says what was evaluated: another evaluation of the
+same step is another entry. The journal is made durable now and then, not at every line: until then a checkpoint
 carries its entries, and ``absorb`` puts back whatever a crash took. When a run is closed, its status is an entry too.
 """
 
@@ -15,17 +16,18 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 from pipeline.core.failures import ResumeError
-from pipeline.engine.interfaces import Entry
+from pipeline.engine.interfaces import Entry, Status
 from pipeline.storage.interface import Storage
 
 NAME = "journal.jsonl"
+STATUSES = get_args(Status)
 KEPT = 1000
 """Entries that stay in memory; a run of days has millions, and those before are read again where they are wanted."""
-_KIND = re.compile(r"[A-Za-z_]{1,64}")
-_MARK = re.compile(r"(([1-9]\d{0,17}) ([A-Za-z_]{1,64}) (\d{1,19}) (\d{1,19})) ([0-9a-f]{8})", re.ASCII)
+_KIND = re.compile(r"[A-Za-z_]{1,64}(/[0-9a-f]{1,64})?")
+_MARK = re.compile(r"(([1-9]\d{0,17}) ([A-Za-z_]{1,64}(?:/[0-9a-f]{1,64})?) (\d{1,19}) (\d{1,19})) ([0-9a-f]{8})", re.ASCII)
 _WHOLE = 1 << 63
 """Trackers keep steps and timestamps in 64 bits."""
 
@@ -127,12 +129,11 @@ class Journal:
                     "delete that line alone and go on: no other line is lost or sent twice"
                 ) from error
             if _is_new(entry, newest):
-                newest[entry.kind] = entry.step
+                _note(entry, newest)
                 yield entry
 
     def _remember(self, entry: Entry) -> None:
-        self.newest.pop(entry.kind, None)
-        self.newest[entry.kind] = entry.step
+        _note(entry, self.newest)
         self._clock = max(self._clock, entry.timestamp)
         self._tail.append(entry)
         self.count += 1
@@ -168,5 +169,15 @@ def last_step(storage: Storage) -> int:
         return 0
 
 
-def _is_new(entry: Entry, newest: Mapping[str, int]) -> bool:
+def _is_new(entry: Entry, newest: dict[str, int]) -> bool:
+    if entry.kind in STATUSES and next(reversed(newest), None) != entry.kind:  # the run has gone on since that status
+        return True
     return entry.step > newest.get(entry.kind, -1)
+
+
+def _note(entry: Entry, newest: dict[str, int]) -> None:
+    """Make the entry the last of its series: an evaluation may come again when there was another one in between."""
+    series = entry.kind.partition("/")[0]
+    for kind in [kind for kind in newest if kind.partition("/")[0] == series]:
+        del newest[kind]
+    newest[entry.kind] = entry.step

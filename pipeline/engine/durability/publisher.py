@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from pipeline.core.failures import StorageError
 from pipeline.core.redact import redact
-from pipeline.engine.durability.journal import Journal
+from pipeline.engine.durability.journal import STATUSES, Journal
 from pipeline.engine.interfaces import RUN_KEY, Entry, Status, Tracker
 from pipeline.storage.interface import Storage
 from pipeline.storage.texts import read_word
@@ -29,7 +29,6 @@ BATCH = 1000
 PERIOD_S = 1.0
 BACKOFF_S = (1.0, 60.0)
 CLOSE_S = 60.0
-STATUSES = get_args(Status)
 KILLED_S = 0.5
 
 
