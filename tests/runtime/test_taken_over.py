@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -19,6 +21,14 @@ pytestmark = pytest.mark.usefixtures("torch_threads")
 STEPS = 6
 
 
+def wait_for_tracker(folder):
+    """Until MLflow has the run of the process that will be taken over."""
+    deadline = time.monotonic() + 60.0
+    while not (folder / "journal.sent").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 class TakenOver(Onlooker):
     """After step 3, another process takes over the run and finishes it; then ``afterwards`` happens to this one."""
 
@@ -29,6 +39,7 @@ class TakenOver(Onlooker):
     def step(self, step, loss, metrics, tasks_per_s):
         super().step(step, loss, metrics, tasks_per_s)
         if step == 3:
+            wait_for_tracker(self.folder)
             (self.folder / "lock").unlink()
             assert train_run(self.of, RunOptions("serial", output=self.folder, resume=True), Onlooker()).unsent is None
             self.afterwards()
@@ -96,6 +107,7 @@ def test_one_that_was_about_to_finish(of, tmp_path, monkeypatch):
 
     def evaluated(*arguments):
         monkeypatch.setattr(run, "_final_scores", scores)
+        wait_for_tracker(folder)
         (folder / "lock").unlink()
         train_run(of, RunOptions("serial", output=folder, resume=True), Onlooker())
         return scores(*arguments)
