@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import secrets
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from pipeline import recipes
@@ -118,12 +119,18 @@ class Checkpoint(Section):
 class Tracking(Section):
     """Where MLflow is. A relative sqlite path is made absolute before anything starts.
 
+    The defaults are MLflow's own settings: the environment variables MLFLOW_TRACKING_URI, which
+    ``mlflow.set_tracking_uri`` sets too, and MLFLOW_EXPERIMENT_NAME. They are read where the recipe is loaded, and the
+    values travel with the recipe: the environment of another process does not count.
+
     A password is best given in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. One in the URI works, and is
     neither printed nor saved. ``parent`` is the id of the MLflow run that this one is shown under, if any.
     """
 
-    uri: str = "sqlite:///mlflow.db"
-    experiment: str = "metafleet"
+    uri: str = Field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    experiment: Annotated[str, MinLen(1)] = Field(
+        default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME") or "metafleet"
+    )
     log_every: Annotated[int, Ge(1)] = 20
     parent: str = ""
 
@@ -150,7 +157,7 @@ class Recipe(Section):
     numerics: _section(Numerics) = _section(Numerics)()  # type: ignore[valid-type]
     workers: Annotated[WorkerCount, MayChange()] = WorkerCount()
     checkpoint: Annotated[Checkpoint, MayChange()] = Checkpoint()
-    tracking: Annotated[Tracking, MayChange()] = Tracking()
+    tracking: Annotated[Tracking, MayChange()] = Field(default_factory=Tracking)
 
     def shapes(self) -> TaskShapes:
         return TaskShapes(plain(self.task.train, TaskShape), plain(self.task.eval, TaskShape))

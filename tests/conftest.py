@@ -27,6 +27,10 @@ os.environ.update(
     }
 )
 
+# Defaults of every recipe: the tests are not the place for the user's own runs.
+for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+    os.environ.pop(_name, None)
+
 
 @pytest.fixture(scope="session")
 def ray_local():

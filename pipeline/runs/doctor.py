@@ -35,7 +35,7 @@ def examine(recipe: Recipe, address: str, output: str) -> Iterator[Finding]:
     for package, floor in FLOORS.items():
         yield check_version(package, installed(package), floor)
     yield from check_cluster(recipe, address)
-    yield check_tracking(recipe.tracking.uri)
+    yield check_tracking(recipe.tracking.uri, recipe.tracking.experiment)
     yield check_disk(output)
 
 
@@ -126,12 +126,12 @@ def check_token_file(path: Path) -> Finding:
     return Finding("token file", not mode & 0o077, f"{path} has mode {mode:o}", f"chmod 600 {path}")
 
 
-def check_tracking(uri: str) -> Finding:
+def check_tracking(uri: str, experiment: str) -> Finding:
     try:
-        probe(uri)
+        probe(uri, experiment)
     except ConfigError as error:
         return _failed("MLflow", error)
-    return Finding("MLflow", True, redact(uri))
+    return Finding("MLflow", True, f"{redact(uri)}, experiment {experiment}")
 
 
 def check_disk(output: str, free_gb: float = FREE_GB) -> Finding:

@@ -128,7 +128,7 @@ def _look_for_tracker(recipe: Recipe, storage: Storage, listener: ProgressListen
     """Raises ``ConfigError`` where MLflow is not there; of a run that MLflow knows already, it is only said."""
     tracked = read_word(storage, "tracked_run")  # if it is damaged, better now than after hours
     try:
-        probe(recipe.tracking.uri)
+        probe(recipe.tracking.uri, recipe.tracking.experiment)
     except ConfigError as error:
         if tracked is None:
             raise

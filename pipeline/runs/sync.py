@@ -43,7 +43,7 @@ def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
         PipelineError: MLflow does not take it.
     """
     recipe = absolute(validate_folder(folder, overrides))
-    probe(recipe.tracking.uri)
+    probe(recipe.tracking.uri, recipe.tracking.experiment)
     storage = storage_at(folder)
     known = _summary(storage)
     storage.lock()

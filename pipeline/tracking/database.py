@@ -16,7 +16,7 @@ import mlflow
 
 from pipeline.core.failures import ConfigError
 from pipeline.core.redact import redact
-from pipeline.tracking.uri import database, uri_of
+from pipeline.tracking.uri import database, shown, uri_of
 
 MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"
 """MLflow's own steps from one layout of its tables to the next."""
@@ -33,7 +33,7 @@ class Found(NamedTuple):
 
     tables: set[str]
     revision: str | None
-    experiments: dict[str, tuple[int, str]]
+    experiments: dict[str, tuple[str, str]]
 
 
 def create(path: Path) -> None:
@@ -66,29 +66,29 @@ def is_new(path: Path) -> bool:
     return not path.exists() or path.stat().st_size == 0
 
 
-def check_tables(uri: str, shown: str) -> dict[str, tuple[int, str]]:
+def check_tables(uri: str) -> dict[str, tuple[str, str]]:
     """See that the database of a SQLite URI is whole and of the installed MLflow; returns its experiments.
 
-    A database that does not exist yet is good: it is created when the run starts. ``shown`` is the URI in words.
+    A database that does not exist yet is good: it is created when the run starts.
 
     Raises:
         ConfigError: names the database, what is wrong with it and the fix.
     """
-    path = database(uri)
+    path, given = database(uri), shown(uri)
     if is_new(path):
         return {}
-    found = _read(path, shown)
+    found = _read(path, given)
     if found is None or found.revision in _revisions()[:1]:
         return {} if found is None else found.experiments
     another = "name another one with tracking.uri=sqlite:///PATH"
     if found.tables and not found.tables & {"alembic_version", "experiments", "runs"}:
-        raise ConfigError(f"{shown}: {path} {FOREIGN}; {another}")
+        raise ConfigError(f"{given}: {path} {FOREIGN}; {another}")
     if not found.experiments:  # MLflow adds the first one when all tables are there
-        raise ConfigError(f"{shown}: {path} {HALF_MADE}; remove it with rm {path}, and the next run creates it")
+        raise ConfigError(f"{given}: {path} {HALF_MADE}; remove it with rm {path}, and the next run creates it")
     if found.revision is not None and found.revision not in _revisions():
-        raise ConfigError(f"{shown}: {path} {NEWER} ({mlflow.__version__}); pip install -U mlflow, or {another}")
+        raise ConfigError(f"{given}: {path} {NEWER} ({mlflow.__version__}); pip install -U mlflow, or {another}")
     raise ConfigError(
-        f"{shown}: {path} {OLDER} than {mlflow.__version__}; copy it, then run"
+        f"{given}: {path} {OLDER} than {mlflow.__version__}; copy it, then run"
         f" mlflow db upgrade {redact(uri_of(path))}, or {another}"
     )
 
@@ -100,7 +100,7 @@ def _lay_out(path: Path) -> None:
     store.engine.dispose()  # no connection may stay open while the file gets its name
 
 
-def _read(path: Path, shown: str) -> Found | None:
+def _read(path: Path, given: str) -> Found | None:
     """None where another process holds the database for so long that nothing can be read."""
     try:
         # Not read-only: the first to open a database after a crash rolls back what was under way.
@@ -112,12 +112,12 @@ def _read(path: Path, shown: str) -> Found | None:
             experiments = {}
             if "experiments" in tables:
                 rows = connection.execute("select name, experiment_id, lifecycle_stage from experiments")
-                experiments = {name: (number, stage) for name, number, stage in rows}
+                experiments = {name: (str(number), stage) for name, number, stage in rows}
             return Found(tables, row[0] if row else None, experiments)
     except sqlite3.Error as error:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return None
-        raise ConfigError(f"{shown}: {path} cannot be read ({error}); restore it, or name another path") from None
+        raise ConfigError(f"{given}: {path} cannot be read ({error}); restore it, or name another path") from None
 
 
 def _revisions() -> list[str]:

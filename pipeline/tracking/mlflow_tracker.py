@@ -29,6 +29,7 @@ from pipeline.tracking.uri import (
     is_web,
     run_url,
     runs_url,
+    shown,
     ui_command,
 )
 
@@ -179,10 +180,7 @@ class MLflowTracker:
                     raise
                 return self._experiment_id()  # another run was a moment faster
         if found.lifecycle_stage == "deleted":
-            raise ConfigError(
-                f"MLflow experiment {self.experiment!r} at {redact(self.uri)} was deleted: name another one, or bring"
-                f" it back with mlflow experiments restore --experiment-id {found.experiment_id}"
-            )
+            raise _deleted(self.uri, self.experiment, str(found.experiment_id))
         return str(found.experiment_id)
 
     def _log_params(self, run: Run, params: Mapping[str, str]) -> dict[str, str]:
@@ -196,42 +194,63 @@ class MLflowTracker:
 
 
 def probe(uri: str, experiment: str = "") -> None:
-    """See that runs can be tracked at ``uri``: a server answers within 3 s, a database could be written.
+    """See that runs of an experiment can be tracked at ``uri``: a server answers within 3 s, a database is whole.
 
     Raises:
-        ConfigError: names the URI, what is wrong and the fix.
+        ConfigError: names the URI, what is wrong and the fix; the experiment was deleted.
     """
-    shown = f"tracking.uri {redact(uri)!r}"
-    if not is_web(uri):
+    if is_web(uri):
+        check_address(uri)
+        found = _ask(uri, experiment)
+    else:
         check_database(uri)
-        check_tables(uri, shown)
-        return
-    check_address(uri)
+        found = check_tables(uri).get(experiment)
+    if found is not None and found[1] == "deleted":
+        raise _deleted(uri, experiment, found[0])
+
+
+def _ask(uri: str, experiment: str) -> tuple[str, str] | None:
+    """The id and the stage of an experiment at a server; None where it has no such experiment yet."""
+    # Not /health: that answers even where every call to the API is refused.
+    call, question = "search", {"max_results": "1"}
+    if experiment:
+        call, question = "get-by-name", {"experiment_name": experiment}
     try:
-        # Not /health: that answers even where every call to the API is refused.
         answer = http_request(
             get_default_host_creds(uri.rstrip("/")),
-            "/api/2.0/mlflow/experiments/search",
+            f"/api/2.0/mlflow/experiments/{call}",
             "GET",
             max_retries=0,
             timeout=ANSWER_S,
             raise_on_status=False,
-            params={"max_results": 1},
+            params=question,
         )
     except MlflowException as error:
         why = "no answer in 3 s" if "timeout" in str(error) else "no connection"
         raise ConfigError(
-            f"{shown}: {why}; start one with mlflow server, correct the address, or write sqlite:///mlflow.db"
+            f"{shown(uri)}: {why}; start one with mlflow server, correct the address, or write sqlite:///mlflow.db"
         ) from None
     if answer.status_code in (401, 403):
         raise ConfigError(
-            f"{shown}: refused with HTTP {answer.status_code}; set MLFLOW_TRACKING_USERNAME and"
+            f"{shown(uri)}: refused with HTTP {answer.status_code}; set MLFLOW_TRACKING_USERNAME and"
             " MLFLOW_TRACKING_PASSWORD, or start the server with --allowed-hosts and this name"
         )
+    if answer.status_code == 404 and "RESOURCE_DOES_NOT_EXIST" in answer.text:
+        return None
     if answer.status_code != 200 or "json" not in answer.headers.get("Content-Type", ""):
         raise ConfigError(
-            f"{shown}: HTTP {answer.status_code} and no MLflow API behind it; name the address of an MLflow server"
+            f"{shown(uri)}: HTTP {answer.status_code} and no MLflow API behind it; name the address of an MLflow server"
         )
+    told = answer.json().get("experiment", {})
+    return str(told.get("experiment_id")), str(told.get("lifecycle_stage"))
+
+
+def _deleted(uri: str, experiment: str, number: str) -> ConfigError:
+    return ConfigError(
+        f"tracking.experiment {experiment!r} at {redact(uri)} was deleted; name another one with"
+        f" tracking.experiment=NAME, or bring it back with MLFLOW_TRACKING_URI={redact(uri)} mlflow experiments restore"
+        f" --experiment-id {number}"
+    )
 
 
 def how_to_open(uri: str, run: str | None = None) -> tuple[str, str]:

@@ -16,6 +16,13 @@ WEB = ("http://", "https://")
 UI = "http://127.0.0.1:5000"
 
 
+def shown(uri: str) -> str:
+    """The key and its value for a message, and where the value is from if the recipe does not name it."""
+    default = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    source = " (from MLFLOW_TRACKING_URI)" if default and default == uri.rstrip("/") else ""
+    return f"tracking.uri {redact(uri)!r}{source}"
+
+
 def is_web(uri: str) -> bool:
     """Whether a tracking server is behind the URI."""
     return uri.startswith(WEB)
@@ -29,9 +36,7 @@ def database(uri: str) -> Path:
     """
     name = unquote(uri.removeprefix(SQLITE).partition("?")[0])  # as SQLAlchemy reads it
     if not uri.startswith(SQLITE) or name in ("", ":memory:"):
-        raise ConfigError(
-            f"tracking.uri {redact(uri)!r}: expected sqlite:///PATH or http(s)://HOST:PORT; {_remedy(redact(uri))}"
-        )
+        raise ConfigError(f"{shown(uri)}: expected sqlite:///PATH or http(s)://HOST:PORT; {_remedy(redact(uri))}")
     return Path(name).absolute()
 
 
@@ -69,7 +74,7 @@ def check_address(uri: str) -> None:
     except ValueError:
         named = False
     if not named:
-        raise ConfigError(f"tracking.uri {redact(uri)!r}: expected http(s)://HOST:PORT, for example {UI}")
+        raise ConfigError(f"{shown(uri)}: expected http(s)://HOST:PORT, for example {UI}")
     if STARS in uri:
         bare = uri.replace(f"{STARS}@", "")
         raise ConfigError(
@@ -84,18 +89,18 @@ def check_database(uri: str) -> None:
     Raises:
         ConfigError: its folder is missing or closed, or the file is no database.
     """
-    path, shown = database(uri), f"tracking.uri {redact(uri)!r}"
+    path, given = database(uri), shown(uri)
     if not path.parent.is_dir():
-        raise ConfigError(f"{shown}: the folder {path.parent} does not exist; create it with mkdir -p {path.parent}")
+        raise ConfigError(f"{given}: the folder {path.parent} does not exist; create it with mkdir -p {path.parent}")
     for place in (path.parent, path):
         if place.exists() and not os.access(place, os.W_OK):
-            raise ConfigError(f"{shown}: {place} is not writable; make it so with chmod, or name another path")
+            raise ConfigError(f"{given}: {place} is not writable; make it so with chmod, or name another path")
     if path.is_dir():
-        raise ConfigError(f"{shown}: {path} is a folder, expected a file; use {SQLITE}{path / 'mlflow.db'}")
+        raise ConfigError(f"{given}: {path} is a folder, expected a file; use {SQLITE}{path / 'mlflow.db'}")
     if path.exists() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(16) != b"SQLite format 3\0":
-                raise ConfigError(f"{shown}: {path} is not an SQLite database; name another path")
+                raise ConfigError(f"{given}: {path} is not an SQLite database; name another path")
 
 
 def run_url(uri: str, experiment: str, run: str) -> str:

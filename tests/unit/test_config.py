@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -43,6 +44,7 @@ KNOWN = "known are name, seed, steps"
         (["task.eval.query=3"], "task.eval.query: unknown key, did you mean queries?"),
         (["numerics.thread=1"], "numerics.thread: unknown key, did you mean threads?"),
         (["evaluation.task=1"], "evaluation.task: unknown key, did you mean tasks?"),
+        (["tracking.experiment=''"], "tracking.experiment: string should have at least 1 character, found ''"),
         (["tracking.url=x"], "tracking.url: unknown key, did you mean uri?"),
         (["foo.bar=1"], f"foo: unknown key; {KNOWN}"),
         (["checkpoint.every=0"], "checkpoint.every: expected a number of outer steps, 1 or more, or auto, found 0"),
@@ -272,10 +274,10 @@ def test_a_saved_recipe_reads_back_as_itself(here, name: str):
     "text", ["plain", "yes", "true", "null", "~", "1e5", "1e-3", "007", "1:30", "2026-01-02", "a: b", "é #1", ""]
 )
 def test_a_saved_text_stays_a_text(here, text: str):
-    data = recipes.read("sinusoid_maml") | {"tracking": {"experiment": text}}
+    data = recipes.read("sinusoid_maml") | {"tracking": {"parent": text}}
     recipe = validate(data, "mine")
     (here / "saved.yaml").write_text(describe(recipe))
-    assert load("saved.yaml").tracking.experiment == text
+    assert load("saved.yaml").tracking.parent == text
 
 
 REGISTERED: list[tuple[str, str, type[Any]]] = [
@@ -336,6 +338,28 @@ def test_identity_is_what_decides_theta():
         "tracking.uri=sqlite:///other.db",
     ):
         assert load("sinusoid_maml", [constant, override]).identity("data").fixed == base, override
+
+
+def test_mlflows_own_settings_are_the_defaults_where_the_recipe_names_none(monkeypatch):
+    before = load("sinusoid_maml")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://lab:5000")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    loaded = load("sinusoid_maml")
+    assert (loaded.tracking.uri, loaded.tracking.experiment) == ("http://lab:5000", "mine")
+    for line in ("  uri: http://lab:5000", "  experiment: mine"):
+        assert line in describe(loaded).splitlines()
+    assert loaded.identity("data").fixed == before.identity("data").fixed
+    named = load("sinusoid_maml", ["tracking.uri=sqlite:///own.db", "tracking.experiment=own"])
+    assert (named.tracking.uri, named.tracking.experiment) == ("sqlite:///own.db", "own")
+
+    # Another process has another environment: what was resolved here travels with the recipe.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    assert Recipe.model_validate_json(loaded.model_dump_json()).tracking == loaded.tracking
+    mlflow.set_tracking_uri("sqlite:////set/mlflow.db")
+    assert load("sinusoid_maml").tracking.uri == "sqlite:////set/mlflow.db"
+    mlflow.set_tracking_uri(None)
+    assert load("sinusoid_maml").tracking == before.tracking
 
 
 def test_no_password_is_in_what_a_checkpoint_carries():

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 import jobs
 from jobs import doctor as job
@@ -130,12 +131,22 @@ def test_a_token_that_others_can_read(tmp_path):
 
 
 def test_an_mlflow_that_nobody_runs(closed_port, tmp_path):
-    found = doctor.check_tracking(f"http://me:hunter2@127.0.0.1:{closed_port}")
+    found = doctor.check_tracking(f"http://me:hunter2@127.0.0.1:{closed_port}", "metafleet")
     assert not found.good
     assert found.fix.startswith("start one with mlflow server")
     assert "hunter2" not in findings_table([found])
-    assert doctor.check_tracking(f"sqlite:///{tmp_path / 'mlflow.db'}").good
-    assert not doctor.check_tracking(f"sqlite:///{tmp_path / 'nowhere' / 'mlflow.db'}").good
+    here = doctor.check_tracking(f"sqlite:///{tmp_path / 'mlflow.db'}", "metafleet")
+    assert (here.good, here.found) == (True, f"sqlite:///{tmp_path / 'mlflow.db'}, experiment metafleet")
+    assert not doctor.check_tracking(f"sqlite:///{tmp_path / 'nowhere' / 'mlflow.db'}", "metafleet").good
+
+
+def test_an_experiment_that_was_deleted(mlflow_uri):
+    client = MlflowClient(tracking_uri=mlflow_uri)
+    client.delete_experiment(number := client.create_experiment("mine"))
+    found = doctor.check_tracking(mlflow_uri, "mine")
+    assert (found.good, found.found) == (False, f"tracking.experiment 'mine' at {mlflow_uri} was deleted")
+    assert found.fix.endswith(f"MLFLOW_TRACKING_URI={mlflow_uri} mlflow experiments restore --experiment-id {number}")
+    assert doctor.check_tracking(mlflow_uri, "another").good
 
 
 def test_a_disk_that_is_full_or_an_output_that_is_a_file(tmp_path):

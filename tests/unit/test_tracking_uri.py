@@ -101,6 +101,30 @@ def test_a_server_that_answers_passes(server):
     probe(address(server) + "/")
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "good"),
+    [
+        (200, b'{"experiment": {"experiment_id": "7", "lifecycle_stage": "active"}}', True),
+        (404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none of that name"}', True),
+        (200, b'{"experiment": {"experiment_id": "7", "lifecycle_stage": "deleted"}}', False),
+    ],
+)
+def test_the_experiment_is_looked_up_at_a_server(server, status, body, good):
+    server.says = (status, "application/json", body)
+    if good:
+        probe(address(server), "mine")
+        return
+    with pytest.raises(ConfigError, match=r"'mine' at .* was deleted; name another one.*--experiment-id 7") as raised:
+        probe(address(server), "mine")
+    assert SECRET not in str(raised.value)
+
+
+def test_a_uri_that_is_mlflows_own_setting_is_named_as_such(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    with pytest.raises(ConfigError, match=r"tracking\.uri 'databricks' \(from MLFLOW_TRACKING_URI\): expected"):
+        probe("databricks")
+
+
 def test_nobody_listening_is_said_at_once():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
