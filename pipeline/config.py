@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.failures import ConfigError
-from pipeline.core.redact import redact
+from pipeline.core.redact import redact_uri
 from pipeline.core.seeding import Split
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import FilePath, MayChange
@@ -165,7 +165,7 @@ class Recipe(Section):
     def public(self) -> dict[str, Any]:
         """Keys and values as they are printed, saved with the run and logged: without the tracking URI's secrets."""
         whole = self.model_dump(mode="json")
-        return whole | {"tracking": whole["tracking"] | {"uri": redact(self.tracking.uri)}}
+        return whole | {"tracking": whole["tracking"] | {"uri": redact_uri(self.tracking.uri)}}
 
     def identity(self, data: str) -> Identity:
         """What a resume is compared by. ``data`` is the source's fingerprint."""

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from pipeline.core.failures import ConfigError
+from pipeline.core.redact import redact
 
 DEFAULT = "sinusoid_maml"
 SUFFIXES = (".yaml", ".yml")
@@ -73,8 +74,8 @@ def read_protocol(name: str) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: on one line, and not all of it if it is long."""
-    text = repr(value)
+    """A value as an error shows it: on one line, without secrets, and not all of it if it is long."""
+    text = redact(repr(value))  # before it is cut: the end of a URI tells where its password is
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pipeline.config import Recipe
 from pipeline.core.failures import ClusterError, ConfigError, PipelineError
-from pipeline.core.redact import redact
+from pipeline.core.redact import redact_uri
 from pipeline.storage import storage_at
 from pipeline.tracking.mlflow_tracker import probe
 
@@ -131,7 +131,7 @@ def check_tracking(uri: str, experiment: str) -> Finding:
         probe(uri, experiment)
     except ConfigError as error:
         return _failed("MLflow", error)
-    return Finding("MLflow", True, f"{redact(uri)}, experiment {experiment}")
+    return Finding("MLflow", True, f"{redact_uri(uri)}, experiment {experiment}")
 
 
 def check_disk(output: str, free_gb: float = FREE_GB) -> Finding:

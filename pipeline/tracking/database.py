@@ -15,7 +15,6 @@ from typing import NamedTuple
 import mlflow
 
 from pipeline.core.failures import ConfigError
-from pipeline.core.redact import redact
 from pipeline.tracking.uri import database, shown, uri_of
 
 MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"
@@ -89,7 +88,7 @@ def check_tables(uri: str) -> dict[str, tuple[str, str]]:
         raise ConfigError(f"{given}: {path} {NEWER} ({mlflow.__version__}); pip install -U mlflow, or {another}")
     raise ConfigError(
         f"{given}: {path} {OLDER} than {mlflow.__version__}; copy it, then run"
-        f" mlflow db upgrade {redact(uri_of(path))}, or {another}"
+        f" mlflow db upgrade {uri_of(path)}, or {another}"
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.core.failures import ConfigError, InternalError, PipelineError
-from pipeline.core.redact import redact
+from pipeline.core.redact import redact, redact_uri
 from pipeline.engine.interfaces import RUN_KEY, Entry, Status
 from pipeline.tracking.database import check_tables, create
 from pipeline.tracking.uri import (
@@ -246,10 +246,10 @@ def _ask(uri: str, experiment: str) -> tuple[str, str] | None:
 
 
 def _deleted(uri: str, experiment: str, number: str) -> ConfigError:
+    place = redact_uri(uri)
     return ConfigError(
-        f"tracking.experiment {experiment!r} at {redact(uri)} was deleted; name another one with"
-        f" tracking.experiment=NAME, or bring it back with MLFLOW_TRACKING_URI={redact(uri)} mlflow experiments restore"
-        f" --experiment-id {number}"
+        f"tracking.experiment {experiment!r} at {place} was deleted; name another one with tracking.experiment=NAME, or"
+        f" bring it back with MLFLOW_TRACKING_URI={place} mlflow experiments restore --experiment-id {number}"
     )
 
 
@@ -276,7 +276,7 @@ def _without_secrets(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         text = " ".join(redact(str(error)).split())
-        raise PipelineError(f"MLflow at {redact(uri)}: {text[:300]}") from None
+        raise PipelineError(f"MLflow at {redact_uri(uri)}: {text[:300]}") from None
 
 
 def _key(name: str) -> str:

@@ -9,18 +9,24 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.core.failures import ConfigError
-from pipeline.core.redact import STARS, redact
+from pipeline.core.redact import STARS, redact_uri
 
 SQLITE = "sqlite:///"
 WEB = ("http://", "https://")
 UI = "http://127.0.0.1:5000"
+_PLAIN = r"(?:[\w.~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})"
+_WEB_URI = re.compile(
+    rf"https?://(?:{_PLAIN}*@)?(?:[\w.-]*|\[[0-9A-Fa-f:.]+\])(?::\d*)?(?:/(?:{_PLAIN}|/)*)?(?:\?(?:{_PLAIN}|[/?])*)?",
+    re.ASCII,
+)
+"""What every reader of a URI takes apart in the same way: each sign that has another meaning is written as %XX."""
 
 
 def shown(uri: str) -> str:
     """The key and its value for a message, and where the value is from if the recipe does not name it."""
     default = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     source = " (from MLFLOW_TRACKING_URI)" if default and default == uri.rstrip("/") else ""
-    return f"tracking.uri {redact(uri)!r}{source}"
+    return f"tracking.uri {redact_uri(uri)!r}{source}"
 
 
 def is_web(uri: str) -> bool:
@@ -36,7 +42,7 @@ def database(uri: str) -> Path:
     """
     name = unquote(uri.removeprefix(SQLITE).partition("?")[0])  # as SQLAlchemy reads it
     if not uri.startswith(SQLITE) or name in ("", ":memory:"):
-        raise ConfigError(f"{shown(uri)}: expected sqlite:///PATH or http(s)://HOST:PORT; {_remedy(redact(uri))}")
+        raise ConfigError(f"{shown(uri)}: expected sqlite:///PATH or http(s)://HOST:PORT; {_remedy(redact_uri(uri))}")
     return Path(name).absolute()
 
 
@@ -44,9 +50,10 @@ def absolute(uri: str) -> str:
     """The URI as it reads from any working folder; do this before the URI leaves the driver.
 
     Raises:
-        ConfigError: the URI is neither SQLite nor http(s).
+        ConfigError: the URI is neither SQLite nor http(s), or it has signs that would have to be encoded.
     """
     if is_web(uri):
+        check_signs(uri)
         return uri.rstrip("/")
     query = uri.partition("?")[1:]
     return uri_of(database(uri)) + "".join(query)
@@ -62,12 +69,27 @@ def is_relative(uri: str) -> bool:
     return not is_web(uri) and absolute(uri).partition("?")[0] != uri.partition("?")[0]
 
 
+def check_signs(uri: str) -> None:
+    """See that nobody has to guess where the password of an http(s) URI ends.
+
+    Raises:
+        ConfigError: it holds a space, a second @ or another sign that would have to be encoded.
+    """
+    if not _WEB_URI.fullmatch(uri):
+        raise ConfigError(
+            f"{shown(uri)}: expected http(s)://USER:PASSWORD@HOST:PORT with each other sign of user and password as %XX"
+            " (a space is %20, @ is %40, / is %2F); encode them, or leave both out and set MLFLOW_TRACKING_USERNAME"
+            " and MLFLOW_TRACKING_PASSWORD"
+        )
+
+
 def check_address(uri: str) -> None:
     """See that an http(s) URI names a host, and is not the one of a saved recipe: that has lost its password.
 
     Raises:
         ConfigError: it is not one, or has stars where the password was.
     """
+    check_signs(uri)
     try:
         parts = urlsplit(uri)
         named = bool(parts.hostname) and parts.port != 0
@@ -130,7 +152,7 @@ def _remedy(uri: str) -> str:
     """What the writer of an unusable URI most likely wants."""
     if uri.startswith("sqlite"):
         return "write sqlite:///mlflow.db, or four slashes before an absolute folder: sqlite:////folder/mlflow.db"
-    if re.match(r"[\w.-]+:\d+", uri):
+    if re.match(r"(\*\*\*@)?[\w.-]+:\d+", uri):
         return f"write http://{uri}"
     scheme, found, _ = uri.partition("://")
     if found and scheme != "file":

@@ -8,10 +8,13 @@ import threading
 
 import pytest
 
+from pipeline.config import Tracking, load
 from pipeline.core.failures import ConfigError, PipelineError
 from pipeline.core.redact import redact
+from pipeline.runs.run import absolute as run_absolute
+from pipeline.runs.run import describe
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
-from pipeline.tracking.uri import run_url
+from pipeline.tracking.uri import absolute, run_url
 from tests.mlflow_server import Answering, answering
 
 SECRET = "hunter2"
@@ -151,10 +154,56 @@ def test_a_failed_call_does_not_repeat_the_password(server):
         ("postgresql://h/d?user=me&password=p&ssl=1", "postgresql://h/d?user=me&password=***&ssl=1"),
         ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
         ("no uri, but me@host", "no uri, but me@host"),
+        ("found 'http://me:pa ss@host:1/x' there", "found 'http://***@host:1/x' there"),
+        ("found 'http://me:pa / ss@host' there", "found 'http://***@host' there"),
+        ("http://to ken@host", "http://***@host"),
+        ("tracking.uri 'me:pw@lab:5000': expected", "tracking.uri '***@lab:5000': expected"),
+        ("tracking.uri=me:p@w/x@lab:5000", "tracking.uri=***@lab:5000"),
+        ("//me:pw@lab", "//***@lab"),
+        ("//token@lab/x", "//***@lab/x"),
+        ("http:/me:pw@lab", "***@lab"),
+        ("http://lab/?access_key=pw&x=1", "http://lab/?access_key=***&x=1"),
+        ("http://lab/?auth=pw", "http://lab/?auth=***"),
+        ("AWS_SECRET_ACCESS_KEY=pw", "AWS_SECRET_ACCESS_KEY=***"),
+        ("?api-key=pw&X-Amz-Signature=pw&pass=pw", "?api-key=***&X-Amz-Signature=***&pass=***"),
+        ("author=me step=3 net.hidden=[40]", "author=me step=3 net.hidden=[40]"),
+        ("see https://arxiv.org/abs/1703.03400: accuracy@5", "see https://arxiv.org/abs/1703.03400: accuracy@5"),
     ],
 )
 def test_redaction(text, shown):
     assert redact(text) == shown
+
+
+MALFORMED = [
+    *("http://me:hunter2 hunter2@lab:5000", "http://me:hunter2@hunter2@lab", "http://me:hunter2/ hunter2@lab"),
+    *("http://hunter2 hunter2@lab", "http://me:hunter2\nhunter2@lab", "http://me:hunter2/hunter2@lab"),
+    *("http://me:12/hunter2@lab", "http://me:hunter2#@lab", "http://me:hunter2?@lab", "http://me:hunter2\\@lab"),
+    *("me:hunter2@lab:5000", "//me:hunter2@lab", "http:/me:hunter2@lab", "postgresql://me:hunter2 hunter2@db/x"),
+    *("http//me:hunter2@lab", "http://lab?password=a hunter2", "HTTP://me:hunter2@lab", "http://me:hunter2é@lab"),
+]
+
+
+@pytest.mark.parametrize("uri", MALFORMED)
+def test_what_cannot_be_parsed_is_refused_and_no_part_of_its_password_is_said(uri):
+    recipe = load("sinusoid_maml").model_copy(update={"tracking": Tracking(uri=uri)})
+    assert SECRET not in describe(recipe)
+    for look in (probe, absolute, lambda uri: MLflowTracker(uri, "metafleet"), lambda uri: run_absolute(recipe)):
+        with pytest.raises(ConfigError) as raised:
+            look(uri)
+        assert SECRET not in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("override", [f"tracking=http://me:{times * SECRET}@lab" for times in (1, 300)])
+def test_a_uri_in_the_wrong_place_is_no_leak(override):
+    with pytest.raises(ConfigError, match="tracking: ") as raised:
+        load("sinusoid_maml", [override])
+    assert SECRET not in str(raised.value)
+
+
+def test_an_encoded_password_passes_as_it_was_written():
+    for uri in ("http://me:pa%20ss%40@lab:5000/mlflow", "https://[::1]:5000", "http://lab_1.example/a%2Fb/"):
+        assert absolute(uri) == uri.rstrip("/")
 
 
 def test_a_server_needs_no_command_and_its_link_no_password(server):
