@@ -15,20 +15,16 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from pipeline.core.types import About, Params
 from pipeline.families.memory import MemoryBased
-from pipeline.nets.memory.addressing import by_content, first_slot
+from pipeline.nets.memory.addressing import by_content, first_slot, strength
 from pipeline.nets.memory.controller import Controller
 from pipeline.nets.memory.cycle import Answered
 from pipeline.nets.memory.forgetting import ForgettingName
 from pipeline.nets.memory.reader import MemoryReader
 from pipeline.nets.memory.slots import SlotMemory, Slots
 from pipeline.nets.memory.writing import Record, WriteName, least_used_or_last_read
-
-SHARP = 10.0
-"""What a learned strength starts at: weak ones spread a read over all slots, so that nothing is bound to anything."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +107,11 @@ class LeastUsedAccess(MemoryReader[Asked, Found, Record, State]):
 
     def encode(self, params: Params, x: Tensor, state: State) -> Asked:
         controller, asked = self.controller.step(params, x, state.controller)
-        keys, gate, strength, values, erase = asked.reshape(self.config.reads, -1).split(self.parts, -1)
+        keys, gate, sharpness, values, erase = asked.reshape(self.config.reads, -1).split(self.parts, -1)
         return Asked(
             controller,
             torch.tanh(keys),
-            softplus(SHARP + strength) if self.config.strength == "learned" else torch.ones_like(gate),
+            strength(sharpness) if self.config.strength == "learned" else torch.ones_like(gate),
             torch.sigmoid(gate),
             torch.tanh(values if self.config.stores == "values" else keys),
             torch.sigmoid(erase),

@@ -2,6 +2,8 @@
 
 A design of this project's source articles, of no paper:
 i, f, o = σ(W x + U h + V m), c̃ = tanh(W_c x + U_c h + V_c m), where m = read(M, k) and k is made of x and the last h.
+The strength of a read is made of them too, as MANN's ``strength: learned`` is of its controller's h: with a strength of
+1, no read of 128 slots could have more than 5.5% of its weight on one of them.
 
 Shapes: M slots, W width of a slot, H hidden.
 """
@@ -20,7 +22,7 @@ from torch import Tensor
 from pipeline.core.types import About, Params
 from pipeline.families.memory import MemoryBased
 from pipeline.nets.cells import LSTM
-from pipeline.nets.memory.addressing import by_content, first_slot
+from pipeline.nets.memory.addressing import by_content, first_slot, strength
 from pipeline.nets.memory.cycle import Answered
 from pipeline.nets.memory.forgetting import ForgettingName
 from pipeline.nets.memory.reader import MemoryReader
@@ -43,10 +45,11 @@ class MemoryGatedConfig:
 
 
 class Asked(NamedTuple):
-    """The share of x in the gates, [4 H], the key [W], and the state of the cell before."""
+    """The share of x in the gates, [4 H], the key [W] with its strength [1], and the state of the cell before."""
 
     gates: Tensor
     key: Tensor
+    strength: Tensor
     cell: Params
 
 
@@ -76,14 +79,14 @@ class GatedByMemory(MemoryReader[Asked, Found, Record, State]):
 
     def init(self, rng: np.random.Generator) -> Params:
         hidden, width, inputs = self.config.hidden, self.config.width, self.cell.inputs
-        bound, written = 1 / math.sqrt(hidden), sum(self.parts)
+        bound, written, asked = 1 / math.sqrt(hidden), sum(self.parts), width + 1
         return (
             self.cell.init(rng)
             | {
                 "cell/read": torch.from_numpy(rng.uniform(-bound, bound, (self.cell.gates * hidden, width))),
-                "key/input": fan_in_normal(rng, (width, inputs), inputs, 1.0),
-                "key/recurrent": fan_in_normal(rng, (width, hidden), hidden, 1.0),
-                "key/bias": torch.zeros(width),
+                "key/input": fan_in_normal(rng, (asked, inputs), inputs, 1.0),
+                "key/recurrent": fan_in_normal(rng, (asked, hidden), hidden, 1.0),
+                "key/bias": torch.zeros(asked),
                 "write/weight": fan_in_normal(rng, (written, hidden), hidden, 1.0),
                 "write/bias": torch.zeros(written),
             }
@@ -100,11 +103,12 @@ class GatedByMemory(MemoryReader[Asked, Found, Record, State]):
         return torch.cat([self.cell.see(params, inputs_TI), keys], -1)
 
     def encode(self, params: Params, x: Tensor, state: State) -> Asked:
-        gates, key = x.split([self.cell.gates * self.config.hidden, self.config.width])
-        return Asked(gates, torch.tanh(key + state.cell["h"] @ params["key/recurrent"].T), state.cell)
+        gates, seen = x.split([self.cell.gates * self.config.hidden, self.config.width + 1])
+        key, sharpness = (seen + state.cell["h"] @ params["key/recurrent"].T).split([self.config.width, 1])
+        return Asked(gates, torch.tanh(key), strength(sharpness), state.cell)
 
     def retrieve(self, params: Params, code: Asked, state: State) -> Found:
-        weights = by_content(state.slots.content, code.key.unsqueeze(0))
+        weights = by_content(state.slots.content, code.key.unsqueeze(0), code.strength)
         return Found(weights, (weights @ state.slots.content).squeeze(0))
 
     def integrate(self, params: Params, code: Asked, found: Found) -> Tensor:

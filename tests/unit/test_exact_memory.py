@@ -132,9 +132,10 @@ def test_the_gates_of_a_memory_gated_lstm_see_what_is_read_at_this_step():
     cell = cell_of(of_input, params["cell/recurrent"], params["cell/bias"])
     state, h, c = reader.start(params), *(torch.zeros(1, HIDDEN, dtype=torch.float64) for _ in "hc")
     for x, seen in zip(inputs(), reader.see(params, inputs()), strict=True):
-        key = torch.tanh(params["key/input"] @ x + params["key/recurrent"] @ h[0] + params["key/bias"])
+        asked = params["key/input"] @ x + params["key/recurrent"] @ h[0] + params["key/bias"]
+        key, strength = torch.tanh(asked[:WIDTH]), (10 + asked[WIDTH]).exp().log1p()
         content = state.slots.content
-        m = torch.softmax(cosines(content, key), 0) @ content
+        m = torch.softmax(strength * cosines(content, key), 0) @ content
         h, c = cell(torch.cat([x, m]).unsqueeze(0), (h, c))
         answer, state = reader.read(params, seen, state)
         assert_close(answer, h[0], **EXACT)

@@ -35,16 +35,16 @@ def test_the_cosine_is_torchs_and_that_with_an_empty_slot_is_0():
 
 def test_an_empty_slot_has_a_finite_gradient():
     memory = torch.zeros(M, W, dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(by_content(memory, drawn(W))[0], memory)
+    (slope,) = torch.autograd.grad(by_content(memory, drawn(W), 1.0)[0], memory)
     assert torch.isfinite(slope).all()
     assert slope.any()
 
 
 @pytest.mark.parametrize("slots", [2, 8, 9])
-def test_without_sharpness_no_read_weight_is_above_e_over_e_plus_n_minus_1(slots):
+def test_at_sharpness_1_no_read_weight_is_above_e_over_e_plus_n_minus_1(slots):
     """Where all other slots are at right angles to the key: 2.1% of 128 slots."""
     memory = torch.eye(slots, W, dtype=torch.float64)
-    weights = by_content(memory, memory[1])
+    weights = by_content(memory, memory[1], 1.0)
     assert weights.max().item() == pytest.approx(math.e / (math.e + slots - 1), rel=1e-14)
     assert weights.argmax().item() == 1
     assert weights.sum().item() == pytest.approx(1, rel=1e-14)
@@ -87,6 +87,6 @@ def test_sharpening_raises_to_a_power_and_has_a_slope_everywhere():
 
 def test_heads_are_addressed_together_as_one_by_one():
     memory, keys, by = drawn(M, W), drawn(HEADS, W, seed=2), drawn(HEADS, 3, seed=3).softmax(-1)
-    together = shift(by_content(memory, keys), by)
-    alone = [shift(by_content(memory, key), one) for key, one in zip(keys, by, strict=True)]
+    together = shift(by_content(memory, keys, 1.0), by)
+    alone = [shift(by_content(memory, key, 1.0), one) for key, one in zip(keys, by, strict=True)]
     torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=1e-14)

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from pipeline.algorithms.mann import MANNConfig
 from pipeline.nets.memory.cycle import Answered, Cycle
 from pipeline.nets.memory.forgetting import FORGETTING, SlotFacts, age_of_trace
+from pipeline.nets.memory.slots import SlotMemory
+from pipeline.nets.memory.writing import Record
 
 M, W, KEEP = 5, 3, 0.9
 
@@ -136,3 +139,19 @@ def test_to_look_writes_nothing_and_a_turn_stores_and_then_forgets():
     assert looked == ["encode", "retrieve"]
     _, after = Counting().turn({}, torch.zeros(()), [])
     assert after == ["encode", "retrieve", "store", "forget"]
+
+
+@pytest.mark.parametrize("name", ["importance", "lru"])
+def test_by_importance_one_slot_is_evicted_again_and_again_where_all_are_read_alike(name):
+    memory = SlotMemory(MANNConfig(slots=M, width=W, forgetting=name))
+    slots = memory.start(memory.init(np.random.default_rng(3)))
+    found = []
+    for _ in range(2 * M):
+        found.append(int(slots.victim.argmax()))
+        written = slots.victim.unsqueeze(0)
+        record = Record(written, torch.ones(1, W).double(), torch.zeros(1, W).double(), slots.victim)
+        read = torch.full((1, M), 1 / M).double()
+        slots = memory.forget({}, memory.store(slots, memory.write(slots, record), record, read))
+    assert found[: M - 1] == list(range(1, M)), "empty slots go first"
+    last = found[M:]
+    assert (len(set(last)) == 1) is (name == "importance"), last

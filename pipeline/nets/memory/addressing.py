@@ -16,6 +16,9 @@ from torch.nn.functional import softplus
 FLOOR = 1e-3
 """The shortest a slot or a key is taken to be: nothing is like an empty slot, and its gradient stays small."""
 
+SHARP = 10.0
+"""What a learned strength starts at: weak ones spread a read over all slots, so that nothing is bound to anything."""
+
 SMALLEST = 1e-16
 """A weight is taken to be this at least where it is raised to a power: the slope of 0^gamma has no bound."""
 
@@ -55,12 +58,18 @@ def cosine(memory_MW: Tensor, key: Tensor) -> Tensor:
     return (key @ memory_MW.mT) * _inverse_length(key) * _inverse_length(memory_MW).squeeze(-1)
 
 
-def by_content(memory_MW: Tensor, key: Tensor, sharpness: Tensor | float = 1.0) -> Tensor:
+def by_content(memory_MW: Tensor, key: Tensor, sharpness: Tensor | float) -> Tensor:
     """Softmax over slots of ``sharpness`` [..., 1] times the cosine.
 
-    With sharpness 1 and M slots no weight is above e / (e + M - 1) where all but one are unlike the key.
+    With sharpness 1 no weight is above e / (e + (M - 1) / e), which is 5.5% of 128 slots; where all but one are at
+    right angles to the key, it is e / (e + M - 1), which is 2.1%. A default would hide this.
     """
     return torch.softmax(sharpness * cosine(memory_MW, key), -1)
+
+
+def strength(asked: Tensor) -> Tensor:
+    """A learned strength of any number: positive, without an upper bound, and about ``SHARP`` where 0 is asked."""
+    return softplus(SHARP + asked)
 
 
 def interpolate(content_M: Tensor, previous_M: Tensor, gate: Tensor) -> Tensor:

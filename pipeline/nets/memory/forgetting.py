@@ -6,6 +6,11 @@
     importance  the least important slot gives way
     gate        a learned share of each slot stays, by its content; the slot of which least would stay gives way
 
+Importance is a sum over time, without an age: a slot that was just written has been read least, so that it gives way
+next unless it is read more in one step than the least important of the others was in all. The newest slot is evicted
+nearly always, old ones stay, and the policy is close to ``none``. This is what the policy means (least frequent use),
+and why ``lru`` is the default.
+
 A slot that was never filled gives way before all others, the lowest first, and so of equals. All is pure and can be
 vectorised. A soft memory multiplies its content by ``retention`` at each step and writes to ``victim``; a hard store
 of keys and values overwrites ``victim`` on a miss. Shapes: M slots, W width of a slot.

@@ -1,0 +1,80 @@
+"""A read of each packaged recipe's memory can lie on one slot, however many slots there are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import config, recipes
+from pipeline.algorithms import ALGORITHMS
+from pipeline.config import plain
+from pipeline.core.losses import cross_entropy
+from pipeline.core.types import Params
+from pipeline.families.memory import MemoryBased
+from pipeline.nets.memory.reader import MemoryReader
+from pipeline.nets.mlp import MLP
+from pipeline.nets.model import NormalisedNet
+
+pytestmark = pytest.mark.usefixtures("torch_threads")
+
+INPUTS, OUTPUTS = 3, 2
+CLEAR = 0.9
+STEPS, RATE = 500, 0.02
+
+
+def reader_of(algorithm: str, settings: object) -> object:
+    net = MLP(MLP.Config(hidden=()), (INPUTS,), OUTPUTS, normalised=False)
+    return ALGORITHMS[algorithm](settings, NormalisedNet(net, "none", (INPUTS,)), cross_entropy).reader
+
+
+def readers() -> dict[str, MemoryReader]:
+    """Of each packaged recipe that reads a memory of slots, by the recipe's name."""
+    found = {}
+    for name in recipes.names():
+        section = config.load(name).algorithm
+        kind = ALGORITHMS[section.name]
+        reader = reader_of(section.name, plain(section, kind.Config)) if issubclass(kind, MemoryBased) else None
+        if isinstance(reader, MemoryReader):
+            found[name] = reader
+    return found
+
+
+READERS = readers()
+
+
+def clearest(reader: MemoryReader) -> float:
+    """The largest weight that every head of a reader can learn to read one slot with, all others being empty."""
+    rng = np.random.default_rng(1)
+    params: Params = {name: leaf.float().requires_grad_() for name, leaf in reader.init(rng).items()}
+    x = torch.from_numpy(rng.normal(size=(1, 2 * INPUTS + OUTPUTS))).float()
+    state = reader.start({name: leaf.detach() for name, leaf in params.items()})
+    content = torch.zeros_like(state.slots.content)
+    content[1] = torch.from_numpy(rng.normal(size=content.shape[1])).float()
+    state = state._replace(slots=state.slots._replace(content=content))
+    optimizer = torch.optim.Adam(list(params.values()), RATE)
+    weight = torch.zeros(1)
+    for _ in range(STEPS):
+        (seen,) = reader.see(params, x)
+        weight = reader.look(params, seen, state).found.weights[:, 1].amin()
+        if weight > CLEAR:
+            break
+        optimizer.zero_grad()
+        (-weight.log()).backward()
+        optimizer.step()
+    return weight.item()
+
+
+def test_the_recipes_of_memories_are_among_them():
+    assert {"omniglot_mann", "omniglot_memorygated", "omniglot_memorygated_5w1s", "omniglot_ntm"} <= set(READERS)
+    assert "sinusoid_mann" in READERS
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_read_weight_can_reach_nine_tenths_with_the_slots_of_the_recipe(name):
+    assert clearest(READERS[name]) > CLEAR
+
+
+def test_without_a_strength_it_cannot():
+    settings = ALGORITHMS["mann"].Config(slots=16, reads=1, strength="none")
+    assert clearest(reader_of("mann", settings)) < 0.34
