@@ -217,8 +217,10 @@ def plan_of(recipe: Recipe, components: Components) -> Plan:
     )
 
 
-def dry_run(recipe: Recipe) -> Components:
+def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, learn: bool = True) -> Components:
     """Learn one training task and score one evaluation task, so that what cannot work fails before anything starts.
+
+    ``note`` is told what may be meant. Without ``learn`` it only scores: a run that is trained is not trained again.
 
     Raises:
         ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have, an algorithm
@@ -228,7 +230,7 @@ def dry_run(recipe: Recipe) -> Components:
     """
     components = build_components(recipe)
     outer_of(recipe, components.layout, components.algorithm)
-    splits: set[Split] = {recipe.evaluation.split} | ({"val"} if recipe.evaluation.validate_every else set())
+    splits: set[Split] = {recipe.evaluation.split} | ({"val"} if learn and recipe.evaluation.validate_every else set())
     for split in sorted(splits - set(components.source.splits)):
         raise ConfigError(
             f"evaluation.split: the source has no {split!r}, it has {', '.join(components.source.splits)}"
@@ -239,11 +241,15 @@ def dry_run(recipe: Recipe) -> Components:
             f"task.eval.ways: {shapes.eval.ways}, but {recipe.algorithm.name} has a head of task.train.ways = "
             f"{shapes.train.ways} outputs; make them equal, or use a metric method"
         )
-    check_algorithm(components.algorithm, components.source, components.layout.unpack(components.theta), recipe.seed)
+    if learn:
+        check_algorithm(
+            components.algorithm, components.source, components.layout.unpack(components.theta), recipe.seed, note
+        )
     # The driver may have no GPU where the workers have one.
     numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
     worker = Worker(components.algorithm, components.source, components.layout, numerics, recipe.chunk_size)
-    worker.learn(components.theta.numpy(), Chunk(1, 0, (Ticket(recipe.seed, "train", "train", 1, 0),)))
+    if learn:
+        worker.learn(components.theta.numpy(), Chunk(1, 0, (Ticket(recipe.seed, "train", "train", 1, 0),)))
     for split in sorted(splits):
         worker.score(components.theta.numpy(), Chunk(0, 0, (Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0),)))
     return components

@@ -8,8 +8,9 @@ Shapes: N support, Q query, C ways, D embedding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
+from annotated_types import Gt
 from torch import Tensor
 
 from pipeline.core.network import Adapted
@@ -19,7 +20,13 @@ from pipeline.families.metric import MetricBased, one_hot
 
 @dataclass(frozen=True)
 class ProtoNetConfig:
-    """ProtoNet has no fields of its own: its network and its tasks say everything."""
+    """Squared distances are divided by ``temperature``; published is 1.
+
+    Distances grow with the width of an embedding. Where the softmax gives a query's class all of its weight, loss
+    and gradient are 0, and a higher temperature lets the network learn.
+    """
+
+    temperature: Annotated[float, Gt(0)] = 1.0
 
 
 class Prototypes(NamedTuple):
@@ -30,7 +37,7 @@ class Prototypes(NamedTuple):
 
 
 class ProtoNet(MetricBased[Prototypes]):
-    """p(class | x) = softmax over classes of -‖f(x) - c‖², c = mean f(support of the class) (eq. 1, 2)."""
+    """p(class | x) = softmax over classes of -‖f(x) - c‖² / temperature, c = mean f(the class's support) (eq. 1, 2)."""
 
     Config: ClassVar[type[ProtoNetConfig]] = ProtoNetConfig
     about: ClassVar[About] = About("metric", "Snell, Swersky, Zemel 2017, arXiv 1703.05175")
@@ -42,4 +49,5 @@ class ProtoNet(MetricBased[Prototypes]):
 
     def compare(self, adapted: Prototypes, z_QD: Tensor) -> tuple[Tensor, Params]:
         """-‖z - c‖² as written, not expanded: the expansion loses digits where z and c are close."""
-        return -(z_QD.unsqueeze(1) - adapted.means.unsqueeze(0)).square().sum(-1), {}
+        squares_QC = (z_QD.unsqueeze(1) - adapted.means.unsqueeze(0)).square().sum(-1)
+        return -squares_QC / self.config.temperature, {}

@@ -76,7 +76,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
     recipe = absolute(recipe)
     folder = _folder(recipe, options)
     _look_for_tracker(recipe, storage_at(folder), listener)
-    components = dry_run(recipe)
+    components = dry_run(recipe, listener.note)
     check_folder(recipe, components, storage_at(folder))
     finished = finished_summary(recipe, components.source.fingerprint, storage_at(folder)) if options.resume else None
     if finished is not None and is_settled(recipe, validate_folder(folder), storage_at(folder)):
@@ -164,7 +164,7 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], options: RunOptio
         ConfigError: no run in ``folder``, or overrides that change what theta is.
     """
     recipe = absolute(validate_folder(folder, overrides))
-    components = dry_run(recipe)
+    components = dry_run(recipe, learn=False)
     other_data = any(override.startswith("source") for override in overrides)
     checkpoint, note = newest(folder, None if other_data else components.source.fingerprint)
     vector = pack(components, checkpoint)

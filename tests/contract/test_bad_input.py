@@ -11,9 +11,10 @@ import torch
 from pipeline import build
 from pipeline.algorithms.gradientmemory import GradientMemoryMAML
 from pipeline.algorithms.maml import MAML
+from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
 from pipeline.build import dry_run
-from pipeline.config import load, validate
+from pipeline.config import Recipe, load, validate
 from pipeline.core.algorithm import detach
 from pipeline.core.failures import ConfigError, TaskError
 from pipeline.core.types import Score
@@ -166,3 +167,34 @@ def test_what_learns_from_a_memory_alone_is_learned_once_something_is_stored(mon
     monkeypatch.setitem(build.ALGORITHMS, "gradientmemory", StoresNothing)
     with pytest.raises(ConfigError, match="no gradient reaches start/keys"):
         dry_run(recipe)
+
+
+def protonet(images: Path, temperature: float) -> Recipe:
+    recipe = tiny.recipe("protonet", images, net={"name": "mlp", "hidden": [64]})
+    return recipe.model_copy(update={"algorithm": recipe.algorithm.model_copy(update={"temperature": temperature})})
+
+
+def test_tasks_that_are_solved_at_the_start_are_a_note_and_a_temperature_gives_them_a_gradient(small_images):
+    """ProtoNet's softmax saturates on easy data: its loss and its gradient are exactly 0."""
+    notes: list[str] = []
+    dry_run(protonet(small_images, 1e-5), notes.append)
+    assert len(notes) == 1
+    assert "solved at the start (loss 0, accuracy 1), so that no gradient reaches model/layer0/" in notes[0]
+    dry_run(protonet(small_images, 100.0), notes.append)
+    assert len(notes) == 1
+
+
+class SolvesNothing(ProtoNet):
+    def compare(self, adapted, z_QD):
+        return torch.zeros(len(z_QD), len(adapted.means)) * z_QD.sum(), {}
+
+
+def test_a_gradient_that_is_missing_from_unsolved_tasks_is_an_error(monkeypatch, small_images):
+    monkeypatch.setitem(build.ALGORITHMS, "protonet", SolvesNothing)
+    with pytest.raises(ConfigError, match="no gradient reaches model/block0"):
+        dry_run(tiny.recipe("protonet", small_images))
+
+
+def test_an_evaluation_rehearses_no_learning(monkeypatch, small_images):
+    monkeypatch.setitem(build.ALGORITHMS, "protonet", SolvesNothing)
+    dry_run(tiny.recipe("protonet", small_images), learn=False)

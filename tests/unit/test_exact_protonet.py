@@ -79,3 +79,12 @@ def test_the_gradient_flows_through_the_prototypes(protonet):
         nearby = {"model": theta["model"] | {name: weight}}
         values.append(protonet.objective(nearby, few, Context(0, "train", WAYS, {})).loss)
     assert_close(gradient["model"][name][at], (values[0] - values[1]) / (2 * step), rtol=1e-6, atol=1e-9)
+
+
+def test_outputs_are_divided_by_the_temperature(protonet):
+    theta, (_, support, query, *_) = protonet.init(np.random.default_rng(0)), task(2)
+    warm = ProtoNet(ProtoNet.Config(temperature=8.0), protonet.model, cross_entropy)
+    plain, divided = (
+        one.predict(one.adapt(theta, support, Context(0, "train", WAYS, {})), query.x) for one in (protonet, warm)
+    )
+    assert_close(divided, plain / 8, **EXACT)
