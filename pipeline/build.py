@@ -58,7 +58,7 @@ class Components(NamedTuple):
 
 def build_components(recipe: Recipe) -> Components:
     """Raises ``ConfigError`` or ``DataError`` where the components do not fit each other."""
-    source = SOURCES[recipe.source.name](plain(recipe.source, SOURCES[recipe.source.name].Config), recipe.shapes())
+    source = source_of(recipe)
     spec, kind = source.spec(), ALGORITHMS[recipe.algorithm.name]
     _check_fit(recipe, spec, kind.needs)
     net_class = NETS[recipe.net.name]
@@ -95,6 +95,13 @@ def _check_fit(recipe: Recipe, spec: Spec, needs: Needs) -> None:
         )
     if spec.loss not in LOSSES:
         raise ConfigError(f"source.name: {source} names the loss {spec.loss!r}; known are {', '.join(LOSSES)}")
+
+
+def source_of(recipe: Recipe) -> TaskSource[Any]:
+    """Raises ``ConfigError`` or ``DataError`` where it cannot fill the recipe's tasks."""
+    kind = SOURCES[recipe.source.name]
+    source: TaskSource[Any] = kind(plain(recipe.source, kind.Config), recipe.shapes())
+    return source
 
 
 @dataclass(frozen=True)

@@ -111,3 +111,12 @@ class Varied(Protocol):
 
     evaluation: Mapping[str, Any]
     """Setting -> value, for example the rotations: part of the evaluation's hash, and shown beside its numbers."""
+
+
+@runtime_checkable
+class HasClasses(Protocol):
+    """A source whose tasks are drawn from classes of examples: what was trained on can be told from what was not."""
+
+    def contents(self, split: Split) -> frozenset[str]:
+        """One text for each class of a split, which is equal for the same examples, in whatever file they are."""
+        ...

@@ -128,11 +128,13 @@ def result_table(evaluation: Mapping[str, Any], beside: Sequence[Result] = ()) -
 
     ``evaluation`` has the keys split, tasks, hash, normalisation, ways, shots, queries, settings, and rows of theta
     (``last`` or ``best``), point (inner steps taken), metric, mean and ci95. Accuracy is shown in percent. Of each
-    method ``beside`` it stands what it came to in the end, and the normalisation it had.
+    method ``beside`` it stands what it came to in the end, and the normalisation it had. ``set`` is the split set, and
+    rows on other data than a run's own say so under ``other_data``.
     """
     metrics = list(dict.fromkeys(row["metric"] for row in evaluation["rows"]))
     thetas = list(dict.fromkeys(row["theta"] for row in evaluation["rows"]))
-    columns = {"method": bool(beside), "theta": len(thetas) > 1, "inner steps": True}
+    other = _other_data(evaluation)
+    columns = {"method": bool(beside), "theta": len(thetas) > 1, "data": bool(other), "inner steps": True}
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in (name for name, shown in columns.items() if shown):
@@ -140,14 +142,14 @@ def result_table(evaluation: Mapping[str, Any], beside: Sequence[Result] = ()) -
     for metric in metrics:
         table.add_column(metric, justify="right")
 
-    def add(method: str, theta: str, steps: str, values: Mapping[str, str]) -> None:
-        first = {"method": method, "theta": _THETA.get(theta, theta), "inner steps": steps}
+    def add(method: str, theta: str, steps: str, values: Mapping[str, str], data: str = "") -> None:
+        first = {"method": method, "theta": _THETA.get(theta, theta), "data": data, "inner steps": steps}
         table.add_row(
             *(text for name, text in first.items() if columns[name]), *(values.get(metric, "") for metric in metrics)
         )
 
     for theta, steps, values in _points(evaluation):
-        add("this run", theta, steps, values)
+        add("this run", theta, steps, values, other)
     for one in beside:
         add(f"{one.method} ({one.evaluation['normalisation']})", "last", *in_the_end(one.evaluation))
     return f"{_title(evaluation)}\n{_plain(table)}"
@@ -197,10 +199,16 @@ def _title(evaluation: Mapping[str, Any]) -> str:
     # Rotations were a field of their own before a source could have settings.
     settings = evaluation.get("settings", {key: evaluation[key] for key in ("rotations",) if key in evaluation})
     said = "".join(f", {name} {value}" for name, value in settings.items())
+    split = f"{evaluation['split']} split{' of ' if evaluation.get('set') else ''}{evaluation.get('set', '')}"
+    other = _other_data(evaluation)
     return (
-        f"{evaluation['split']} split, {evaluation['tasks']} tasks: {shape}, {asked}{said},"
+        f"{split}{f' ({other})' if other else ''}, {evaluation['tasks']} tasks: {shape}, {asked}{said},"
         f" normalisation {evaluation['normalisation']}, evaluation {evaluation['hash'][:12]}"
     )
+
+
+def _other_data(evaluation: Mapping[str, Any]) -> str:
+    return next((str(row["other_data"]) for row in evaluation["rows"] if row.get("other_data")), "")
 
 
 def _inner_steps(point: int, points: int) -> str:

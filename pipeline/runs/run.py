@@ -35,7 +35,7 @@ from pipeline.engine.interfaces import Scorer
 from pipeline.engine.loop import ProgressListener, TrainResult
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
-from pipeline.runs.run_folder import newest, pack, require_origin, validate_folder
+from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
 from pipeline.runtime.job import in_ray_job
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
@@ -161,14 +161,17 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], options: RunOptio
     """Evaluate the last theta of a run (and its best on validation), with other tasks or normalisation if overridden.
 
     Raises:
-        ConfigError: no run in ``folder``, or overrides that change what theta is.
+        ConfigError: no run in ``folder``, overrides that change what theta is, or classes that were trained on.
     """
     recipe = absolute(validate_folder(folder, overrides))
     components = dry_run(recipe, learn=False)
-    other_data = any(override.startswith("source") for override in overrides)
-    checkpoint, note = newest(folder, None if other_data else components.source.fingerprint)
+    named = any(override.startswith("source") for override in overrides)
+    checkpoint, note = newest(folder, None if named else components.source.fingerprint)
     vector = pack(components, checkpoint)
+    other = other_data(folder, recipe, components.source, checkpoint)
     _, rows = _scored(recipe, components, vector, options, folder)
+    if other:
+        rows = [row | {"set": getattr(recipe.source, "split", ""), "other_data": other} for row in rows]
     return {
         "recipe": recipe.name,
         "step": checkpoint.step,
@@ -208,6 +211,7 @@ def evaluation_facts(recipe: Recipe, components: Components, rows: Sequence[dict
     plan = evaluation_plan(recipe, components.source)
     return {
         "split": plan.split,
+        "set": getattr(recipe.source, "split", ""),
         "tasks": plan.tasks,
         "hash": plan.hash,
         "data": plan.data,

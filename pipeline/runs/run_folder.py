@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline import recipes
-from pipeline.build import BuildWorker, Components, build_components
+from pipeline.build import BuildWorker, Components, build_components, source_of
 from pipeline.config import Recipe, validate
-from pipeline.core.failures import ConfigError, InternalError, ResumeError
+from pipeline.core.failures import ConfigError, DataError, InternalError, ResumeError
 from pipeline.core.seeding import Ticket
+from pipeline.core.source import HasClasses, TaskSource
 from pipeline.core.types import MetaParams, Score
 from pipeline.engine.durability.checkpoint import FORMAT, Checkpoint, Checkpoints, name_of
 from pipeline.engine.durability.identity import is_identity
@@ -87,6 +89,46 @@ def pack(components: Components, checkpoint: Checkpoint) -> np.ndarray:
             f"the checkpoint of step {checkpoint.step} does not hold this recipe's theta: {error}; "
             "leave out what changes the network or the algorithm"
         ) from None
+
+
+OTHER_DATA = "other data than trained on"
+
+
+def other_data(folder: str | Path, recipe: Recipe, source: TaskSource[Any], checkpoint: Checkpoint) -> str:
+    """What numbers on other data than a run's own are marked with, empty on its own.
+
+    Raises:
+        ConfigError: the split to evaluate on has classes that the run was trained on.
+    """
+    trained = checkpoint.metadata.get("identity", {}).get("fixed", {}).get("data")
+    if trained == source.fingerprint:
+        return ""
+    if not isinstance(source, HasClasses):
+        return OTHER_DATA
+    own, split = validate_folder(folder), recipe.evaluation.split
+    seen = _classes_trained_on(own, recipe, trained)
+    if seen is None:
+        return f"{OTHER_DATA}, whose classes cannot be compared: {getattr(own.source, 'path', '')} is not as it was"
+    both, classes = seen & source.contents(split), source.contents(split)
+    if both:
+        raise ConfigError(
+            f"source.split: {recipe.source.split}: {len(both)} of the {len(classes)} classes of its split {split} were "
+            f"trained on, in the split train of {own.source.split}; evaluate on {own.source.split}, or on classes that "
+            "the run has not seen"
+        )
+    return OTHER_DATA
+
+
+def _classes_trained_on(own: Recipe, given: Recipe, trained: object) -> frozenset[str] | None:
+    """Of the file that the run was trained on, at its old place or where it is now; none where it is gone."""
+    for path in (getattr(own.source, "path", None), getattr(given.source, "path", None)):
+        try:
+            source = source_of(own.model_copy(update={"source": own.source.model_copy(update={"path": path})}))
+        except DataError:
+            continue
+        if isinstance(source, HasClasses) and source.fingerprint == trained:
+            return source.contents("train")
+    return None
 
 
 def load_learner(folder: str | Path, normalisation: str | None) -> Learner:

@@ -56,6 +56,11 @@ class Classes:
         """How many classes there are; where quarter turns are classes, four of each."""
         return len(self._classes[split]) * (QUARTERS if rotations == "classes" else 1)
 
+    def contents(self, split: Split) -> frozenset[str]:
+        """The checksum and the number of the images of each class."""
+        counts = np.diff(self._file.offsets)
+        return frozenset(f"{self._file.checksums[one]:08x}/{counts[one]}" for one in self._classes.get(split, []))
+
     def draw(
         self, rng: np.random.Generator, split: Split, shape: TaskShape, rotations: Rotations
     ) -> tuple[Pixels, npt.NDArray[np.int64]]:

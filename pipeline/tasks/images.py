@@ -62,6 +62,9 @@ class Images:
         outputs = shape.ways if self._labels == "slots" else self._classes.count("train", self._rotations[True])
         return Spec(Batch, self._classes.input_shape, outputs, self._labels, "cross_entropy")
 
+    def contents(self, split: Split) -> frozenset[str]:
+        return self._classes.contents(split)
+
     def sample(self, ticket: Ticket) -> Task[Batch]:
         shape = self._shapes.of(ticket)
         rotations = self._rotations[ticket.purpose == "train"]

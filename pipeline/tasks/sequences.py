@@ -79,6 +79,9 @@ class Sequences:
     def spec(self) -> Spec:
         return Spec(Stream, self._input_shape, self._shapes.train.ways, "slots", "cross_entropy")
 
+    def contents(self, split: Split) -> frozenset[str]:
+        return self._classes.contents(split)
+
     def sample(self, ticket: Ticket) -> Task[Stream]:
         shape, rng = self._shapes.of(ticket), ticket.rng("task")
         rotations = self._rotations[ticket.purpose == "train"]
