@@ -7,7 +7,8 @@ there are two memories, both written by their rule of hit, miss and age (``nets/
 * The *episode's* begins empty with each task, maps embeddings to slots, and answers by a softmax over the nearest, at
   sharpness 40. As published is the memory loss [cos(q, nearest wrong) - cos(q, nearest right) + alpha]+. Other than
   published: the answers' cross-entropy is added to it (theirs is the memory loss alone); only queries are judged, not
-  support examples as they are written; and the gradient flows into stored keys too, as all belong to one task.
+  support examples as they are written; the gradient flows into stored keys too, as all belong to one task; and no
+  class loses its last slot, so that each one can be the answer. The support set is written in random order.
 * The *lasting* one is a state group of theta. Its keys are support means of classes of earlier tasks, its values what
   those classes turned out to be: the means of their query embeddings. Each embedding z of a task looks it up, and
   becomes z + W r with a learned W. After a step ``fold`` writes the classes of all its tasks, one after the other. A
@@ -31,7 +32,7 @@ from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
-from pipeline.core.types import About, Batch, Context, MetaParams, Needs, Params, Score
+from pipeline.core.types import About, Batch, Context, MetaParams, Needs, Params, Phase, Score, Task
 from pipeline.nets.memory.cycle import Answered
 from pipeline.nets.memory.forgetting import FORGETTING, LeastRecentlyUsed
 from pipeline.nets.memory.keyvalue import ABSENT, NEVER, Code, Found, KeyValue, attention, empty
@@ -42,7 +43,8 @@ from pipeline.nets.net import fan_in_normal
 class MetaMemoryConfig:
     """``slots`` of the lasting memory and ``episode_slots`` of a task's; ``sharpness`` is the inverse temperature.
 
-    A support set of more classes and surprises than ``episode_slots`` loses its oldest, as the published rule has it.
+    A support set of more classes and surprises than ``episode_slots`` loses its oldest, as the published rule has it,
+    of those whose class has another. A task of as many classes or more has one slot more than it has classes.
     ``forgetting: gate`` is no choice: ``fold`` has no gradient to learn it by. ``keep`` is for ``decay`` alone.
     """
 
@@ -65,6 +67,12 @@ class Episode(KeyValue):
 
     def right(self, code: Code, nearest: Tensor, value: Tensor) -> Tensor:
         return (code.value == value).all()
+
+    def forget(self, params: Params, state: Params) -> Params:
+        """The oldest slot of a class with several is evicted: there is one, as there are more slots than classes."""
+        of_its_class_M = state["values"] @ state["values"].sum(0)
+        spared = state | {"age": torch.where(of_its_class_M > 1, state["age"], -1.0)}
+        return super().forget(params, spared) | {"age": state["age"]}
 
     def integrate(self, params: Params, code: Code, found: Found) -> Tensor:
         """log of the sums of exp(sharpness · cosine) over the nearest slots of each class: [..., C]."""
@@ -127,13 +135,17 @@ class MetaMemory(Differentiable[Batch, Remembered]):
         }
         return {"model": params, "integrate": integrate, "memory": empty(self.config.slots, width, width, some)}
 
+    def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        return {"order": torch.from_numpy(rng.permutation(len(task.support.x)))}
+
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Remembered:
         phi, lasting, integrate = theta["model"], theta["memory"], theta["integrate"]
         z_ND = self.model.embed(phi, support.x)
         member_NC = torch.eye(context.ways, dtype=z_ND.dtype, device=z_ND.device)[support.y]
         joined_ND = self.lasting.look(integrate, z_ND, lasting).answer
-        nothing = empty(self.config.episode_slots, z_ND.shape[1], context.ways, z_ND)
-        episode = self.episode.write({}, torch.cat([joined_ND, member_NC], 1), nothing)
+        nothing = empty(max(self.config.episode_slots, context.ways + 1), z_ND.shape[1], context.ways, z_ND)
+        rows = torch.cat([joined_ND, member_NC], 1)[context.noise["order"]]
+        episode = self.episode.write({}, rows, nothing)
         return Remembered(episode, lasting, integrate, _means(z_ND, member_NC), self.model.adapted(phi, support.x))
 
     def predict(self, adapted: Remembered, x: Tensor) -> Tensor:

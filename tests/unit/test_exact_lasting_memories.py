@@ -18,7 +18,7 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
 from pipeline.core.types import Batch, Context, MetaParams, Params, Task
-from pipeline.nets.memory.keyvalue import ABSENT, Found
+from pipeline.nets.memory.keyvalue import ABSENT, NEVER, Found
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import NormalisedNet
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("torch_threads")
 
 WAYS, INPUTS, SLOTS = 3, 4, 5
 EXACT = {"rtol": 0.0, "atol": 1e-12}
-TRAIN = Context(0, "train", WAYS, {})
+TRAIN = Context(0, "train", WAYS, {"order": torch.arange(2 * WAYS)})
 
 
 def model(outputs: int | None, mode: Any = "none") -> NormalisedNet:
@@ -107,8 +107,40 @@ def test_of_one_shot_the_answer_is_the_class_of_the_nearest_by_cosine():
         torch.nn.functional.normalize(algorithm.model.forward_own_statistics(theta["model"], x)[0])
         for x in (support.x, query.x)
     )
-    answers = algorithm.predict(algorithm.adapt(theta, support, TRAIN), query.x)
+    one_shot = TRAIN._replace(noise={"order": torch.arange(WAYS)})
+    answers = algorithm.predict(algorithm.adapt(theta, support, one_shot), query.x)
     assert_close(answers, 40 * q @ z.T, **EXACT)
+
+
+@pytest.mark.parametrize("order", ["by class", "drawn"])
+def test_any_number_of_classes_can_be_the_answer(order):
+    """40 classes in an episode of 32 slots, each with two examples of which the second is a surprise."""
+    ways, shots = 40, 2
+    algorithm = metamemory()
+    rng = np.random.default_rng(5)
+    support = Batch(torch.from_numpy(rng.normal(size=(ways * shots, INPUTS))), torch.arange(ways).repeat_interleave(2))
+    drawn = algorithm.draw(np.random.default_rng(6), Task("", support, support, ways), "serve")
+    noise = drawn if order == "drawn" else {"order": torch.arange(ways * shots)}
+    adapted = algorithm.adapt(start(algorithm), support, Context(0, "serve", ways, noise))
+    stored = adapted.episode["values"]
+    assert stored.sum(0).min() >= 1, "a class was lost"
+    assert stored.sum() == len(stored) == ways + 1, "the memory should be full"
+    asked = algorithm.predict(adapted, support.x)
+    assert (asked > NEVER / 2).all(), "a class has no slot to be answered by"
+
+
+def test_a_support_set_is_written_in_the_order_that_the_ticket_draws():
+    algorithm, (_, support, query, *_) = metamemory(episode_slots=1), task(0, shots=4)
+    noise = algorithm.draw(np.random.default_rng(4), Task("", support, query, WAYS), "train")
+    order, as_it_is = noise["order"], {"order": torch.arange(len(support.y))}
+    assert sorted(order.tolist()) == list(range(len(support.y))) != order.tolist()
+    theta, permuted = start(algorithm), Batch(support.x[order], support.y[order])
+    drawn, by_hand, in_order = (
+        algorithm.predict(algorithm.adapt(theta, shown, TRAIN._replace(noise=noise)), query.x)
+        for shown, noise in ((support, noise), (permuted, as_it_is), (support, as_it_is))
+    )
+    assert_close(drawn, by_hand, **EXACT)
+    assert not torch.allclose(drawn, in_order)
 
 
 def test_lasting_keys_are_support_means_and_values_query_means():
