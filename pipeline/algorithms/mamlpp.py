@@ -72,11 +72,11 @@ class MAMLPP(GradientBased):
 
 
 def loss_weights(steps: int, step: int, until: int) -> list[float]:
-    """Of the query loss after each inner step, in outer step ``step``: equal at first, all on the last in the end.
+    """Of the query loss after each inner step, in outer step ``step``: equal in step 1, the last one alone after ``until``.
 
     The authors keep 3% of an equal share on the earlier ones to the end of their ten epochs; here they go to zero.
     """
-    early = max(0.0, 1.0 - step / until) / steps if until else 0.0
+    early = max(0.0, 1.0 - (step - 1) / until) / steps if until else 0.0
     return [early] * (steps - 1) + [1.0 - early * (steps - 1)]
 
 

@@ -100,11 +100,17 @@ def test_a_loss_after_every_step_has_the_gradient_of_their_weighted_sum(support,
     gradient = learn(algorithm, {"model": {"w": theta}}, support, query, step)
     phis, weights = path(support, theta, [torch.tensor(rate, dtype=torch.float64)] * 3), loss_weights(3, step, until)
     assert sum(weights) == pytest.approx(1.0)
-    assert weights[:2] == [max(0.0, 1 - step / until) / 3] * 2
+    assert weights[:2] == [max(0.0, 1 - (step - 1) / until) / 3] * 2
     expected = sum(
         weight * support.contraction(rate, j).T @ query.gradient(phis[j]) for j, weight in enumerate(weights, 1)
     )
     assert_close(gradient["model"]["w"], expected, **EXACT)
+
+
+def test_8_all_losses_count_alike_in_the_first_step_and_the_last_one_alone_after_the_annealing():
+    assert loss_weights(4, 1, 10) == [0.25] * 4
+    assert loss_weights(4, 10, 10)[0] == pytest.approx(0.1 / 4)
+    assert loss_weights(4, 11, 10) == loss_weights(4, 1, 0) == [0.0, 0.0, 0.0, 1.0]
 
 
 def test_second_derivatives_come_in_after_their_step(support, query):
