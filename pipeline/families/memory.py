@@ -55,11 +55,15 @@ class SequenceModel(Protocol):
 
 
 class MemoryState(NamedTuple):
-    """The weights, the state after what was read, and what the next input is shown beside it [F + Y]: 0 for nothing."""
+    """The weights, the state after what was read, and what the next input is shown beside it [F + Y]: 0 for nothing.
+
+    ``labels`` are those of all that was read, in order.
+    """
 
     phi: Params
     state: Any
     shown: Tensor
+    labels: Tensor
 
 
 class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
@@ -108,7 +112,7 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
     def adapt(self, theta: MetaParams, support: Batch | Stream, context: Context) -> MemoryState:
         phi, (x, y) = theta["model"] | self.model.masks(context.noise), support
         nothing_shown = phi[f"{HEAD}bias"].new_zeros(self.model.net.features + self.outputs)
-        before = MemoryState(phi, self.sequence_model.start(phi), nothing_shown)
+        before = MemoryState(phi, self.sequence_model.start(phi), nothing_shown, y[:0])
         if not len(x):
             return before
         if isinstance(support, Stream):
@@ -116,10 +120,10 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
         order = context.noise["order"]
         features = self.model.embed(phi, x[order])
         inputs = torch.cat([features, torch.zeros_like(features), self._labels(y[order], features)], -1)
-        return before._replace(state=self._run(before, inputs)[1])
+        return before._replace(state=self._run(before, inputs)[1], labels=y[order])
 
     def predict(self, adapted: MemoryState, x: Tensor) -> Tensor:
-        phi, state, shown = adapted
+        phi, state, shown, _ = adapted
         inputs = torch.cat([self.model.embed(phi, x), shown.expand(len(x), -1)], -1)
         answers = torch.func.vmap(lambda one: self.sequence_model.answer(phi, one, state))(
             self.sequence_model.see(phi, inputs)
@@ -131,7 +135,8 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
             return self.loss(self.predict(adapted, query.x), query.y)
         logits = self._read(adapted, query.x, query.y)[0]
         score = self.loss(logits, query.y)
-        return score._replace(metrics=score.metrics | accuracy_by_instance(logits.detach(), query.y, context.ways))
+        by_instance = accuracy_by_instance(logits.detach(), query.y, context.ways, adapted.labels)
+        return score._replace(metrics=score.metrics | by_instance)
 
     def _read(self, before: MemoryState, x: Tensor, y: Tensor) -> tuple[Tensor, MemoryState]:
         """Outputs [T, Y] at each step, each before its label is shown, and what is known after the last."""
@@ -139,11 +144,11 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
         examples = torch.cat([features, self._labels(y, features)], -1)
         shown = torch.cat([before.shown.unsqueeze(0), examples[:-1]])
         outputs, state = self._run(before, torch.cat([features, shown], -1))
-        return outputs, MemoryState(before.phi, state, examples[-1])
+        return outputs, MemoryState(before.phi, state, examples[-1], torch.cat([before.labels, y]))
 
     def _run(self, before: MemoryState, inputs_TI: Tensor) -> tuple[Tensor, Any]:
         """Outputs [T, Y] at each step, and the state after the last."""
-        phi, state, _ = before
+        phi, state = before.phi, before.state
         answers = []
         for one in self.sequence_model.see(phi, inputs_TI).unbind():
             answer, state = self.sequence_model.read(phi, one, state)
@@ -159,13 +164,18 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
         return answers @ phi[f"{HEAD}weight"].T + phi[f"{HEAD}bias"]
 
 
-def accuracy_by_instance(logits_TC: Tensor, y_T: Tensor, ways: int) -> Params:
-    """``accuracy_k``: the share of right answers to what is the k-th of its class in the sequence; 0 where none is."""
-    earlier = torch.ones(len(y_T), len(y_T), dtype=torch.int64, device=y_T.device).tril(-1)
-    instance_T = ((y_T.unsqueeze(1) == y_T.unsqueeze(0)) * earlier).sum(1)
+def accuracy_by_instance(logits_TC: Tensor, y_T: Tensor, ways: int, before_S: Tensor) -> Params:
+    """``accuracy_k``: the share of right answers to what is the k-th of its class in the sequence; 0 where none is.
+
+    ``before_S`` are the labels of the support set, which come first and are counted: after one shot of each class the
+    first answer is to a second image.
+    """
+    support, y_L = len(before_S), torch.cat([before_S, y_T])
+    earlier = torch.ones(len(y_L), len(y_L), dtype=torch.int64, device=y_L.device).tril(-1)
+    instance_T = ((y_L.unsqueeze(1) == y_L.unsqueeze(0)) * earlier).sum(1)[support:]
     right_T = (logits_TC.argmax(-1) == y_T).to(logits_TC.dtype)
     shares = {}
-    for k in range(len(y_T) // ways):
+    for k in range(support // ways, len(y_L) // ways):
         is_kth_T = instance_T == k
         shares[f"accuracy_{k + 1}"] = (is_kth_T * right_T).sum() / is_kth_T.sum().clamp_min(1)
     return shares

@@ -127,12 +127,28 @@ def test_what_was_read_in_one_task_is_not_there_in_the_next(algorithm):
 def test_accuracy_is_counted_by_instance():
     y = torch.tensor([0, 1, 0, 2, 1, 0, 2, 1, 2])
     answers = torch.tensor([0, 0, 0, 2, 1, 1, 2, 0, 2])
-    found = accuracy_by_instance(torch.eye(WAYS)[answers], y, WAYS)
+    found = accuracy_by_instance(torch.eye(WAYS)[answers], y, WAYS, y[:0])
     assert {name: round(value.item() * WAYS) for name, value in found.items()} == {
         "accuracy_1": 2,
         "accuracy_2": 3,
         "accuracy_3": 1,
     }
+
+
+def test_the_instances_of_the_support_set_are_counted():
+    y = torch.tensor([0, 1, 2, 0, 1, 0, 2, 1, 2])
+    answers = torch.tensor([0, 0, 0, 2, 1, 0])
+    found = accuracy_by_instance(torch.eye(WAYS)[answers], y[3:], WAYS, y[:3])
+    assert {name: round(value.item() * WAYS) for name, value in found.items()} == {"accuracy_2": 2, "accuracy_3": 2}
+
+
+def test_after_two_shots_the_first_answer_is_to_a_third_image(algorithm):
+    theta, of = theta_of(algorithm), sequence()
+    order = of.y.argsort(stable=True).reshape(WAYS, -1).T.flatten()
+    x, y = of.x[order], of.y[order]
+    score = algorithm.score(algorithm.adapt(theta, Stream(x[:6], y[:6]), CONTEXT), Stream(x[6:], y[6:]), CONTEXT)
+    assert set(score.metrics) == {"accuracy", "accuracy_3"}
+    assert_close(score.metrics["accuracy_3"], score.metrics["accuracy"], **EXACT)
 
 
 def test_a_sequences_metrics_are_its_accuracy_and_that_of_each_instance(algorithm):
