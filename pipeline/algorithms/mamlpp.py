@@ -72,7 +72,7 @@ class MAMLPP(GradientBased):
 
 
 def loss_weights(steps: int, step: int, until: int) -> list[float]:
-    """Of the query loss after each inner step, in outer step ``step``: equal in step 1, the last one alone after ``until``.
+    """Of the query loss after each inner step, in outer step ``step``: equal in step 1, the last alone after ``until``.
 
     The authors keep 3% of an equal share on the earlier ones to the end of their ten epochs; here they go to zero.
     """

@@ -70,8 +70,10 @@ def require_origin(folder: str | Path, name: str, checkpoint: Checkpoint, data: 
 def pack(components: Components, checkpoint: Checkpoint) -> np.ndarray:
     """A checkpoint's theta as one vector, in the layout of these components.
 
+    Moments of the group ``running`` may be left out: another normalisation mode has no use for them.
+
     Raises:
-        ResumeError: it holds the theta of another recipe.
+        ResumeError: it holds the theta of another recipe, or leaves that these components would drop.
     """
     theta: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
@@ -83,11 +85,16 @@ def pack(components: Components, checkpoint: Checkpoint) -> np.ndarray:
         missing = [group for group in components.layout.groups if group not in theta]
         if missing:
             raise InternalError(f"theta has no group {missing[0]}")
+        kept = {f"{leaf.group}/{leaf.name}" for leaf in components.layout.leaves}
+        learned = [f"{group}/{name}" for group, leaves in theta.items() if group != "running" for name in leaves]
+        dropped = sorted(set(learned) - kept)
+        if dropped:
+            raise InternalError(f"{', '.join(dropped)} would be dropped")
         return components.layout.pack(theta).numpy()
     except InternalError as error:
         raise ResumeError(
             f"the checkpoint of step {checkpoint.step} does not hold this recipe's theta: {error}; "
-            "leave out what changes the network or the algorithm"
+            "leave out what changes the network, the algorithm or the normalisation"
         ) from None
 
 

@@ -355,6 +355,17 @@ def test_a_mode_that_does_not_exist_is_one_line(arrow, run_of):
         pipeline.load(folder, normalisation="batch")
 
 
+def test_a_mode_that_would_drop_learned_scales_is_refused(arrow, run_of):
+    folder = run_of(image_recipe(arrow, MAML, "support"))
+    with pytest.raises(ResumeError, match="model/block0/scale.* would be dropped; leave out .* the normalisation$"):
+        pipeline.load(folder, normalisation="none")
+
+
+def test_moments_that_another_mode_has_no_use_for_are_left_out(arrow, run_of):
+    folder = run_of(image_recipe(arrow, {"name": "protonet"}, "running"))
+    assert "running" not in pipeline.load(folder, normalisation="support").theta
+
+
 def test_a_folder_without_a_run_or_without_a_checkpoint_is_one_line(run_of, tmp_path):
     with pytest.raises(ConfigError, match="no run"):
         pipeline.load(tmp_path)
