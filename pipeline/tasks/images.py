@@ -26,6 +26,8 @@ class ImagesConfig:
 
     With ``labels: classes`` an example of a training task is labelled with its class's number in the split ``train``
     (where quarter turns are classes, with that of class and turn): for methods that train one classifier for them all.
+    ``query_order: sorted`` gives queries by class, in the order of the support set: a method that sees them together
+    could learn their labels from their places. It repeats the bits of runs from before queries were shuffled.
     """
 
     path: Annotated[str, FilePath()]
@@ -33,13 +35,14 @@ class ImagesConfig:
     labels: Literal["slots", "classes"] = "slots"
     train_rotations: Rotations = "none"
     eval_rotations: Annotated[Rotations, MayChange()] = "none"
+    query_order: Literal["shuffled", "sorted"] = "shuffled"
 
 
 class Images:
     """Classes and images as ``Classes`` draws them; each class's first ``shots`` images are its support set.
 
-    ``x`` is float32 [N, C, H, W] in [0, 1], ordered by slot and then by draw; ``y`` is int64 [N], the slot (of training
-    tasks, the class's number if ``labels`` says so).
+    ``x`` is float32 [N, C, H, W] in [0, 1]; ``y`` is int64 [N], the slot (of training tasks, the class's number if
+    ``labels`` says so). A support set is ordered by slot and then by draw, queries as ``query_order`` says.
 
     Raises:
         DataError: the file is missing, damaged or has no such split set; or the split ``train`` cannot fill its shape.
@@ -53,6 +56,7 @@ class Images:
         self._classes, self._shapes, self._labels = Classes(Path(config.path), config.split), shapes, config.labels
         self._rotations: dict[bool, Rotations] = {True: config.train_rotations, False: config.eval_rotations}
         self.evaluation = {"rotations": config.eval_rotations}
+        self._shuffled = config.query_order == "shuffled"
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
         self._classes.require("train", shapes.train, config.train_rotations)
@@ -66,12 +70,16 @@ class Images:
         return self._classes.contents(split)
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
-        shape = self._shapes.of(ticket)
+        shape, rng = self._shapes.of(ticket), ticket.rng("task")
         rotations = self._rotations[ticket.purpose == "train"]
-        pixels_WN, numbers = self._classes.draw(ticket.rng("task"), ticket.split, shape, rotations)
+        pixels_WN, numbers = self._classes.draw(rng, ticket.split, shape, rotations)
         by_class = self._labels == "classes" and ticket.purpose == "train"
         labels = numbers if by_class else np.arange(shape.ways)
         support, query = (self._batch(part, labels) for part in np.split(pixels_WN, [shape.shots], axis=1))
+        if self._shuffled:
+            # Drawn last: in either order, a ticket has the same images.
+            order = torch.from_numpy(rng.permutation(len(query.y)))
+            query = Batch(query.x[order], query.y[order])
         return Task(ticket.id, support, query, shape.ways)
 
     def _batch(self, pixels_WN: Pixels, labels_W: npt.NDArray[np.int64]) -> Batch:

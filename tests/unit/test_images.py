@@ -34,9 +34,9 @@ def path(tmp_path_factory):
     return path
 
 
-def source(path, split="random", **shape) -> Images:
+def source(path, split="random", query_order="shuffled", **shape) -> Images:
     asked = TaskShape(**{"ways": 3, "shots": 2, "queries": 4, **shape})
-    return Images(Images.Config(str(path), split), TaskShapes(train=asked, eval=asked))
+    return Images(Images.Config(str(path), split, query_order=query_order), TaskShapes(train=asked, eval=asked))
 
 
 def ticket(index: int, split="train") -> Ticket:
@@ -84,11 +84,30 @@ def test_an_episode(path):
     task = source(path).sample(ticket(5))
     assert (task.id, task.ways) == ("train/train/0/5", 3)
     assert task.support.y.tolist() == [0, 0, 1, 1, 2, 2]
-    assert task.query.y.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert sorted(task.query.y.tolist()) == [0] * 4 + [1] * 4 + [2] * 4
     assert task.query.x.shape == (12, 1, 5, 5)
     assert (task.query.x.dtype, task.query.y.dtype) == (torch.float32, torch.int64)
     row = found(task.query.x, 5, 5)[0][0]
     assert np.array_equal(task.query.x[0, 0].numpy(), pixels(5, 5)[row].astype(np.float32) / np.float32(255))
+
+
+def test_queries_are_shuffled_and_else_those_of_the_sorted_order(path):
+    shuffled, by_class = source(path), source(path, query_order="sorted")
+    for index in range(20):
+        one, other = shuffled.sample(ticket(index)), by_class.sample(ticket(index))
+        assert torch.equal(one.support.x, other.support.x)
+        assert torch.equal(one.support.y, other.support.y)
+        assert other.query.y.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+        labels = dict(zip(found(other.query.x, 5, 5), other.query.y.tolist(), strict=True))
+        assert [labels[row] for row in found(one.query.x, 5, 5)] == one.query.y.tolist()
+
+
+def test_the_place_of_a_query_does_not_say_its_label(path):
+    images = source(path)
+    y = torch.stack([images.sample(ticket(index)).query.y for index in range(1000)])
+    shares = torch.stack([(y == slot).float().mean(0) for slot in range(3)])
+    assert (shares - 1 / 3).abs().max() < 0.06
+    assert torch.equal(images.sample(ticket(7)).query.y, y[7])
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -147,7 +166,7 @@ def test_random_turns_are_one_per_class_and_exact(tmp_path, image):
     turns = set()
     path = tmp_path / "coloured.arrow"
     classfile.write(path, pixels(*image), COUNTS, NAMES, SPLITS, "source")
-    plain, turned_source = source(path), source(path, rotations="random")
+    plain, turned_source = (source(path, query_order="sorted", rotations=named) for named in ("none", "random"))
     for index in range(30):
         before, after = plain.sample(ticket(index)), turned_source.sample(ticket(index))
         rows = found(before.support.x, *image) + found(before.query.x, *image)
