@@ -2,52 +2,87 @@
 
 Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning, arXiv 1703.05175.
 
+In training, a support set and its queries are normalised apart, each by moments of its own, and the running moments are
+those of the queries; so are those of all metric methods here. The authors' code embeds both as one batch, and each is
+normalised by the moments of both: ``batch: joint``.
+
 Shapes: N support, Q query, C ways, D embedding.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
+import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from pipeline.core.network import Adapted
+from pipeline.core.failures import ConfigError
+from pipeline.core.losses import LossFunction
+from pipeline.core.network import Adapted, Network
 from pipeline.core.types import About, Batch, Context, MetaParams, Params
 from pipeline.families.metric import MetricBased, one_hot
 
 
 @dataclass(frozen=True)
 class ProtoNetConfig:
-    """Squared distances are divided by ``temperature``; published is 1.
+    """Squared distances are divided by ``temperature``; published is 1. ``batch`` is what is normalised together.
 
     Distances grow with the width of an embedding. Where the softmax gives a query's class all of its weight, loss
     and gradient are 0, and a higher temperature lets the network learn.
     """
 
     temperature: Annotated[float, Gt(0)] = 1.0
+    batch: Literal["apart", "joint"] = "apart"
 
 
 class Prototypes(NamedTuple):
-    """Prototypes [C, D] and the encoder that made them."""
+    """Prototypes [C, D] and the encoder that made them; the support set where queries are normalised with it."""
 
     means: Tensor
     encoder: Adapted
+    support: Batch | None = None
 
 
 class ProtoNet(MetricBased[Prototypes]):
-    """p(class | x) = softmax over classes of -‖f(x) - c‖² / temperature, c = mean f(the class's support) (eq. 1, 2)."""
+    """p(class | x) = softmax over classes of -‖f(x) - c‖² / temperature, c = mean f(the class's support) (eq. 1, 2).
+
+    Raises:
+        ConfigError: ``batch: joint`` under a mode that normalises by no batch of queries.
+    """
 
     Config: ClassVar[type[ProtoNetConfig]] = ProtoNetConfig
     about: ClassVar[About] = About("metric", "Snell, Swersky, Zemel 2017, arXiv 1703.05175")
 
+    def __init__(self, config: ProtoNetConfig, model: Network, loss: LossFunction) -> None:
+        super().__init__(config, model, loss)
+        if config.batch == "joint" and model.mode not in ("transductive", "running"):
+            raise ConfigError(
+                f"algorithm.batch: joint, but normalisation {model.mode!r} looks at no other queries; use transductive "
+                "or running, or leave algorithm.batch out"
+            )
+
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Prototypes:
         z_ND, encoder = self.embed(theta, support, context)
-        member_NC = one_hot(support.y, context.ways, z_ND)
-        return Prototypes((member_NC.T @ z_ND) / member_NC.sum(0).unsqueeze(1), encoder)
+        # Under running moments, which are there in evaluation, no example looks at another.
+        together = self.config.batch == "joint" and not encoder.conditioning
+        return Prototypes(_means(z_ND, support.y, context.ways), encoder, support if together else None)
 
     def compare(self, adapted: Prototypes, z_QD: Tensor) -> tuple[Tensor, Params]:
         """-‖z - c‖² as written, not expanded: the expansion loses digits where z and c are close."""
         squares_QC = (z_QD.unsqueeze(1) - adapted.means.unsqueeze(0)).square().sum(-1)
         return -squares_QC / self.config.temperature, {}
+
+    def _outputs(self, adapted: Prototypes, x: Tensor) -> tuple[Tensor, Params]:
+        if adapted.support is None:
+            return super()._outputs(adapted, x)
+        support_x, y = adapted.support
+        z, moments = self.model.observe(adapted.encoder, torch.cat([support_x, x]))
+        means_CD = _means(z[: len(y)], y, len(adapted.means))
+        return self.compare(adapted._replace(means=means_CD), z[len(y) :])[0], moments
+
+
+def _means(z_ND: Tensor, y_N: Tensor, ways: int) -> Tensor:
+    member_NC = one_hot(y_N, ways, z_ND)
+    return (member_NC.T @ z_ND) / member_NC.sum(0).unsqueeze(1)

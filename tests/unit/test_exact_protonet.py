@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pipeline.algorithms.protonet import ProtoNet
+from pipeline.core.failures import ConfigError
 from pipeline.core.losses import cross_entropy
 from pipeline.core.types import Batch, Context, Task
 from pipeline.nets.mlp import MLP
@@ -88,3 +89,41 @@ def test_outputs_are_divided_by_the_temperature(protonet):
         one.predict(one.adapt(theta, support, Context(0, "train", WAYS, {})), query.x) for one in (protonet, warm)
     )
     assert_close(divided, plain / 8, **EXACT)
+
+
+def batched(mode: str, batch: str) -> ProtoNet:
+    net = MLP(MLP.Config(hidden=(16, 8), activation="tanh"), (INPUTS,), None, normalised=True)
+    return ProtoNet(ProtoNet.Config(batch=batch), NormalisedNet(net, mode, (INPUTS,)), cross_entropy)
+
+
+@pytest.mark.parametrize("mode", ["transductive", "running"])
+def test_a_joint_batch_normalises_support_and_queries_by_the_moments_of_both(mode):
+    joint, (_, support, query, *_) = batched(mode, "joint"), task(2)
+    theta, context = joint.init(np.random.default_rng(0)), Context(0, "train", WAYS, {})
+    z, moments = joint.model.forward_own_statistics(theta["model"], torch.cat([support.x, query.x]))
+    z_support, z_query = z[: len(support.y)], z[len(support.y) :]
+    c = torch.stack([z_support[support.y == slot].mean(0) for slot in range(WAYS)])
+    adapted = joint.adapt(theta, support, context)
+    assert_close(joint.predict(adapted, query.x), -torch.cdist(z_query, c).square(), **EXACT)
+    apart = batched(mode, "apart")
+    assert (apart.predict(apart.adapt(theta, support, context), query.x) - joint.predict(adapted, query.x)).any()
+    if mode == "running":
+        records = joint.score(adapted, query, context).records
+        assert all(torch.equal(records[name], moment) for name, moment in moments.items())
+        assert records.keys() == moments.keys()
+
+
+def test_with_running_moments_a_joint_batch_is_evaluated_as_any_other():
+    _, support, query, *_ = task(2)
+    context, outputs = Context(0, "evaluate", WAYS, {}), []
+    for batch in ("apart", "joint"):
+        one = batched("running", batch)
+        theta = one.init(np.random.default_rng(0))
+        outputs.append(one.predict(one.adapt(theta, support, context), query.x))
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("mode", ["support", "one_query", "layer"])
+def test_a_joint_batch_is_refused_where_nothing_is_normalised_by_a_batch_of_queries(mode):
+    with pytest.raises(ConfigError, match=f"algorithm.batch: joint, but normalisation '{mode}' looks at no other"):
+        batched(mode, "joint")
