@@ -1,7 +1,15 @@
-"""MANN: an LSTM with an external memory that binds what it saw to the label that comes one step later.
+"""MANN: an LSTM with an external memory that binds what it saw to its label.
 
 Santoro, Bartunov, Botvinick, Wierstra, Lillicrap: One-shot Learning with Memory-Augmented Neural Networks,
 arXiv 1605.06065.
+
+By default it differs from the paper in two ways, which matter beside published numbers:
+
+* A label comes one step late in a sequence, as published, but each step also shows the previous image with its label.
+  The paper's input is the image and the label of the one before (``previous: label``). A support set that is no
+  sequence is read with each label beside its example.
+* All heads write what is new to one slot, the one that ``forgetting`` evicts. In the paper there are as many least used
+  slots as read heads, and each head writes to all of them (``write_to: several``).
 
 Shapes: R heads (each reads and writes), M slots, W width of a slot, H hidden.
 """
@@ -16,8 +24,9 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
+from pipeline.core.failures import ConfigError
 from pipeline.core.types import About, Params
-from pipeline.families.memory import MemoryBased
+from pipeline.families.memory import MemoryBased, ReadingConfig
 from pipeline.nets.memory.addressing import by_content, first_slot, strength
 from pipeline.nets.memory.controller import Controller
 from pipeline.nets.memory.cycle import Answered
@@ -28,9 +37,12 @@ from pipeline.nets.memory.writing import Record, WriteName, least_used_or_last_r
 
 
 @dataclass(frozen=True)
-class MANNConfig:
-    """Published are all of these. In the paper a head writes the key it reads by, and a read has no strength.
+class MANNConfig(ReadingConfig):
+    """Published are the sizes, LRUA and least-recent use. A head writes the key it reads by; a read has no strength.
 
+    ``write_to: one`` slot that is evicted is not as published; ``several`` is: as many as there are heads. ``softmax``
+    is of this project's source articles: the controller's own shares of all slots for each head, of which none is
+    emptied or evicted, so that ``write: lrua`` is ``outer`` and only ``decay`` and ``gate`` forget.
     ``stores: values`` writes a vector of its own, as does the implementation these settings are from (T. Deleu's);
     ``strength: learned`` sharpens each read.
     ``fade`` is γ of the trace of use by which the least used slot is found; ``keep`` is what ``forgetting: decay``
@@ -42,6 +54,7 @@ class MANNConfig:
     width: Annotated[int, Ge(1)] = 40
     reads: Annotated[int, Ge(1)] = 4
     write: WriteName = "lrua"
+    write_to: Literal["one", "several", "softmax"] = "one"
     forgetting: ForgettingName = "lru"
     stores: Literal["keys", "values"] = "keys"
     strength: Literal["none", "learned"] = "none"
@@ -52,8 +65,8 @@ class MANNConfig:
 class Asked(NamedTuple):
     """The controller's state, and what it asks.
 
-    ``keys`` [R, W] to read by, their ``strength`` [R, 1], the write ``gate`` [R, 1], ``values`` to write and what to
-    ``erase`` [R, W].
+    ``keys`` [R, W] to read by, their ``strength`` [R, 1], the write ``gate`` [R, 1], or where to write [R, M] under
+    ``write_to: softmax``, ``values`` to write and what to ``erase`` [R, W].
     """
 
     controller: Params
@@ -84,13 +97,21 @@ class LeastUsedAccess(MemoryReader[Asked, Found, Record, State]):
 
     Published reads once, after the write, and answers with that. Here an answer is read before it, so that a query can
     be answered without a write; where the next write may go is read after it, as published.
+
+    Raises:
+        ConfigError: ``write_to: several`` with more heads than slots.
     """
 
     def __init__(self, config: MANNConfig, inputs: int) -> None:
-        self.config, self.memory = config, SlotMemory(config)
-        read = config.reads * config.width
+        if config.write_to == "several" and config.reads > config.slots:
+            raise ConfigError(
+                f"algorithm.reads: {config.reads}, but write_to: several writes to as many of the {config.slots} slots;"
+                f" use at most {config.slots}"
+            )
+        self.config, self.memory = config, SlotMemory(config, config.reads if config.write_to == "several" else 1)
+        read, where = config.reads * config.width, config.slots if config.write_to == "softmax" else 1
         learned, own, erases = config.strength == "learned", config.stores == "values", self.memory.rule.erases
-        self.parts = [config.width, 1, int(learned), config.width * own, config.width * erases]
+        self.parts = [config.width, where, int(learned), config.width * own, config.width * erases]
         self.controller = Controller(inputs, config.hidden, read, config.reads * sum(self.parts))
         self.width = config.hidden + read
 
@@ -111,8 +132,8 @@ class LeastUsedAccess(MemoryReader[Asked, Found, Record, State]):
         return Asked(
             controller,
             torch.tanh(keys),
-            strength(sharpness) if self.config.strength == "learned" else torch.ones_like(gate),
-            torch.sigmoid(gate),
+            strength(sharpness) if self.config.strength == "learned" else torch.ones_like(gate[:, :1]),
+            torch.softmax(gate, -1) if self.config.write_to == "softmax" else torch.sigmoid(gate),
             torch.tanh(values if self.config.stores == "values" else keys),
             torch.sigmoid(erase),
         )
@@ -125,8 +146,10 @@ class LeastUsedAccess(MemoryReader[Asked, Found, Record, State]):
         return torch.cat([code.controller["h"], found.values])
 
     def update(self, params: Params, seen: Answered[Asked, Found], state: State) -> Record:
-        weights = least_used_or_last_read(seen.code.gate, state.read, state.slots.victim)
-        return Record(weights, seen.code.values, seen.code.erase, state.slots.victim)
+        code, victim = seen.code, state.slots.victim
+        if self.config.write_to == "softmax":
+            return Record(code.gate, code.values, code.erase, torch.zeros_like(victim))
+        return Record(least_used_or_last_read(code.gate, state.read, victim), code.values, code.erase, victim)
 
     def store(self, params: Params, seen: Answered[Asked, Found], record: Record, state: State) -> State:
         # Where its keys lie now: in what was just written, above all, so that the next step can add the label there.

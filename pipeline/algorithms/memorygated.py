@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from pipeline.core.types import About, Params
-from pipeline.families.memory import MemoryBased
+from pipeline.families.memory import MemoryBased, ReadingConfig
 from pipeline.nets.cells import LSTM
 from pipeline.nets.memory.addressing import by_content, first_slot, strength
 from pipeline.nets.memory.cycle import Answered
@@ -32,7 +32,7 @@ from pipeline.nets.net import fan_in_normal
 
 
 @dataclass(frozen=True)
-class MemoryGatedConfig:
+class MemoryGatedConfig(ReadingConfig):
     """Sizes and rules as MANN's, whose row this one stands beside."""
 
     hidden: Annotated[int, Ge(1)] = 200

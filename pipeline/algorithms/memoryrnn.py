@@ -14,12 +14,12 @@ from annotated_types import Ge
 from torch import Tensor
 
 from pipeline.core.types import About, Params
-from pipeline.families.memory import MemoryBased
+from pipeline.families.memory import MemoryBased, ReadingConfig
 from pipeline.nets.cells import CELLS, CellName
 
 
 @dataclass(frozen=True)
-class MemoryRNNConfig:
+class MemoryRNNConfig(ReadingConfig):
     """``cell`` and its hidden size; published beside MANN is an LSTM of 200."""
 
     cell: CellName = "lstm"
@@ -50,7 +50,11 @@ class Recurrent:
 
 
 class MemoryRNN(MemoryBased):
-    """h_t = cell(x_t, y_{t-1}, h_{t-1}); the answer is a linear function of h."""
+    """h_t = cell(x_t, y_t, h_{t-1}) over a support set; the answer to a query x is a linear function of cell(x, 0, h).
+
+    In a sequence a label is shown after its answer: h_t = cell(x_t, x_{t-1}, y_{t-1}, h_{t-1}), or without x_{t-1}
+    (``previous: label``), as published.
+    """
 
     Config: ClassVar[type[MemoryRNNConfig]] = MemoryRNNConfig
     about: ClassVar[About] = About(

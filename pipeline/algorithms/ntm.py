@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from pipeline.core.types import About, Params
-from pipeline.families.memory import MemoryBased
+from pipeline.families.memory import MemoryBased, ReadingConfig
 from pipeline.nets.memory.addressing import Head, first_slot
 from pipeline.nets.memory.controller import Controller
 from pipeline.nets.memory.cycle import Answered
@@ -27,7 +27,7 @@ from pipeline.nets.memory.writing import Record, WriteName
 
 
 @dataclass(frozen=True)
-class NTMConfig:
+class NTMConfig(ReadingConfig):
     """Published for the copy task: 100 hidden, 128 slots of 20, one head of each kind, ``write: ntm``, no forgetting.
 
     With ``write: lrua`` the slot that the policy names is emptied at each step. ``fade`` and ``keep`` as for MANN.

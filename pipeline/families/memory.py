@@ -3,19 +3,20 @@
 An input is an example to be answered and, beside it, one that is shown with its label. In a sequence that is the one
 before: (x_1; 0, 0), (x_2; x_1, y_1) … So each label comes one step late, as published. Its example comes with it:
 without it the sequence model has to keep the example for a step, and MANN bound nothing on Omniglot within 25,000
-sequences.
-Every step is scored.
+sequences. Every step is scored. Published is the label alone beside the next example, (x_2; y_1): ``previous: label``.
 
-A support set is read in random order, each example with its own label: (x_1; 0, y_1), (x_2; 0, y_2) … Queries are
-answered from the state after it, (x; 0, 0), each by itself, and nothing is written.
+A support set is read in random order, each example with its own label at the same step, and no label comes late:
+(x_1; 0, y_1), (x_2; 0, y_2) … Queries are answered from the state after it, (x; 0, 0), each by itself, and nothing is
+written.
 
-Shapes: T steps, F features, I inputs (two examples and a label), Y outputs, A width of an answer.
+Shapes: T steps, F features, I inputs (one or two examples and a label), Y outputs, A width of an answer.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple, Protocol, final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, final
 
 import numpy as np
 import torch
@@ -28,6 +29,16 @@ from pipeline.core.network import HEAD, Network
 from pipeline.core.types import Batch, Context, MetaParams, Needs, Params, Phase, Score, Stream, Task
 from pipeline.nets.net import fan_in_normal
 from pipeline.nets.normalisation import BATCH_MODES
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingConfig:
+    """``previous``: what of the example before stands beside an example of a sequence.
+
+    ``example`` is that example with its label; ``label`` is its label alone, as published.
+    """
+
+    previous: Literal["example", "label"] = "example"
 
 
 class SequenceModel(Protocol):
@@ -55,7 +66,7 @@ class SequenceModel(Protocol):
 
 
 class MemoryState(NamedTuple):
-    """The weights, the state after what was read, and what the next input is shown beside it [F + Y]: 0 for nothing.
+    """The weights, the state after what was read, and what the next input is shown beside it: 0 for nothing.
 
     ``labels`` are those of all that was read, in order.
     """
@@ -75,7 +86,7 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
 
     needs: ClassVar[Needs] = Needs(data=(Batch, Stream), targets=("slots", "values"), head=True)
 
-    def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
+    def __init__(self, config: ReadingConfig, model: Network, loss: LossFunction) -> None:
         if model.mode in BATCH_MODES:
             raise ConfigError(
                 f"normalisation: {model.mode!r} looks at examples that a sequence has not shown yet;"
@@ -84,7 +95,8 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
         assert model.net.outputs is not None, "built with a head, so the network knows its outputs"
         super().__init__(config, model, loss)
         self.outputs: int = model.net.outputs
-        self.sequence_model = self.make_sequence_model(2 * model.net.features + self.outputs)
+        self.beside = self.outputs + (model.net.features if config.previous == "example" else 0)
+        self.sequence_model = self.make_sequence_model(model.net.features + self.beside)
 
     @abstractmethod
     def make_sequence_model(self, inputs: int) -> SequenceModel:
@@ -111,7 +123,7 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
 
     def adapt(self, theta: MetaParams, support: Batch | Stream, context: Context) -> MemoryState:
         phi, (x, y) = theta["model"] | self.model.masks(context.noise), support
-        nothing_shown = phi[f"{HEAD}bias"].new_zeros(self.model.net.features + self.outputs)
+        nothing_shown = phi[f"{HEAD}bias"].new_zeros(self.beside)
         before = MemoryState(phi, self.sequence_model.start(phi), nothing_shown, y[:0])
         if not len(x):
             return before
@@ -119,7 +131,7 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
             return self._read(before, x, y)[1]
         order = context.noise["order"]
         features = self.model.embed(phi, x[order])
-        inputs = torch.cat([features, torch.zeros_like(features), self._labels(y[order], features)], -1)
+        inputs = torch.cat([features, self._shown(torch.zeros_like(features), y[order])], -1)
         return before._replace(state=self._run(before, inputs)[1], labels=y[order])
 
     def predict(self, adapted: MemoryState, x: Tensor) -> Tensor:
@@ -141,7 +153,7 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
     def _read(self, before: MemoryState, x: Tensor, y: Tensor) -> tuple[Tensor, MemoryState]:
         """Outputs [T, Y] at each step, each before its label is shown, and what is known after the last."""
         features = self.model.embed(before.phi, x)
-        examples = torch.cat([features, self._labels(y, features)], -1)
+        examples = self._shown(features, y)
         shown = torch.cat([before.shown.unsqueeze(0), examples[:-1]])
         outputs, state = self._run(before, torch.cat([features, shown], -1))
         return outputs, MemoryState(before.phi, state, examples[-1], torch.cat([before.labels, y]))
@@ -155,10 +167,11 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
             answers.append(answer)
         return self._read_out(phi, torch.stack(answers)), state
 
-    def _labels(self, y: Tensor, like: Tensor) -> Tensor:
-        """Slots as one-hot rows, values as they are."""
+    def _shown(self, features: Tensor, y: Tensor) -> Tensor:
+        """Examples as they are shown beside another: slots are one-hot rows, values as they are."""
         slots = torch.arange(self.outputs, device=y.device)
-        return (y.unsqueeze(-1) == slots).to(like.dtype) if y.dim() == 1 else y
+        labels = (y.unsqueeze(-1) == slots).to(features.dtype) if y.dim() == 1 else y
+        return torch.cat([features, labels], -1) if self.config.previous == "example" else labels
 
     def _read_out(self, phi: Params, answers: Tensor) -> Tensor:
         return answers @ phi[f"{HEAD}weight"].T + phi[f"{HEAD}bias"]

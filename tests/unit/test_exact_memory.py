@@ -12,6 +12,7 @@ from pipeline.algorithms.mann import LeastUsedAccess, MANNConfig
 from pipeline.algorithms.memorygated import GatedByMemory, MemoryGatedConfig
 from pipeline.algorithms.memoryrnn import MemoryRNNConfig, Recurrent
 from pipeline.algorithms.ntm import NTMConfig, Tape
+from pipeline.core.failures import ConfigError
 from pipeline.core.types import Params
 from pipeline.families.memory import SequenceModel
 
@@ -39,14 +40,14 @@ def answers(reader: SequenceModel, params: Params) -> Tensor:
     return torch.stack(given)
 
 
-def controller(params: Params) -> nn.LSTMCell:
+def controller(params: Params, reads: int = 1) -> nn.LSTMCell:
     """torch's cell, which sees the input and what was read."""
-    of_h, of_read = params["controller/recurrent"].split([HIDDEN, WIDTH], 1)
+    of_h, of_read = params["controller/recurrent"].split([HIDDEN, reads * WIDTH], 1)
     return cell_of(torch.cat([params["controller/input"], of_read], 1), of_h, params["controller/bias"])
 
 
 def cell_of(of_input: Tensor, of_h: Tensor, bias: Tensor) -> nn.LSTMCell:
-    cell = nn.LSTMCell(INPUTS + WIDTH, HIDDEN, dtype=torch.float64)
+    cell = nn.LSTMCell(of_input.shape[1], HIDDEN, dtype=torch.float64)
     weights = {
         "weight_ih": of_input,
         "weight_hh": of_h,
@@ -84,6 +85,43 @@ def test_mann_is_its_equations():
         taken.append(least)
     assert_close(answers(reader, params), torch.stack(expected), **EXACT)
     assert len(set(taken[SLOTS:])) > 1, "several slots should have been taken anew"
+
+
+@pytest.mark.parametrize("write_to", ["one", "several", "softmax"])
+def test_mann_with_two_heads_is_its_equations(write_to):
+    """Both write to the one slot that is evicted, or to the two least used as published, or where the softmax says."""
+    slots, heads = 5, 2
+    reader = LeastUsedAccess(MANNConfig(HIDDEN, slots, WIDTH, heads, fade=FADE, write_to=write_to), INPUTS)
+    params = params_of(reader)
+    cell, memory, one_hot = controller(params, heads), params["memory/start"].clone(), torch.eye(slots).double()
+    h, c, read = (torch.zeros(1, size, dtype=torch.float64) for size in (HIDDEN, HIDDEN, heads * WIDTH))
+    w_read, used, filled, evicted = one_hot[[0, 0]], one_hot[0], {0}, []
+    expected = []
+    for x in inputs():
+        h, c = cell(torch.cat([x.unsqueeze(0), read], 1), (h, c))
+        asked = (params["interface/weight"] @ h[0] + params["interface/bias"]).reshape(heads, -1)
+        keys, where = torch.tanh(asked[:, :WIDTH]), asked[:, WIDTH:]
+        read = torch.cat([torch.softmax(cosines(memory, key), 0) @ memory for key in keys]).unsqueeze(0)
+        expected.append(torch.cat([h[0], read[0]]))
+        if write_to == "softmax":
+            w_write = torch.softmax(where, 1)
+        else:
+            ranked = sorted(range(slots), key=lambda slot: (slot in filled) * (1 + used[slot].item()))
+            least = ranked[: heads if write_to == "several" else 1]
+            evicted, filled = [*evicted, *least], filled | set(least)
+            memory[least] = 0
+            gate = torch.sigmoid(where)
+            w_write = gate * w_read + (1 - gate) * one_hot[least].sum(0)
+        memory = memory + sum(torch.outer(w, key) for w, key in zip(w_write, keys, strict=True))
+        w_read = torch.stack([torch.softmax(cosines(memory, key), 0) for key in keys])
+        used = FADE * used + w_read.sum(0) + w_write.sum(0)
+    assert_close(answers(reader, params), torch.stack(expected), **EXACT)
+    assert len(evicted) == STEPS * {"one": 1, "several": 2, "softmax": 0}[write_to]
+
+
+def test_more_heads_than_slots_cannot_write_to_as_many():
+    with pytest.raises(ConfigError, match="algorithm.reads: 4, but write_to: several writes to as many of the 3 slots"):
+        LeastUsedAccess(MANNConfig(HIDDEN, SLOTS, WIDTH, reads=4, write_to="several"), INPUTS)
 
 
 def test_the_ntm_is_its_equations():

@@ -57,9 +57,10 @@ def logits(algorithm: MemoryBased, theta: MetaParams, of: Stream) -> Tensor:
     return algorithm._read(nothing, of.x, of.y)[0]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[*NAMES, *(f"{name}, label alone" for name in NAMES)])
 def algorithm(request) -> MemoryBased:
-    return made(request.param)
+    name, _, alone = request.param.partition(", ")
+    return made(name, previous="label" if alone else "example")
 
 
 def test_there_are_methods_that_read():
@@ -75,6 +76,18 @@ def test_a_label_is_shown_one_step_after_its_answer(algorithm, changed):
     assert torch.equal(before[: changed + 1], after[: changed + 1]), "an answer knew the label of its own step"
     moved = (before[changed + 1 :] - after[changed + 1 :]).abs().amax(1)
     assert (moved > 1e-9).all(), "a label that was shown changed nothing"
+
+
+@pytest.mark.parametrize("previous", ["example", "label"])
+def test_beside_an_image_stands_the_one_before_with_its_label_or_as_published_its_label_alone(previous):
+    algorithm, of = made("memoryrnn", previous=previous), sequence()
+    theta, labels = theta_of(algorithm), torch.eye(WAYS, dtype=torch.float64)[of.y]
+    before = labels if previous == "label" else torch.cat([of.x, labels], 1)
+    inputs = torch.cat([of.x, torch.cat([torch.zeros_like(before[:1]), before[:-1]])], 1)
+    phi, reader = theta["model"], algorithm.reader
+    states = reader.cell.read(phi, inputs.unbind(), reader.start(phi))
+    expected = torch.stack([state["h"] for state in states]) @ phi["head/weight"].T + phi["head/bias"]
+    assert_close(logits(algorithm, theta, of), expected, **EXACT)
 
 
 @pytest.mark.parametrize(("slots", "alike"), [(STEPS + 1, True), (3, False)])

@@ -65,9 +65,9 @@ class Policy(ABC):
         """How much of each slot stays, [M] in [0, 1]. Default: all."""
         return torch.ones_like(facts.usage)
 
-    def victim(self, params: Params, facts: SlotFacts) -> Tensor:
-        """One-hot [M]: the slot that gives way; 0 everywhere where none does."""
-        return _lowest(self.worth(params, facts), facts.filled)
+    def victim(self, params: Params, facts: SlotFacts, count: int = 1) -> Tensor:
+        """[M]: 1 at the ``count`` slots that give way, one by default; 0 everywhere where none does."""
+        return _lowest(self.worth(params, facts), facts.filled, count)
 
     @abstractmethod
     def worth(self, params: Params, facts: SlotFacts) -> Tensor:
@@ -75,8 +75,8 @@ class Policy(ABC):
 
 
 class Nothing(Policy):
-    def victim(self, params: Params, facts: SlotFacts) -> Tensor:
-        return super().victim(params, facts) * (1 - facts.filled)
+    def victim(self, params: Params, facts: SlotFacts, count: int = 1) -> Tensor:
+        return super().victim(params, facts, count) * (1 - facts.filled)
 
     def worth(self, params: Params, facts: SlotFacts) -> Tensor:
         return facts.filled
@@ -133,8 +133,11 @@ def age_of_trace(usage_M: Tensor, fade: float) -> Tensor:
     return usage_M.detach().clamp_min(tiny).log() / math.log(fade)
 
 
-def _lowest(worth_M: Tensor, filled_M: Tensor) -> Tensor:
-    # Where, not arithmetic: an empty slot goes first whatever its worth, and of equals argmin takes the first.
+def _lowest(worth_M: Tensor, filled_M: Tensor, count: int) -> Tensor:
+    # Where, not arithmetic: an empty slot goes first whatever its worth, and of equals the first one.
     ranked = torch.where(filled_M > 0, worth_M.detach(), -math.inf)
     slots = torch.arange(ranked.shape[-1], device=ranked.device)
-    return (slots == ranked.argmin(-1, keepdim=True)).to(worth_M.dtype)
+    if count == 1:
+        return (slots == ranked.argmin(-1, keepdim=True)).to(worth_M.dtype)
+    lowest = ranked.argsort(dim=-1, stable=True)[..., :count]
+    return (slots == lowest.unsqueeze(-1)).any(-2).to(worth_M.dtype)

@@ -35,7 +35,7 @@ class SlotConfig(Protocol):
 
 
 class Slots(NamedTuple):
-    """``content`` [M, W]; ``usage``, ``importance`` and ``filled`` [M]; ``victim`` [M] is who gives way next."""
+    """``content`` [M, W]; ``usage``, ``importance`` and ``filled`` [M]; ``victim`` [M] is 1 at who gives way next."""
 
     content: Tensor
     usage: Tensor
@@ -47,10 +47,11 @@ class Slots(NamedTuple):
 class SlotMemory:
     """M slots of width W under a write rule and a forgetting policy. The first content is learned (``memory/start``).
 
-    Importance is all the weight that a slot was read with since it last gave way.
+    Importance is all the weight that a slot was read with since it last gave way. ``victims`` give way at a step.
     """
 
-    def __init__(self, config: SlotConfig) -> None:
+    def __init__(self, config: SlotConfig, victims: int = 1) -> None:
+        self.victims = victims
         self.slots, self.width, self.fade = config.slots, config.width, config.fade
         self.rule = WRITES[config.write]
         self.policy = FORGETTING[config.forgetting](config.keep)
@@ -88,7 +89,7 @@ class SlotMemory:
         return self._named(params, slots)
 
     def _named(self, params: Params, slots: Slots) -> Slots:
-        return slots._replace(victim=self.policy.victim(params, self._facts(slots)))
+        return slots._replace(victim=self.policy.victim(params, self._facts(slots), self.victims))
 
     def _facts(self, slots: Slots) -> SlotFacts:
         age = age_of_trace(slots.usage, self.fade)

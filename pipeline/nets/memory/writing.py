@@ -20,8 +20,8 @@ WriteName = Literal["outer", "lrua", "ntm"]
 class Record(NamedTuple):
     """What is to be written: ``weights`` [H, M] say where, ``values`` [H, W] what.
 
-    ``erase`` [H, W] in [0, 1] is looked at by the rules that erase; ``victim`` [M] is one-hot at the slot that gives
-    way to what is new, or 0 everywhere where none does.
+    ``erase`` [H, W] in [0, 1] is looked at by the rules that erase; ``victim`` [M] is 1 at each slot that gives way to
+    what is new, and 0 everywhere where none does.
     """
 
     weights: Tensor
