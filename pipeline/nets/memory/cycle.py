@@ -1,6 +1,12 @@
 """The six steps in which a memory works: encode, retrieve, integrate, update, store, forget.
 
 The first three answer and change nothing; the last three make the next state of what was seen.
+
+The steps are named after this project's source articles, of which one means something else: their *update* changes the
+model's parameters, by a gradient step on what was retrieved and integrated. Here an update decides what of an example
+is to be written, and where, and parameters change in the outer loop alone. The articles' form is no reader of a
+sequence but a method of its own: MbPA (``algorithms/mbpa``) updates its output network by the neighbours that were
+retrieved, and gradient memory (``algorithms/gradientmemory``) takes inner steps from what was retrieved.
 """
 
 from __future__ import annotations
@@ -43,7 +49,7 @@ class Cycle(ABC, Generic[C, F, R, S]):
 
     @abstractmethod
     def update(self, params: Params, seen: Answered[C, F], state: S) -> R:
-        """What of it is to be written, and where."""
+        """What of it is to be written, and where; never a change of ``params``."""
 
     @abstractmethod
     def store(self, params: Params, seen: Answered[C, F], record: R, state: S) -> S:
