@@ -78,7 +78,7 @@ class MemoryState(NamedTuple):
 
 
 class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
-    """The network embeds; a sequence_model of ``config`` reads features and labels; a linear head reads its answers.
+    """The network embeds; a sequence_model of ``config``, a ``ReadingConfig``, reads features and labels; a linear head answers.
 
     Raises:
         ConfigError: a normalisation by statistics of examples that were not shown yet.
@@ -86,7 +86,7 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
 
     needs: ClassVar[Needs] = Needs(data=(Batch, Stream), targets=("slots", "values"), head=True)
 
-    def __init__(self, config: ReadingConfig, model: Network, loss: LossFunction) -> None:
+    def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
         if model.mode in BATCH_MODES:
             raise ConfigError(
                 f"normalisation: {model.mode!r} looks at examples that a sequence has not shown yet;"
