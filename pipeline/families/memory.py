@@ -78,7 +78,9 @@ class MemoryState(NamedTuple):
 
 
 class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
-    """The network embeds; a sequence_model of ``config``, a ``ReadingConfig``, reads features and labels; a linear head answers.
+    """The network embeds; a sequence_model of ``config`` reads features and labels; a linear head reads its answers.
+
+    ``config`` is a ``ReadingConfig``.
 
     Raises:
         ConfigError: a normalisation by statistics of examples that were not shown yet.

@@ -57,6 +57,17 @@ def test_they_are_refused_in_a_copy_of_the_images_and_when_the_file_lies_elsewhe
         evaluate_run(trained.folder, changes, RunOptions("serial"))
 
 
+def test_the_evaluation_of_a_trained_run_rehearses_no_learning(trained, monkeypatch):
+    """Where all tasks are solved, nothing could be learned."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("an evaluation rehearsed learning")
+
+    monkeypatch.setattr("pipeline.build.check_algorithm", refuse)
+    monkeypatch.setattr("pipeline.engine.worker.Worker.learn", refuse)
+    assert evaluate_run(trained.folder, [], RunOptions("serial"))["evaluation"] == trained.summary["evaluation"]
+
+
 def test_a_runs_own_data_are_named_and_not_marked(trained, tmp_path):
     moved = (tmp_path / "own.arrow").rename(tmp_path / "moved.arrow")
     for evaluation in (
