@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
+from pipeline.core.effects import NotWith, idle
 from pipeline.core.failures import ConfigError
 from pipeline.core.redact import redact_uri
 from pipeline.core.seeding import Split
@@ -94,7 +95,7 @@ class Evaluation(Section):
     tasks: Annotated[int, Ge(1), Le(MAX_TASKS)] = 600
     seed: Annotated[int, Ge(0), Lt(2**64)] = 20260
     validate_every: Annotated[int, Ge(0)] = 0
-    validation_tasks: Annotated[int, Ge(1), Le(MAX_TASKS)] = 200
+    validation_tasks: Annotated[int, Ge(1), Le(MAX_TASKS), NotWith(validate_every=(0,))] = 200
 
 
 class WorkerCount(Section):
@@ -213,21 +214,47 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     return validate(recipes.read(recipe, overrides), recipe)
 
 
-def validate(data: Mapping[str, Any], where: str) -> Recipe:
-    """As ``load``, from keys and values."""
+def validate(data: Mapping[str, Any], where: str, saved: Mapping[str, Any] | None = None) -> Recipe:
+    """As ``load``, from keys and values.
+
+    A run may have been begun with settings without an effect. As they stand in its ``saved`` recipe they are let
+    through: nobody can change them any more.
+    """
     if "seed" in data and data["seed"] is None:
         # Short enough to be typed again; from here on it is a seed like any other, saved with the run.
         data = {**data, "seed": secrets.randbelow(1 << 32)}
     try:
         # Strict JSON rules: lists for tuples, but no text for numbers and no true for 1.
-        return Recipe.model_validate_json(json.dumps(data, default=str))
+        recipe = Recipe.model_validate_json(json.dumps(data, default=str))
+        problems = [problem for key, problem in _idle(recipe) if not _stands_in(saved, key, data)]
     except ValidationError as error:
         problems = [_explain(details, data) for details in error.errors(include_url=False)]
-        if len(problems) == 1:
-            raise ConfigError(f"recipe {where}: {problems[0]}") from None
-        raise ConfigError(
-            f"recipe {where} has {len(problems)} problems:" + "".join(f"\n  {one}" for one in problems)
-        ) from None
+    if not problems:
+        return recipe
+    if len(problems) == 1:
+        raise ConfigError(f"recipe {where}: {problems[0]}") from None
+    raise ConfigError(
+        f"recipe {where} has {len(problems)} problems:" + "".join(f"\n  {one}" for one in problems)
+    ) from None
+
+
+def _idle(part: Any, above: str = "") -> Iterator[tuple[str, str]]:
+    """The settings of a section that differ from their defaults and have no effect: dotted key, and what to change."""
+    if isinstance(part, Section):
+        for name, field in type(part).model_fields.items():
+            yield from _idle(getattr(part, name), f"{above}{name}.")
+            problem = idle(name, getattr(part, name), field.default, field.metadata, vars(part))
+            if problem is not None:
+                yield f"{above}{name}", f"{above}{problem}"
+    elif isinstance(part, dict):
+        for name, inner in part.items():
+            yield from _idle(inner, f"{above}{name}.")
+
+
+def _stands_in(saved: Any, dotted: str, data: Any) -> bool:
+    for key in dotted.split("."):
+        saved, data = (at.get(key) if isinstance(at, Mapping) else None for at in (saved, data))
+    return saved is not None and saved == data
 
 
 def _explain(details: Any, data: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@ class GradientMemoryConfig:
     learned_slots: Annotated[int, Ge(1)] = 4
     same: Annotated[float, Gt(-1), Le(1)] = 0.99
     forgetting: Literal["lru", "none", "decay", "importance"] = "lru"
-    keep: Annotated[float, Gt(0), Le(1)] = 0.99
+    keep: Annotated[float, Gt(0), Le(1), OnlyWith("forgetting", "decay")] = 0.99
 
 
 class Deltas(KeyValue):

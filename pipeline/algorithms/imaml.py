@@ -28,7 +28,7 @@ class IMAMLConfig:
     ``hessian_free``, has none.
     """
 
-    inner_lr: Annotated[float, Gt(0)] = 0.01
+    inner_lr: Annotated[float, Gt(0), OnlyWith("inner_solver", "gradient")] = 0.01
     inner_steps: Annotated[int, Ge(1)] = 16
     eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 16
     proximal: Annotated[float, Gt(0)] = 2.0

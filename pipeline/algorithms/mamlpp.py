@@ -30,7 +30,7 @@ class MAMLPPConfig:
     inner_steps: Annotated[int, Ge(1)] = 5
     eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 5
     learn_rates: bool = True
-    multi_step_until: Annotated[int, Ge(0)] = 1000
+    multi_step_until: Annotated[int, Ge(0), NotWith(inner_steps=(1,))] = 1000
     first_order_until: Annotated[int, Ge(0)] = 0
 
 

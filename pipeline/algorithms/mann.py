@@ -58,8 +58,8 @@ class MANNConfig(ReadingConfig):
     forgetting: ForgettingName = "lru"
     stores: Literal["keys", "values"] = "keys"
     strength: Literal["none", "learned"] = "none"
-    fade: Annotated[float, Gt(0), Lt(1)] = 0.95
-    keep: Annotated[float, Gt(0), Le(1)] = 0.95
+    fade: Annotated[float, Gt(0), Lt(1), OnlyWith("forgetting", "lru", "decay")] = 0.95
+    keep: Annotated[float, Gt(0), Le(1), OnlyWith("forgetting", "decay")] = 0.95
 
 
 class Asked(NamedTuple):

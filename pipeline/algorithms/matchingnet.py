@@ -16,6 +16,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from pipeline.core.effects import OnlyWith
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
 from pipeline.core.types import About, Batch, Context, MetaParams, Params, Phase, Task
@@ -34,7 +35,7 @@ class MatchingNetConfig:
     """
 
     full_context: bool = False
-    reads: Annotated[int, Ge(1)] = 3
+    reads: Annotated[int, Ge(1), OnlyWith("full_context", True)] = 3
     temperature: Annotated[float, Gt(0)] = 1.0
 
 

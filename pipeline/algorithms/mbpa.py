@@ -22,11 +22,15 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
+from pipeline.core.effects import NotWith
 from pipeline.core.failures import ConfigError
 from pipeline.core.inner import SGD, InnerLoss, unroll
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network, head_of
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Score
+
+NO_STEPS = NotWith(local_steps=(0,), eval_local_steps=(0,))
+"""Without a local step no neighbour is looked at. The first step starts at the head that ``pull`` holds it to."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,12 @@ class MBPAConfig:
     The paper's alpha_M is ``local_lr``, its beta ``local_lr`` · ``pull``. ``epsilon`` bounds a neighbour's weight.
     """
 
-    neighbours: Annotated[int, Ge(1)] = 10
-    local_lr: Annotated[float, Gt(0)] = 0.1
+    neighbours: Annotated[int, Ge(1), NO_STEPS] = 10
+    local_lr: Annotated[float, Gt(0), NO_STEPS] = 0.1
     local_steps: Annotated[int, Ge(0)] = 5
     eval_local_steps: Annotated[int, Ge(0), MayChange()] = 5
-    pull: Annotated[float, Ge(0)] = 0.1
-    epsilon: Annotated[float, Gt(0)] = 1e-3
+    pull: Annotated[float, Ge(0), NotWith(local_steps=(0, 1), eval_local_steps=(0, 1))] = 0.1
+    epsilon: Annotated[float, Gt(0), NO_STEPS] = 1e-3
 
 
 class Episodes(NamedTuple):

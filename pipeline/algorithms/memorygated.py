@@ -40,8 +40,8 @@ class MemoryGatedConfig(ReadingConfig):
     width: Annotated[int, Ge(1)] = 40
     write: WriteName = "lrua"
     forgetting: ForgettingName = "lru"
-    fade: Annotated[float, Gt(0), Lt(1)] = 0.95
-    keep: Annotated[float, Gt(0), Le(1)] = 0.95
+    fade: Annotated[float, Gt(0), Lt(1), OnlyWith("forgetting", "lru", "decay")] = 0.95
+    keep: Annotated[float, Gt(0), Le(1), OnlyWith("forgetting", "decay")] = 0.95
 
 
 class Asked(NamedTuple):

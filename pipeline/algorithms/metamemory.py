@@ -29,6 +29,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
+from pipeline.core.effects import OnlyWith
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
@@ -51,7 +52,7 @@ class MetaMemoryConfig:
     slots: Annotated[int, Ge(1)] = 256
     same: Annotated[float, Gt(-1), Le(1)] = 0.95
     forgetting: Literal["lru", "none", "decay", "importance"] = "lru"
-    keep: Annotated[float, Gt(0), Le(1)] = 0.99
+    keep: Annotated[float, Gt(0), Le(1), OnlyWith("forgetting", "decay")] = 0.99
     episode_slots: Annotated[int, Ge(1)] = 32
     nearest: Annotated[int, Ge(1)] = 256
     sharpness: Annotated[float, Gt(0)] = 40.0

@@ -39,9 +39,9 @@ class NTMConfig(ReadingConfig):
     reads: Annotated[int, Ge(1)] = 1
     writes: Annotated[int, Ge(1)] = 1
     write: WriteName = "ntm"
-    forgetting: ForgettingName = "none"
-    fade: Annotated[float, Gt(0), Lt(1)] = 0.95
-    keep: Annotated[float, Gt(0), Le(1)] = 0.95
+    forgetting: Annotated[ForgettingName, OnlyWith("write", "lrua", of=("lru", "importance"))] = "none"
+    fade: Annotated[float, Gt(0), Lt(1), OnlyWith("forgetting", "lru", "decay"), OnlyWith("write", "lrua")] = 0.95
+    keep: Annotated[float, Gt(0), Le(1), OnlyWith("forgetting", "decay")] = 0.95
 
 
 class Asked(NamedTuple):

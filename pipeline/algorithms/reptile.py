@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.core.batches import batches
+from pipeline.core.effects import NotWith, OnlyWith
 from pipeline.core.inner import SGD, Adam, Rule, iterate
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
 from pipeline.families.gradient import GradientBased
@@ -34,7 +35,9 @@ class ReptileConfig:
     eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 50
     eval_inner_batch: Annotated[int, Ge(1), MayChange()] = 5
     inner_optimizer: Literal["sgd", "adam"] = "adam"
-    inner_beta1: Annotated[float, Ge(0)] = 0.0
+    inner_beta1: Annotated[
+        float, Ge(0), OnlyWith("inner_optimizer", "adam"), NotWith(inner_steps=(1,), eval_inner_steps=(1,))
+    ] = 0.0
 
 
 class Reptile(GradientBased):

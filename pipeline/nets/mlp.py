@@ -11,6 +11,7 @@ import torch
 from annotated_types import Ge, Gt, Len
 from torch import Tensor
 
+from pipeline.core.effects import NotWith
 from pipeline.core.failures import ConfigError
 from pipeline.core.types import Params
 from pipeline.nets.net import Net, fan_in_normal
@@ -25,8 +26,8 @@ class MLPConfig:
     """
 
     hidden: Annotated[tuple[Annotated[int, Ge(1)], ...], Len(0, 16)] = (40, 40)
-    activation: Literal["relu", "tanh"] = "relu"
-    init_gain: Annotated[float, Gt(0)] = 2.0
+    activation: Annotated[Literal["relu", "tanh"], NotWith(hidden=((),))] = "relu"
+    init_gain: Annotated[float, Gt(0), NotWith(hidden=((),))] = 2.0
 
 
 class MLP(Net):

@@ -31,7 +31,8 @@ def validate_folder(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe
     if text is None:
         raise ConfigError(f"{folder}: no run (no recipe.yaml); expected the --output of a training run")
     where = f"{folder}/recipe.yaml"
-    return validate(recipes.parse(text, where, overrides), where)
+    saved = recipes.parse(text, where)
+    return validate(recipes.parse(text, where, overrides), where, saved)
 
 
 def newest(folder: str | Path, data: str | None = None) -> tuple[Checkpoint, str]:

@@ -23,6 +23,7 @@ from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.source import TaskShape
 from pipeline.nets import NETS
 from pipeline.runs.run import describe
+from pipeline.runs.run_folder import validate_folder
 from pipeline.tasks import SOURCES
 from tests.runtime import tiny
 
@@ -122,6 +123,146 @@ def test_what_is_wrong_is_said_in_words_of_ours_whatever_the_field(name: str):
                 found.add(details["type"])
                 assert details["type"] in TAGS or expected(details).startswith("expected "), details["type"]
     assert len(found) > 10
+
+
+IDLE: list[tuple[str, list[str], str, list[str]]] = [
+    (
+        "sinusoid_maml",
+        ["outer.model.momentum=0.9"],
+        "outer.model.momentum: 0.9 has no effect with optimizer: adam, it needs optimizer: sgd or rmsprop; change that,"
+        " or leave momentum at its default, 0.0",
+        ["outer.model.optimizer=sgd"],
+    ),
+    (
+        "sinusoid_reptile",
+        ["outer.model.beta1=0.5"],
+        "outer.model.beta1: 0.5 has no effect with optimizer: sgd, it needs .* adam or adamw",
+        ["outer.model.optimizer=adamw"],
+    ),
+    (
+        "sinusoid_reptile",
+        ["outer.model.beta2=0.5"],
+        "outer.model.beta2: 0.5 has no effect",
+        ["outer.model.optimizer=adam"],
+    ),
+    (
+        "sinusoid_maml",
+        ["outer.model.step_every=7"],
+        "outer.model.step_every: 7 has no effect with schedule: cosine",
+        ["outer.model.schedule=step"],
+    ),
+    (
+        "sinusoid_maml",
+        ["outer.model.step_factor=0.1"],
+        "outer.model.step_factor: 0.1 has no effect",
+        ["outer.model.schedule=step"],
+    ),
+    (
+        "sinusoid_reptile",
+        ["algorithm.inner_beta1=0.9"],
+        "algorithm.inner_beta1: 0.9 has no effect with inner_optimizer: sgd",
+        ["algorithm.inner_optimizer=adam"],
+    ),
+    (
+        "sinusoid_imaml",
+        ["algorithm.inner_lr=0.5"],
+        "algorithm.inner_lr: 0.5 has no effect with inner_solver: hessian_free",
+        ["algorithm.inner_solver=gradient"],
+    ),
+    (
+        "omniglot_matchingnet_5w1s",
+        ["algorithm.reads=5"],
+        "algorithm.reads: 5 has no effect with full_context: false, it needs full_context: true",
+        ["algorithm.full_context=true"],
+    ),
+    (
+        "omniglot_ntm",
+        ["algorithm.forgetting=lru"],
+        "algorithm.forgetting: lru has no effect with write: ntm, it needs write: lrua",
+        ["algorithm.write=lrua"],
+    ),
+    (
+        "omniglot_ntm",
+        ["algorithm.keep=0.5"],
+        "algorithm.keep: 0.5 has no effect with forgetting: none",
+        ["algorithm.forgetting=decay"],
+    ),
+    (
+        "omniglot_mann",
+        ["algorithm.keep=0.5"],
+        "algorithm.keep: 0.5 has no effect with forgetting: lru",
+        ["algorithm.forgetting=decay"],
+    ),
+    (
+        "omniglot_mann",
+        ["algorithm.forgetting=importance", "algorithm.fade=0.5"],
+        "algorithm.fade: 0.5 has no effect",
+        ["algorithm.forgetting=lru"],
+    ),
+    (
+        "omniglot_metamemory_5w1s",
+        ["algorithm.keep=0.5"],
+        "algorithm.keep: 0.5 has no effect",
+        ["algorithm.forgetting=decay"],
+    ),
+    (
+        "sinusoid_gradient_memory",
+        ["algorithm.keep=0.5"],
+        "algorithm.keep: 0.5 has no effect",
+        ["algorithm.forgetting=decay"],
+    ),
+    (
+        "sinusoid_mamlpp",
+        ["algorithm.inner_steps=1"],
+        "algorithm.multi_step_until: 500 has no effect with inner_steps: 1",
+        ["algorithm.inner_steps=2"],
+    ),
+    (
+        "sinusoid_mbpa",
+        ["algorithm.local_steps=0", "algorithm.eval_local_steps=1", "algorithm.pull=2"],
+        "algorithm.pull: 2.0 has no effect with local_steps: 0 and eval_local_steps: 1, it needs local_steps"
+        " other than 0 or 1 or eval_local_steps other than 0 or 1",
+        ["algorithm.eval_local_steps=2"],
+    ),
+    (
+        "sinusoid_maml",
+        ["net={name: mlp, hidden: [], activation: tanh}"],
+        r"net.activation: tanh has no effect with hidden: \[\]",
+        ["net.hidden=[3]"],
+    ),
+    (
+        "sinusoid_maml",
+        ["evaluation.validation_tasks=7"],
+        "evaluation.validation_tasks: 7 has no effect with validate_every: 0",
+        ["evaluation.validate_every=5"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides", "message", "mend"), IDLE)
+def test_a_setting_that_has_no_effect_is_refused(name: str, overrides: list[str], message: str, mend: list[str]):
+    with pytest.raises(ConfigError, match=f"^recipe {name}: {message}") as raised:
+        load(name, overrides)
+    assert "\n" not in str(raised.value)
+    load(name, [*overrides, *mend])
+
+
+def test_a_setting_without_effect_at_its_default_is_no_mistake():
+    load("sinusoid_maml", ["outer.model.momentum=0", "outer.model.step_every=2000", "evaluation.validation_tasks=200"])
+
+
+def test_all_settings_without_effect_are_said_at_once():
+    with pytest.raises(ConfigError, match="has 2 problems:\n  outer.model.momentum: .*\n  outer.model.step_every: "):
+        load("sinusoid_maml", ["outer.model.momentum=0.9", "outer.model.step_every=7"])
+
+
+def test_a_run_that_was_begun_with_a_setting_without_effect_can_still_be_used(here):
+    saved = load("sinusoid_maml").public()
+    saved["outer"]["model"]["momentum"] = 0.9
+    (here / "recipe.yaml").write_text(recipes.dump(saved))
+    assert validate_folder(here, ["evaluation.tasks=3"]).outer["model"].momentum == 0.9
+    with pytest.raises(ConfigError, match=r"recipe.yaml: outer.model.beta1: 0.5 has no effect"):
+        validate_folder(here, ["outer.model.optimizer=sgd", "outer.model.beta1=0.5"])
 
 
 @pytest.mark.parametrize(

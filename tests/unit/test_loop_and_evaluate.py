@@ -45,7 +45,7 @@ RECIPE: dict[str, Any] = {
     "normalisation": "none",
     "task": {"train": {"shots": 5, "queries": 5}, "eval": {"shots": 5, "queries": 7}},
     "outer": {"model": {"optimizer": "adam", "lr": 0.01, "schedule": "cosine"}},
-    "evaluation": {"tasks": 21, "validation_tasks": 9},
+    "evaluation": {"tasks": 21},
 }
 REPTILE = {"name": "reptile", "inner_lr": 0.01, "inner_steps": 3, "eval_inner_steps": 30}
 

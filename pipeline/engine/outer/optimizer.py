@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, StepLR
 
+from pipeline.core.effects import OnlyWith
+
 MOST_STEPS = 1 << 53
 """Counters are floating-point numbers in torch."""
 
@@ -27,14 +29,14 @@ class Outer:
 
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     lr: Annotated[float, Gt(0)] = 1e-3
-    momentum: Annotated[float, Ge(0), Lt(1)] = 0.0
-    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
-    beta2: Annotated[float, Ge(0), Lt(1)] = 0.999
+    momentum: Annotated[float, Ge(0), Lt(1), OnlyWith("optimizer", "sgd", "rmsprop")] = 0.0
+    beta1: Annotated[float, Ge(0), Lt(1), OnlyWith("optimizer", "adam", "adamw")] = 0.9
+    beta2: Annotated[float, Ge(0), Lt(1), OnlyWith("optimizer", "adam", "adamw")] = 0.999
     weight_decay: Annotated[float, Ge(0)] = 0.0
     clip: Annotated[float, Gt(0)] | None = None
     schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
-    step_every: Annotated[int, Ge(1)] = 2000
-    step_factor: Annotated[float, Gt(0)] = 0.5
+    step_every: Annotated[int, Ge(1), OnlyWith("schedule", "step")] = 2000
+    step_factor: Annotated[float, Gt(0), OnlyWith("schedule", "step")] = 0.5
 
 
 def build_optimizer(config: Outer, parameter: Tensor) -> Optimizer:
