@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     )
     described.add_argument("--print", action="store_true", help="train nothing: print the table of what is done")
     described.add_argument("--results", type=Path, help="where results are kept; default results/PROTOCOL")
-    described.add_argument("--output", type=Path, metavar="DIR", help="where the runs lie; default runs/compare")
+    described.add_argument("--output", metavar="DIR", help="where the runs lie; default runs/compare")
     described.add_argument("--executor", choices=["serial", "ray"], default="ray", help="as in jobs.train")
     described.add_argument("--workers", type=int, metavar="N", default=2, help="Ray workers (2)")
     described.add_argument("--address", default="local", help="as in jobs.train")

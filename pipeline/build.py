@@ -285,7 +285,9 @@ def build_executor(
 
     anywhere = "://" in folder and is_web(recipe.tracking.uri)
     scheduler = Scheduler(timeouts, recipe.workers.on_poison)
-    return RayExecutor(worker, coordinator, _wanted(recipe), address, scheduler, pinned=not anywhere)
+    return RayExecutor(
+        worker, coordinator, _wanted(recipe, recipe.tasks_per_step), address, scheduler, pinned=not anywhere
+    )
 
 
 def build_pool(recipe: Recipe, kind: str, address: str, timeouts: Timeouts) -> WorkerPool:
@@ -295,14 +297,20 @@ def build_pool(recipe: Recipe, kind: str, address: str, timeouts: Timeouts) -> W
         return WorkerPool(InProcess(worker()), Monotonic(), Scheduler(timeouts), workers=1)
     from pipeline.runtime.transport import RayTransport
 
-    transport = RayTransport(worker, _wanted(recipe), address, timeouts.start_s)
-    return WorkerPool(transport, Monotonic(), Scheduler(timeouts), workers=recipe.workers.count)
+    wanted = _wanted(recipe, recipe.evaluation.tasks)
+    transport = RayTransport(worker, wanted, address, timeouts.start_s)
+    return WorkerPool(transport, Monotonic(), Scheduler(timeouts), workers=wanted.count)
 
 
-def _wanted(recipe: Recipe) -> Any:
+def worker_count(recipe: Recipe, tasks: int) -> int:
+    """How many workers are started: as many as asked for, and no more than there are chunks of so many tasks."""
+    return min(recipe.workers.count, -(-tasks // recipe.chunk_size))
+
+
+def _wanted(recipe: Recipe, tasks: int) -> Any:
     from pipeline.runtime.cluster import Workers
 
-    return Workers(recipe.workers.count, recipe.workers.gpus, mixed=recipe.numerics.mixed)
+    return Workers(worker_count(recipe, tasks), recipe.workers.gpus, mixed=recipe.numerics.mixed)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -17,12 +17,13 @@ from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
-from pipeline.core.effects import NotWith, idle
+from pipeline.core.bounds import OuterSteps, share_of_gpus
+from pipeline.core.effects import NotWith, idle, stands_in
 from pipeline.core.failures import ConfigError
 from pipeline.core.redact import redact_uri
 from pipeline.core.seeding import Split
@@ -66,7 +67,7 @@ def _power_of_two(value: int) -> int:
 
 
 def _steps_or_auto(value: Any) -> Any:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10**9):
         return value
     raise ValueError("expected a number of outer steps, 1 or more, or auto")
 
@@ -94,15 +95,15 @@ class Evaluation(Section):
     split: Split = "test"
     tasks: Annotated[int, Ge(1), Le(MAX_TASKS)] = 600
     seed: Annotated[int, Ge(0), Lt(2**64)] = 20260
-    validate_every: Annotated[int, Ge(0)] = 0
+    validate_every: Annotated[int, Ge(0), Le(10**9)] = 0
     validation_tasks: Annotated[int, Ge(1), Le(MAX_TASKS), NotWith(validate_every=(0,))] = 200
 
 
 class WorkerCount(Section):
     """Workers on Ray, the share of a GPU each gets, and what to do with a task that kills whoever computes it."""
 
-    count: Annotated[int, Ge(1)] = 2
-    gpus: Annotated[float, Ge(0)] = 0.0
+    count: Annotated[int, Ge(1), Le(1 << 12)] = 2
+    gpus: Annotated[float, Ge(0), Le(1 << 10), AfterValidator(share_of_gpus)] = 0.0
     on_poison: Literal["abort", "skip"] = "abort"
 
 
@@ -114,7 +115,7 @@ class Checkpoint(Section):
     """
 
     every: Annotated[int | Literal["auto"], BeforeValidator(_steps_or_auto)] = "auto"
-    keep: Annotated[int, Ge(1)] = 2
+    keep: Annotated[int, Ge(1), Le(10**6)] = 2
 
 
 class Tracking(Section):
@@ -129,10 +130,10 @@ class Tracking(Section):
     """
 
     uri: str = Field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    experiment: Annotated[str, MinLen(1)] = Field(
+    experiment: Annotated[str, Len(1, 500)] = Field(
         default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME") or "metafleet"
     )
-    log_every: Annotated[int, Ge(1)] = 20
+    log_every: OuterSteps = 20
     parent: str = ""
 
 
@@ -145,9 +146,9 @@ class Recipe(Section):
 
     name: Annotated[str, AfterValidator(_folder_name), MayChange()]
     seed: Annotated[int, Ge(0), Lt(2**64)] = 0
-    steps: Annotated[int, Gt(0)]
+    steps: OuterSteps
     tasks_per_step: Annotated[int, Gt(0), Le(MAX_TASKS)]
-    chunk_size: Annotated[int, Gt(0), AfterValidator(_power_of_two)]
+    chunk_size: Annotated[int, Gt(0), Le(MAX_TASKS), AfterValidator(_power_of_two)]
     algorithm: _choice(ALGORITHMS)  # type: ignore[valid-type]
     net: _choice(NETS)  # type: ignore[valid-type]
     source: _choice(SOURCES)  # type: ignore[valid-type]
@@ -226,7 +227,7 @@ def validate(data: Mapping[str, Any], where: str, saved: Mapping[str, Any] | Non
     try:
         # Strict JSON rules: lists for tuples, but no text for numbers and no true for 1.
         recipe = Recipe.model_validate_json(json.dumps(data, default=str))
-        problems = [problem for key, problem in _idle(recipe) if not _stands_in(saved, key, data)]
+        problems = [problem for key, problem in _idle(recipe) if not stands_in(saved, key, data)]
     except ValidationError as error:
         problems = [_explain(details, data) for details in error.errors(include_url=False)]
     if not problems:
@@ -249,12 +250,6 @@ def _idle(part: Any, above: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(part, dict):
         for name, inner in part.items():
             yield from _idle(inner, f"{above}{name}.")
-
-
-def _stands_in(saved: Any, dotted: str, data: Any) -> bool:
-    for key in dotted.split("."):
-        saved, data = (at.get(key) if isinstance(at, Mapping) else None for at in (saved, data))
-    return saved is not None and saved == data
 
 
 def _explain(details: Any, data: Mapping[str, Any]) -> str:

@@ -11,11 +11,11 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.core.algorithm import backprop
 from pipeline.core.batches import batches
+from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.inner import Momentum, unroll
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network, head_of
@@ -40,9 +40,9 @@ class BaselineConfig:
     """
 
     classifier: Literal["linear", "cosine"] = "linear"
-    eval_inner_lr: Annotated[float, Gt(0), MayChange()] = 0.01
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 100
-    eval_inner_batch: Annotated[int, Ge(1), MayChange()] = 4
+    eval_inner_lr: Annotated[Rate, MayChange()] = 0.01
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 100
+    eval_inner_batch: Annotated[Count, MayChange()] = 4
 
 
 class Baseline(FrozenBody):

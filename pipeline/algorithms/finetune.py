@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt
-
+from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import SGD, Adam, Rule, unroll
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
@@ -21,8 +20,8 @@ class FinetuneConfig:
     """Steps on the *mean* loss of the whole support set, in every phase."""
 
     inner_optimizer: Annotated[Literal["sgd", "adam"], MayChange()] = "sgd"
-    inner_lr: Annotated[float, Gt(0), MayChange()] = 0.01
-    inner_steps: Annotated[int, Ge(1), MayChange()] = 50
+    inner_lr: Annotated[Rate, MayChange()] = 0.01
+    inner_steps: Annotated[InnerSteps, MayChange()] = 50
 
 
 class Finetune(GradientBased):

@@ -25,9 +25,11 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 from torch import Tensor
 
+from pipeline.core.bounds import Count, InnerSteps, Rate
+from pipeline.core.effects import OnlyWith
 from pipeline.core.flat import join, split
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.losses import LossFunction
@@ -46,12 +48,12 @@ class GradientMemoryConfig:
     ``forgetting: gate`` is no choice: ``fold`` has no gradient to learn it by. ``keep`` is for ``decay`` alone.
     """
 
-    inner_lr: Annotated[float, Gt(0)] = 0.01
-    inner_steps: Annotated[int, Ge(1)] = 1
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 10
+    inner_lr: Rate = 0.01
+    inner_steps: InnerSteps = 1
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 10
     first_order: bool = False
-    slots: Annotated[int, Ge(1)] = 128
-    learned_slots: Annotated[int, Ge(1)] = 4
+    slots: Count = 128
+    learned_slots: Count = 4
     same: Annotated[float, Gt(-1), Le(1)] = 0.99
     forgetting: Literal["lru", "none", "decay", "importance"] = "lru"
     keep: Annotated[float, Gt(0), Le(1), OnlyWith("forgetting", "decay")] = 0.99

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt
 from torch import Tensor
 
+from pipeline.core.bounds import Divisor, InnerSteps, Rate
+from pipeline.core.effects import OnlyWith
 from pipeline.core.inner import SGD, hessian_free, iterate
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
@@ -28,11 +29,11 @@ class IMAMLConfig:
     ``hessian_free``, has none.
     """
 
-    inner_lr: Annotated[float, Gt(0), OnlyWith("inner_solver", "gradient")] = 0.01
-    inner_steps: Annotated[int, Ge(1)] = 16
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 16
-    proximal: Annotated[float, Gt(0)] = 2.0
-    solver_steps: Annotated[int, Ge(1)] = 5
+    inner_lr: Annotated[Rate, OnlyWith("inner_solver", "gradient")] = 0.01
+    inner_steps: InnerSteps = 16
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 16
+    proximal: Divisor = 2.0
+    solver_steps: InnerSteps = 5
     inner_solver: Literal["gradient", "hessian_free"] = "gradient"
 
 

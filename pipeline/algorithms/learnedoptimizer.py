@@ -14,9 +14,9 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
 from torch import Tensor
 
+from pipeline.core.bounds import InnerSteps, Rate, Width
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import DROPOUT, Network
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
@@ -33,12 +33,12 @@ class LearnedOptimizerConfig:
     The paper takes the gradient as it is on quadratics, and its logarithm and sign on networks.
     """
 
-    inner_steps: Annotated[int, Ge(1)] = 100
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 100
-    cell_size: Annotated[int, Ge(1)] = 20
+    inner_steps: InnerSteps = 100
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 100
+    cell_size: Width = 20
     preprocess: Literal["log_and_sign", "none"] = "log_and_sign"
-    output_scale: Annotated[float, Gt(0)] = 0.1
-    detach_every: Annotated[int, Ge(1)] = 20
+    output_scale: Rate = 0.1
+    detach_every: InnerSteps = 20
 
 
 class LearnedOptimizer(LearnedUpdateRule):

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Gt
-
+from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
@@ -19,9 +18,9 @@ from pipeline.families.gradient import GradientBased
 class MAMLConfig:
     """``inner_lr`` is per *mean* support loss; ``eval_inner_steps`` count at evaluation and serving."""
 
-    inner_lr: Annotated[float, Gt(0)] = 0.01
-    inner_steps: Annotated[int, Ge(1)] = 1
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 10
+    inner_lr: Rate = 0.01
+    inner_steps: InnerSteps = 1
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 10
     first_order: bool = False
 
 

@@ -11,8 +11,10 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Le
 
+from pipeline.core.bounds import InnerSteps, Rate
+from pipeline.core.effects import NotWith
 from pipeline.core.inner import SGD, LeafwiseSGD, Rule, unroll
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Score, Task
 from pipeline.families.gradient import GradientBased
@@ -26,12 +28,12 @@ class MAMLPPConfig:
     until ``first_order_until`` second derivatives are left out. 0 turns either off.
     """
 
-    inner_lr: Annotated[float, Gt(0)] = 0.01
-    inner_steps: Annotated[int, Ge(1)] = 5
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 5
+    inner_lr: Rate = 0.01
+    inner_steps: InnerSteps = 5
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 5
     learn_rates: bool = True
-    multi_step_until: Annotated[int, Ge(0), NotWith(inner_steps=(1,))] = 1000
-    first_order_until: Annotated[int, Ge(0)] = 0
+    multi_step_until: Annotated[int, Ge(0), Le(10**9), NotWith(inner_steps=(1,))] = 1000
+    first_order_until: Annotated[int, Ge(0), Le(10**9)] = 0
 
 
 class MAMLPP(GradientBased):

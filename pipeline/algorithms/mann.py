@@ -24,6 +24,8 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
+from pipeline.core.bounds import Count, Heads, Width
+from pipeline.core.effects import OnlyWith
 from pipeline.core.failures import ConfigError
 from pipeline.core.types import About, Params
 from pipeline.families.memory import MemoryBased, ReadingConfig
@@ -49,10 +51,10 @@ class MANNConfig(ReadingConfig):
     leaves of the content at each step.
     """
 
-    hidden: Annotated[int, Ge(1)] = 200
-    slots: Annotated[int, Ge(2)] = 128
-    width: Annotated[int, Ge(1)] = 40
-    reads: Annotated[int, Ge(1)] = 4
+    hidden: Width = 200
+    slots: Annotated[Count, Ge(2)] = 128
+    width: Width = 40
+    reads: Heads = 4
     write: WriteName = "lrua"
     write_to: Literal["one", "several", "softmax"] = "one"
     forgetting: ForgettingName = "lru"

@@ -13,9 +13,9 @@ from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
 from torch import Tensor
 
+from pipeline.core.bounds import Divisor, InnerSteps
 from pipeline.core.effects import OnlyWith
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
@@ -35,8 +35,8 @@ class MatchingNetConfig:
     """
 
     full_context: bool = False
-    reads: Annotated[int, Ge(1), OnlyWith("full_context", True)] = 3
-    temperature: Annotated[float, Gt(0)] = 1.0
+    reads: Annotated[InnerSteps, OnlyWith("full_context", True)] = 3
+    temperature: Divisor = 1.0
 
 
 class Matched(NamedTuple):

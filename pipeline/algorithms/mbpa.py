@@ -18,10 +18,11 @@ from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
+from pipeline.core.bounds import Count, Divisor, Rate
 from pipeline.core.effects import NotWith
 from pipeline.core.failures import ConfigError
 from pipeline.core.inner import SGD, InnerLoss, unroll
@@ -40,12 +41,12 @@ class MBPAConfig:
     The paper's alpha_M is ``local_lr``, its beta ``local_lr`` · ``pull``. ``epsilon`` bounds a neighbour's weight.
     """
 
-    neighbours: Annotated[int, Ge(1), NO_STEPS] = 10
-    local_lr: Annotated[float, Gt(0), NO_STEPS] = 0.1
-    local_steps: Annotated[int, Ge(0)] = 5
-    eval_local_steps: Annotated[int, Ge(0), MayChange()] = 5
-    pull: Annotated[float, Ge(0), NotWith(local_steps=(0, 1), eval_local_steps=(0, 1))] = 0.1
-    epsilon: Annotated[float, Gt(0), NO_STEPS] = 1e-3
+    neighbours: Annotated[Count, NO_STEPS] = 10
+    local_lr: Annotated[Rate, NO_STEPS] = 0.1
+    local_steps: Annotated[int, Ge(0), Le(10_000)] = 5
+    eval_local_steps: Annotated[int, Ge(0), Le(10_000), MayChange()] = 5
+    pull: Annotated[float, Ge(0), Le(1e6), NotWith(local_steps=(0, 1), eval_local_steps=(0, 1))] = 0.1
+    epsilon: Annotated[Divisor, NO_STEPS] = 1e-3
 
 
 class Episodes(NamedTuple):

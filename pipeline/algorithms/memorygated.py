@@ -19,6 +19,8 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
+from pipeline.core.bounds import Count, Width
+from pipeline.core.effects import OnlyWith
 from pipeline.core.types import About, Params
 from pipeline.families.memory import MemoryBased, ReadingConfig
 from pipeline.nets.cells import LSTM
@@ -35,9 +37,9 @@ from pipeline.nets.net import fan_in_normal
 class MemoryGatedConfig(ReadingConfig):
     """Sizes and rules as MANN's, whose row this one stands beside."""
 
-    hidden: Annotated[int, Ge(1)] = 200
-    slots: Annotated[int, Ge(2)] = 128
-    width: Annotated[int, Ge(1)] = 40
+    hidden: Width = 200
+    slots: Annotated[Count, Ge(2)] = 128
+    width: Width = 40
     write: WriteName = "lrua"
     forgetting: ForgettingName = "lru"
     fade: Annotated[float, Gt(0), Lt(1), OnlyWith("forgetting", "lru", "decay")] = 0.95

@@ -7,12 +7,12 @@ Hochreiter, Younger, Conwell: Learning to Learn Using Gradient GradientBased (20
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from annotated_types import Ge
 from torch import Tensor
 
+from pipeline.core.bounds import Width
 from pipeline.core.types import About, Params
 from pipeline.families.memory import MemoryBased, ReadingConfig
 from pipeline.nets.cells import CELLS, CellName
@@ -23,7 +23,7 @@ class MemoryRNNConfig(ReadingConfig):
     """``cell`` and its hidden size; published beside MANN is an LSTM of 200."""
 
     cell: CellName = "lstm"
-    hidden: Annotated[int, Ge(1)] = 200
+    hidden: Width = 200
 
 
 class Recurrent:

@@ -13,9 +13,9 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge
 from torch import Tensor
 
+from pipeline.core.bounds import InnerSteps, Width
 from pipeline.core.flat import split
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
@@ -34,10 +34,10 @@ GATES = {"forget": (4.0, 5.0), "input": (-5.0, -4.0)}
 class MetaLSTMConfig:
     """Each step sees the whole support set, as published for 5 ways: 8 steps for 5 shots, 12 for one."""
 
-    inner_steps: Annotated[int, Ge(1)] = 8
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 8
-    cell_size: Annotated[int, Ge(1)] = 20
-    detach_every: Annotated[int, Ge(1)] = 20
+    inner_steps: InnerSteps = 8
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 8
+    cell_size: Width = 20
+    detach_every: InnerSteps = 20
 
 
 class MetaLSTM(LearnedUpdateRule):

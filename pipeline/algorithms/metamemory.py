@@ -25,10 +25,11 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
+from pipeline.core.bounds import Count, Rate
 from pipeline.core.effects import OnlyWith
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
@@ -49,14 +50,14 @@ class MetaMemoryConfig:
     ``forgetting: gate`` is no choice: ``fold`` has no gradient to learn it by. ``keep`` is for ``decay`` alone.
     """
 
-    slots: Annotated[int, Ge(1)] = 256
+    slots: Count = 256
     same: Annotated[float, Gt(-1), Le(1)] = 0.95
     forgetting: Literal["lru", "none", "decay", "importance"] = "lru"
     keep: Annotated[float, Gt(0), Le(1), OnlyWith("forgetting", "decay")] = 0.99
-    episode_slots: Annotated[int, Ge(1)] = 32
-    nearest: Annotated[int, Ge(1)] = 256
-    sharpness: Annotated[float, Gt(0)] = 40.0
-    margin: Annotated[float, Gt(0)] = 0.1
+    episode_slots: Count = 32
+    nearest: Count = 256
+    sharpness: Rate = 40.0
+    margin: Rate = 0.1
 
 
 class Episode(KeyValue):

@@ -10,8 +10,8 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
 
+from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import LeafwiseSGD, unroll
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
@@ -24,9 +24,9 @@ class MetaSGDConfig:
     The authors draw the first rates from U(0.005, 0.1); here they are equal, so that the first step is MAML's.
     """
 
-    inner_lr: Annotated[float, Gt(0)] = 0.01
-    inner_steps: Annotated[int, Ge(1)] = 1
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 1
+    inner_lr: Rate = 0.01
+    inner_steps: InnerSteps = 1
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 1
 
 
 class MetaSGD(GradientBased):

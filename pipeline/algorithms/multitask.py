@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from annotated_types import Ge, Gt
 from torch import Tensor
 
 from pipeline.core.algorithm import detach
+from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Score, Task
 from pipeline.families.frozen_body import FrozenBody, all_data
@@ -27,9 +27,9 @@ class MultitaskConfig:
     Their rate is ``inner_lr`` over 1 + the features' mean square length, so that 1 is stable whatever their size.
     """
 
-    inner_lr: Annotated[float, Gt(0)] = 1.0
-    inner_steps: Annotated[int, Ge(1)] = 20
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 20
+    inner_lr: Rate = 1.0
+    inner_steps: InnerSteps = 20
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 20
 
 
 class Multitask(FrozenBody):

@@ -15,6 +15,8 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
+from pipeline.core.bounds import Count, Heads, Width
+from pipeline.core.effects import OnlyWith
 from pipeline.core.types import About, Params
 from pipeline.families.memory import MemoryBased, ReadingConfig
 from pipeline.nets.memory.addressing import Head, first_slot
@@ -33,11 +35,11 @@ class NTMConfig(ReadingConfig):
     With ``write: lrua`` the slot that the policy names is emptied at each step. ``fade`` and ``keep`` as for MANN.
     """
 
-    hidden: Annotated[int, Ge(1)] = 100
-    slots: Annotated[int, Ge(3)] = 128
-    width: Annotated[int, Ge(1)] = 20
-    reads: Annotated[int, Ge(1)] = 1
-    writes: Annotated[int, Ge(1)] = 1
+    hidden: Width = 100
+    slots: Annotated[Count, Ge(3)] = 128
+    width: Width = 20
+    reads: Heads = 1
+    writes: Heads = 1
     write: WriteName = "ntm"
     forgetting: Annotated[ForgettingName, OnlyWith("write", "lrua", of=("lru", "importance"))] = "none"
     fade: Annotated[float, Gt(0), Lt(1), OnlyWith("forgetting", "lru", "decay"), OnlyWith("write", "lrua")] = 0.95

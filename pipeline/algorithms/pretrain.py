@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Gt
-
+from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Score, Task
 from pipeline.families.frozen_body import all_data
@@ -20,8 +19,8 @@ from pipeline.families.gradient import GradientBased
 class PretrainConfig:
     """How it is fine-tuned: steps of gradient descent on the *mean* support loss. Training has none."""
 
-    eval_inner_lr: Annotated[float, Gt(0), MayChange()] = 0.01
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 10
+    eval_inner_lr: Annotated[Rate, MayChange()] = 0.01
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 10
 
 
 class Pretrain(GradientBased):

@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt
 from torch import Tensor
 
+from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
@@ -29,9 +29,9 @@ class RecurrentMAMLConfig:
     """``inner_lr`` is per *mean* support loss; ``eval_inner_steps`` count at evaluation and serving."""
 
     cell: CellName = "lstm"
-    inner_lr: Annotated[float, Gt(0)] = 0.01
-    inner_steps: Annotated[int, Ge(1)] = 1
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 10
+    inner_lr: Rate = 0.01
+    inner_steps: InnerSteps = 1
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 10
 
 
 class RecurrentMAML(GradientBased):

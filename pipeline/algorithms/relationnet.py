@@ -9,13 +9,13 @@ Shapes: N support, Q query, C ways, D embedding, R references (classes, or suppo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge
 from torch import Tensor
 
+from pipeline.core.bounds import Width
 from pipeline.core.losses import LossFunction, accuracy
 from pipeline.core.network import Adapted, Network
 from pipeline.core.types import About, Batch, Context, MetaParams, Params, Score
@@ -32,7 +32,7 @@ class RelationNetConfig:
     each support example and sum or average the scores. ``hidden`` is the width of the head's linear layer."""
 
     aggregate: Aggregate = "feature_sum"
-    hidden: Annotated[int, Ge(1)] = 8
+    hidden: Width = 8
 
 
 class Relations(NamedTuple):

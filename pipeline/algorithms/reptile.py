@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from pipeline.core.batches import batches
+from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.effects import NotWith, OnlyWith
 from pipeline.core.inner import SGD, Adam, Rule, iterate
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
@@ -29,14 +30,14 @@ class ReptileConfig:
     authors' code carries them from task to task, which makes the answer depend on the order of the tasks.
     """
 
-    inner_lr: Annotated[float, Gt(0)] = 1e-3
-    inner_steps: Annotated[int, Ge(1)] = 5
-    inner_batch: Annotated[int, Ge(1)] = 10
-    eval_inner_steps: Annotated[int, Ge(1), MayChange()] = 50
-    eval_inner_batch: Annotated[int, Ge(1), MayChange()] = 5
+    inner_lr: Rate = 1e-3
+    inner_steps: InnerSteps = 5
+    inner_batch: Count = 10
+    eval_inner_steps: Annotated[InnerSteps, MayChange()] = 50
+    eval_inner_batch: Annotated[Count, MayChange()] = 5
     inner_optimizer: Literal["sgd", "adam"] = "adam"
     inner_beta1: Annotated[
-        float, Ge(0), OnlyWith("inner_optimizer", "adam"), NotWith(inner_steps=(1,), eval_inner_steps=(1,))
+        float, Ge(0), Le(0.9999), OnlyWith("inner_optimizer", "adam"), NotWith(inner_steps=(1,), eval_inner_steps=(1,))
     ] = 0.0
 
 

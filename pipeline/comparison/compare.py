@@ -75,7 +75,7 @@ def compare(
     """
     protocol = read(name)
     wanted = recipes_of(name, protocol, only, overrides)
-    folder = Path(options.output or Path("runs", "compare")).absolute() / Path(name).stem
+    folder = Path(named(options.output if options.output is not None else "runs/compare")) / Path(name).stem
     done = {one.method: one.summary["identity"] for one in recorded.load(kept)}
     with _parent(name, protocol, folder, next(iter(wanted.values()))) as (tracker, parent):
         for key, recipe in wanted.items():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Len
+from annotated_types import Ge, Gt, Le, Len
 from pydantic import ValidationError
 
 from pipeline import recipes
 from pipeline.config import Section, expected
+from pipeline.core.bounds import OuterSteps
 from pipeline.core.failures import ConfigError
 
 
@@ -18,7 +19,7 @@ class Method(Section):
 
     recipe: str
     change: tuple[str, ...] = ()
-    steps: Annotated[int, Ge(1)] | None = None
+    steps: OuterSteps | None = None
     published: str = ""
 
 
@@ -30,8 +31,8 @@ class Protocol(Section):
     """
 
     about: str
-    seconds: Annotated[float, Gt(0)] | None = None
-    tasks: Annotated[int, Ge(1)] | None = None
+    seconds: Annotated[float, Gt(0), Le(10**8)] | None = None
+    tasks: Annotated[int, Ge(1), Le(10**12)] | None = None
     change: tuple[str, ...] = ()
     columns: Annotated[tuple[str, ...], Len(1)] = ("accuracy",)
     against: str = ""

@@ -59,3 +59,10 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"[{', '.join(map(written, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def stands_in(saved: Any, dotted: str, data: Any) -> bool:
+    """Whether ``saved`` has the same value at a dotted key as ``data``."""
+    for key in dotted.split("."):
+        saved, data = (at.get(key) if isinstance(at, Mapping) else None for at in (saved, data))
+    return saved is not None and saved == data

@@ -7,6 +7,8 @@ time draws the same numbers for the same ticket, and a step's many streams cost 
 
 from __future__ import annotations
 
+import math
+import os
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +23,10 @@ Stream = Literal["task", "noise"]
 _PURPOSES: dict[Purpose, int] = {"train": 0, "evaluate": 1, "serve": 2, "init": 3}
 _SPLITS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
 _STREAMS: dict[Stream, int] = {"task": 0, "noise": 1}
+
+
+BYTES_A_PARAMETER = 32
+"""As it is drawn, theta, its gradient, the vectors of an optimizer and a worker's copy."""
 
 
 class Ticket(NamedTuple):
@@ -48,6 +54,26 @@ def _key(seed: int, purpose: int, split: int, step: int) -> NDArray[np.unsignedi
     return np.random.SeedSequence(seed, spawn_key=(purpose, split, step)).generate_state(2, np.uint64)
 
 
+class _WithinMemory(np.random.Generator):
+    """Refuses to draw a theta that this machine cannot train: Linux would end the process without a word."""
+
+    drawn = 0
+
+    def normal(self, *args: Any, **kwargs: Any) -> Any:
+        self._count(args[2] if len(args) > 2 else kwargs.get("size"))
+        return super().normal(*args, **kwargs)
+
+    def uniform(self, *args: Any, **kwargs: Any) -> Any:
+        self._count(args[2] if len(args) > 2 else kwargs.get("size"))
+        return super().uniform(*args, **kwargs)
+
+    def _count(self, size: int | tuple[int, ...] | None) -> None:
+        self.drawn += math.prod((size,) if isinstance(size, int) else size or ())
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if self.drawn * BYTES_A_PARAMETER > memory:
+            raise MemoryError(f"{self.drawn:,} numbers, of which {memory / 1e9:.0f} GB of memory can hold no training")
+
+
 def init_rng(seed: int) -> np.random.Generator:
-    """The generator that draws the first theta of a run."""
-    return Ticket(seed, "init", "train", 0, 0).rng("noise")
+    """The generator that draws the first theta of a run. Raises ``MemoryError`` where it is too large to train."""
+    return _WithinMemory(Ticket(seed, "init", "train", 0, 0).rng("noise").bit_generator)

@@ -8,12 +8,10 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_check
 
 from annotated_types import Ge, Le
 
+from pipeline.core.bounds import MAX_COUNT, Count
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.types import D, Params, Targets, Task
-
-MAX_COUNT = 1 << 16
-"""Of ways, shots or queries: more is a slip of the hand, and would end in no memory."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,9 @@ class TaskShape:
     Only a sequence may have no shots: it can begin with nothing.
     """
 
-    ways: Annotated[int, Ge(1), Le(MAX_COUNT)] = 1
+    ways: Count = 1
     shots: Annotated[int, Ge(0), Le(MAX_COUNT)] = 1
-    queries: Annotated[int, Ge(1), Le(MAX_COUNT)] = 1
+    queries: Count = 1
 
 
 @dataclass(frozen=True)

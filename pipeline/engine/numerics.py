@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from pipeline.core.failures import ClusterError
 from pipeline.core.types import MayChange
@@ -27,7 +27,7 @@ class Numerics:
 
     dtype: Literal["float32", "float64"] = "float32"
     device: Annotated[Literal["auto", "cpu", "cuda"], MayChange()] = "auto"
-    threads: Annotated[int, Ge(1), MayChange()] = 1
+    threads: Annotated[int, Ge(1), Le(512), MayChange()] = 1
     vectorise: Annotated[bool, MayChange()] = True
     mixed: Annotated[bool, MayChange()] = False
 

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,7 +25,7 @@ BLOCKS = 4
 
 @dataclass(frozen=True)
 class Conv4Config:
-    channels: Annotated[int, Ge(1)] = 64
+    channels: Annotated[int, Ge(1), Le(1 << 12)] = 64
     shrink: Literal["stride", "pool"] = "stride"
     readout: Literal["mean", "flatten"] = "mean"
 

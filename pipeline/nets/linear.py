@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Gt
 from torch import Tensor
 
+from pipeline.core.bounds import Rate
 from pipeline.core.failures import ConfigError
 from pipeline.core.types import Params
 from pipeline.nets.net import Net
@@ -23,7 +23,7 @@ NO_BODY = "net.name: linear has no hidden layer to embed by; use mlp"
 class LinearConfig:
     """Weights start as N(0, ``init_deviation``²); 0.01 is the learned optimiser's authors' on quadratics."""
 
-    init_deviation: Annotated[float, Gt(0)] = 0.01
+    init_deviation: Rate = 0.01
 
 
 class Linear(Net):

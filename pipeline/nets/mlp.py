@@ -8,9 +8,10 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Len
+from annotated_types import Len
 from torch import Tensor
 
+from pipeline.core.bounds import Rate, Width
 from pipeline.core.effects import NotWith
 from pipeline.core.failures import ConfigError
 from pipeline.core.types import Params
@@ -25,9 +26,9 @@ class MLPConfig:
     ``hidden: []`` embeds an input as its own numbers, for a method that reads them as they are.
     """
 
-    hidden: Annotated[tuple[Annotated[int, Ge(1)], ...], Len(0, 16)] = (40, 40)
+    hidden: Annotated[tuple[Width, ...], Len(0, 16)] = (40, 40)
     activation: Annotated[Literal["relu", "tanh"], NotWith(hidden=((),))] = "relu"
-    init_gain: Annotated[float, Gt(0), NotWith(hidden=((),))] = 2.0
+    init_gain: Annotated[Rate, NotWith(hidden=((),))] = 2.0
 
 
 class MLP(Net):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.core.bounds import Width
 from pipeline.core.types import Params
 from pipeline.nets.net import Net, fan_in_normal
 from pipeline.nets.normalisation import Normaliser
@@ -23,7 +23,7 @@ BLOCKS = 2
 class RelationConfig:
     """``hidden`` units between the blocks and the answer; published are 8."""
 
-    hidden: Annotated[int, Ge(1)] = 8
+    hidden: Width = 8
 
 
 class Relation(Net):

@@ -22,6 +22,7 @@ from pipeline.build import (
     evaluation_plan,
     git_commit,
     plan_of,
+    worker_count,
 )
 from pipeline.config import Recipe, file_fields
 from pipeline.core.failures import ConfigError, ResumeError
@@ -37,7 +38,7 @@ from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
 from pipeline.runtime.job import in_ray_job
-from pipeline.storage import storage_at
+from pipeline.storage import named, storage_at
 from pipeline.storage.interface import Storage
 from pipeline.storage.texts import read_word
 from pipeline.tracking import uri as tracking_uri
@@ -117,10 +118,11 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
 
 
 def _tell_of_idle_workers(recipe: Recipe, options: RunOptions, listener: ProgressListener) -> None:
-    chunks = -(-recipe.tasks_per_step // recipe.chunk_size)
-    if options.executor == "ray" and recipe.workers.count > chunks:
+    count = worker_count(recipe, recipe.tasks_per_step)
+    if options.executor == "ray" and recipe.workers.count > count:
         listener.note(
-            f"{recipe.workers.count} workers share {chunks} chunks a step: {recipe.workers.count - chunks} stay idle"
+            f"{count} of {recipe.workers.count} workers are started: a step has no more chunks; a smaller "
+            "chunk_size makes more, and other numbers"
         )
 
 
@@ -248,7 +250,7 @@ def _summary(
         "train_s": round(trained.seconds, 1),
         "wall_s": round(wall, 1),
         "executor": options.executor,
-        "workers": recipe.workers.count if options.executor == "ray" else 1,
+        "workers": worker_count(recipe, recipe.tasks_per_step) if options.executor == "ray" else 1,
         "device": numerics["device"],
         "cpu": numerics["cpu"],
         "parameters": components.layout.size,
@@ -292,7 +294,7 @@ def _files(recipe: Recipe) -> dict[str, str]:
 def _folder(recipe: Recipe, options: RunOptions) -> Path | str:
     folder: Path | str
     if options.output is not None:
-        folder = str(options.output) if "://" in str(options.output) else Path(options.output).absolute()
+        folder = named(options.output)
     elif options.resume:
         runs = sorted(path.parent for path in Path("runs", recipe.name).absolute().glob("*/checkpoints"))
         if not runs:

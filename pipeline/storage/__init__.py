@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.core.failures import ConfigError
 from pipeline.storage.interface import Storage
 from pipeline.storage.local import Local
 
@@ -14,8 +15,21 @@ def storage_at(where: str | Path) -> Storage:
     Raises:
         ConfigError: a URI of a kind that pyarrow does not know.
     """
-    if "://" not in str(where):
-        return Local(Path(where).absolute())
+    place = named(where)
+    if isinstance(place, Path):
+        return Local(place)
     from pipeline.storage.bucket import Bucket
 
-    return Bucket(str(where))
+    return Bucket(place)
+
+
+def named(where: str | Path) -> Path | str:
+    """The absolute folder, or the URI of an object store, that people name. Raises ``ConfigError`` where it is none."""
+    if "://" in str(where):
+        return str(where)
+    if not str(where).strip():
+        raise ConfigError("--output: is empty; name a folder, or leave the option out")
+    try:
+        return Path(where).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"--output: {where}: {error}; name the folder in full") from None

@@ -54,6 +54,8 @@ class Bucket:
                 f"--output {uri}: no place that can be written ({_line(error)}); write a folder, or a URI such as "
                 "s3://bucket/run"
             ) from error
+        if self.where.startswith("mock:"):  # pyarrow's own, for tests
+            raise ConfigError(f"--output {uri}: is forgotten when the process ends; write a folder, or s3://bucket/run")
         self.files, self.root = filesystem or found, path.rstrip("/")
         self.epoch: tuple[int, str] | None = None
         self._folders: set[str] = set()

@@ -61,7 +61,7 @@ def absolute(uri: str) -> str:
 
 def uri_of(path: Path) -> str:
     """The SQLite URI of a file."""
-    return SQLITE + str(path).replace("%", "%25")
+    return SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
 
 
 def is_relative(uri: str) -> bool:

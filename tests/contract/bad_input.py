@@ -355,7 +355,7 @@ ROWS = [
         "B18",
         "a network larger than any memory",
         r"net: its parameters do not fit into this machine's memory",
-        "net.hidden=[16777216, 16777216]",
+        "algorithm={name: mann, hidden: 16384, width: 16384, reads: 256}",
     ),
     train(
         "B19",
@@ -386,6 +386,10 @@ ROWS = [
         lambda place: ("train", *SERIAL, "--output", place.file("mine", "notes") / "run"),
         r"--output: \S*notes is a file",
     ),
+    Row(
+        "B23", "an empty output", lambda place: ("train", *SERIAL, "--output", ""), r"--output: is empty; name a folder"
+    ),
+    Row("B23", "an output in memory", lambda place: ("train", *SERIAL, "--output", "mock://x"), r"is forgotten when"),
     Row("B23", "an output too long", lambda place: ("train", *SERIAL, "--output", "x" * 300), r"--output: .*too long"),
     Row(
         "B23",

@@ -75,7 +75,7 @@ def uri(request, tmp_path, monkeypatch) -> str:
         # Each of pyarrow's mock file systems is a new one; a store is the same for all.
         mock, path = FileSystem.from_uri("mock://bucket/run")
         monkeypatch.setattr("pipeline.storage.bucket.FileSystem", Only(mock, path))
-        return "mock://bucket/run"
+        return "memory://bucket/run"
     address = request.getfixturevalue("s3")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")

@@ -7,6 +7,7 @@ import socket
 import threading
 
 import pytest
+from sqlalchemy import make_url
 
 from pipeline.config import Tracking, load
 from pipeline.core.failures import ConfigError, PipelineError
@@ -214,3 +215,15 @@ def test_a_server_needs_no_command_and_its_link_no_password(server):
     assert run_url(f"https://me:{SECRET}@lab/mlflow/", "3", "abc") == (
         "https://lab/mlflow/#/experiments/3/runs/abc/model-metrics?workflowType=machine_learning"
     )
+
+
+@pytest.mark.parametrize("name", ["wh?at", "100%", "a%3Fb", "a#b", "two words", "žluťoučký", "a?b=c&d"])
+def test_a_database_in_a_folder_of_any_name_is_that_of_the_folder(tmp_path, monkeypatch, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    found = absolute("sqlite:///mlflow.db")
+    assert database(found) == folder / "mlflow.db"
+    assert absolute(found) == found
+    assert make_url(found).database == str(folder / "mlflow.db")
+    check_database(found)

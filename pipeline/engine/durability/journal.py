@@ -27,7 +27,9 @@ STATUSES = get_args(Status)
 KEPT = 1000
 """Entries that stay in memory; a run of days has millions, and those before are read again where they are wanted."""
 _KIND = re.compile(r"[A-Za-z_]{1,64}(/[0-9a-f]{1,64})?")
-_MARK = re.compile(r"(([1-9]\d{0,17}) ([A-Za-z_]{1,64}(?:/[0-9a-f]{1,64})?) (\d{1,19}) (\d{1,19})) ([0-9a-f]{8})", re.ASCII)
+_MARK = re.compile(
+    r"(([1-9]\d{0,17}) ([A-Za-z_]{1,64}(?:/[0-9a-f]{1,64})?) (\d{1,19}) (\d{1,19})) ([0-9a-f]{8})", re.ASCII
+)
 _WHOLE = 1 << 63
 """Trackers keep steps and timestamps in 64 bits."""
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, StepLR
 
+from pipeline.core.bounds import OuterSteps, Rate
 from pipeline.core.effects import OnlyWith
 
 MOST_STEPS = 1 << 53
@@ -24,19 +25,21 @@ MOST_STEPS = 1 << 53
 class Outer:
     """``clip`` bounds the 2-norm of the group's mean gradient. Reptile's epsilon is ``sgd`` with ``lr`` epsilon.
 
+    ``step_factor`` is at most 1: a rate that grows at each step overflows in the end.
+
     Optimizers are those that work on each coordinate alone, since a group is stepped as one vector.
     """
 
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    lr: Annotated[float, Gt(0)] = 1e-3
+    lr: Rate = 1e-3
     momentum: Annotated[float, Ge(0), Lt(1), OnlyWith("optimizer", "sgd", "rmsprop")] = 0.0
     beta1: Annotated[float, Ge(0), Lt(1), OnlyWith("optimizer", "adam", "adamw")] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1), OnlyWith("optimizer", "adam", "adamw")] = 0.999
-    weight_decay: Annotated[float, Ge(0)] = 0.0
-    clip: Annotated[float, Gt(0)] | None = None
+    weight_decay: Annotated[float, Ge(0), Le(1e6)] = 0.0
+    clip: Annotated[float, Gt(0), Le(1e30)] | None = None
     schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
-    step_every: Annotated[int, Ge(1), OnlyWith("schedule", "step")] = 2000
-    step_factor: Annotated[float, Gt(0), OnlyWith("schedule", "step")] = 0.5
+    step_every: Annotated[OuterSteps, OnlyWith("schedule", "step")] = 2000
+    step_factor: Annotated[float, Gt(0), Le(1), OnlyWith("schedule", "step")] = 0.5
 
 
 def build_optimizer(config: Outer, parameter: Tensor) -> Optimizer:
