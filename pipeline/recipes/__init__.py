@@ -152,8 +152,32 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[last] = value
 
 
+_WORDS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
+_WORDS |= dict.fromkeys(("None", "NONE", "Null", "NULL"), "null")
+_OTHER_NUMBERS = re.compile(
+    r"[-+]?(?:0[0-9_]+|0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|\d[\d_]*(?::[0-5]?\d)+|\d+(?:_\d+)+)"
+)
+"""Whole numbers that YAML 1.1, YAML 1.2 and Python read in different ways: 010 is 8 in the first, 10 in the second."""
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML without its surprises: 1e-3 is a number, yes and no are words, a key may stand once."""
+    """YAML without its surprises: 1e-3 is a number, 010 is none, yes and no are words, a key may stand once."""
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+        if isinstance(node, yaml.ScalarNode) and node.style is None and node.tag == "tag:yaml.org,2002:str":
+            text, place = node.value, f"line {node.start_mark.line + 1}"
+            if text in _WORDS:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{text} in {place}: YAML's word is {_WORDS[text]}; for the text write '{text}'"
+                )
+            if _OTHER_NUMBERS.fullmatch(text):
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"{text} in {place}: whole numbers are decimal, without a leading 0, a colon or an underscore, such"
+                    f" as 10; for the text write '{text}'",
+                )
+        return super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[Hashable, int] = {}
@@ -171,11 +195,13 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.yaml_implicit_resolvers = {
     first: [
-        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+        (tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("bool", "float", "int", "null")
     ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9]\d*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|)$"), ["~", "n", ""])
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
@@ -197,6 +223,10 @@ _Dumper.yaml_implicit_resolvers = {
     ]
     for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
 }
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(f"^(?:{'|'.join(_WORDS)})$"), list("TFNn"))
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(f"^(?:{_OTHER_NUMBERS.pattern})$"), list("-+0123456789")
+)
 
 
 def _parse(text: str, where: str) -> Any:

@@ -319,6 +319,29 @@ def test_numbers_as_people_write_them(text: str, number: float):
     assert load("sinusoid_maml", [f"algorithm.inner_lr={text}"]).algorithm.inner_lr == number
 
 
+@pytest.mark.parametrize(
+    "text", ["010", "040", "-08", "00", "1:30", "1:30:00", "0x10", "0o10", "0b11", "1_000", "[3, 040]", "{a: 010}"]
+)
+@pytest.mark.parametrize("in_a_file", [True, False])
+def test_whole_numbers_are_decimal_or_refused(here, text: str, in_a_file: bool):
+    (here / "mine.yaml").write_text(f"base: sinusoid_maml\nseed: {text}\n")
+    with pytest.raises(ConfigError, match="whole numbers are decimal, without a leading 0") as raised:
+        load("mine.yaml") if in_a_file else load("sinusoid_maml", [f"seed={text}"])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("text", "word"), [("True", "true"), ("FALSE", "false"), ("None", "null"), ("Null", "null")])
+def test_a_word_that_is_nearly_yaml_s_is_refused_with_the_right_one(text: str, word: str):
+    with pytest.raises(ConfigError, match=f"{text} in line 1: YAML's word is {word}; for the text write '{text}'"):
+        load("sinusoid_maml", [f"algorithm.first_order={text}"])
+    assert load("sinusoid_maml", [f"tracking.experiment='{text}'"]).tracking.experiment == text
+
+
+@pytest.mark.parametrize(("text", "number"), [("0", 0), ("10", 10), ("+4", 4), ("18446744073709551615", 2**64 - 1)])
+def test_a_decimal_is_itself(text: str, number: int):
+    assert load("sinusoid_maml", [f"seed={text}"]).seed == number
+
+
 def test_overrides_are_applied_in_order_and_may_make_sections():
     recipe = load(
         "sinusoid_maml", ["steps=3", "steps=4", "tracking.log_every=7", "outer.model.clip=2", "task.eval.shots=1"]
@@ -412,7 +435,29 @@ def test_a_saved_recipe_reads_back_as_itself(here, name: str):
 
 
 @pytest.mark.parametrize(
-    "text", ["plain", "yes", "true", "null", "~", "1e5", "1e-3", "007", "1:30", "2026-01-02", "a: b", "é #1", ""]
+    "text",
+    [
+        "True",
+        "None",
+        "NULL",
+        "0o10",
+        "0x1F",
+        "1_000",
+        "08",
+        "plain",
+        "yes",
+        "true",
+        "null",
+        "~",
+        "1e5",
+        "1e-3",
+        "007",
+        "1:30",
+        "2026-01-02",
+        "a: b",
+        "é #1",
+        "",
+    ],
 )
 def test_a_saved_text_stays_a_text(here, text: str):
     data = recipes.read("sinusoid_maml") | {"tracking": {"parent": text}}
