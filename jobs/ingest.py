@@ -25,6 +25,9 @@ def parser() -> argparse.ArgumentParser:
     folder.add_argument("--split", type=shares, metavar="TRAIN,VAL,TEST", help="shares of classes: 0.64,0.16,0.20")
     folder.add_argument("--seed", type=int, default=0, help="draws the classes of the split (default 0)")
     folder.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and say so")
+    folder.add_argument(
+        "--min-images", type=int, default=1, metavar="N", help="leave out classes with fewer, and say so"
+    )
     return parser
 
 
@@ -41,7 +44,9 @@ def main() -> None:
         file, to = omniglot.ingest(archives, asked.to), asked.to
     else:
         to = asked.to or Path("data") / f"{asked.path.resolve().name}.arrow"
-        options = folder.Options(asked.size, asked.mode, asked.split, asked.seed, asked.skip_unreadable)
+        options = folder.Options(
+            asked.size, asked.mode, asked.split, asked.seed, asked.skip_unreadable, asked.min_images
+        )
         file, notes = folder.ingest(asked.path, to, options)
         print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
     print(f"{file.summary()}\nfile {to}")

@@ -109,7 +109,8 @@ class Classes:
         if few:
             raise DataError(
                 f"{place}: {shape.shots} shots + {shape.queries} queries need {each} images per class, and"
-                f" {len(few)} classes have fewer: {', '.join(few[:3])}; ask for at most {counts.min()}"
+                f" {len(few)} classes have fewer: {', '.join(few[:3])}; ask for at most {counts.min()}, or"
+                f" leave them out with `python -m jobs.ingest folder --min-images {each}`"
             )
         self._fitting.add((split, shape, rotations))
 

@@ -281,8 +281,8 @@ ROWS = [
     ingest(
         "B12",
         "a picture of too many pixels",
-        r"8000×4001 pixels, the limit is 32 million",
-        lambda place: (three(place), Image.new("1", (8000, 4001)).save(place.folder / "in/ant/1.png")),
+        r"8000×8001 pixels, the limit is 64 million",
+        lambda place: (three(place), Image.new("1", (8000, 8001)).save(place.folder / "in/ant/1.png")),
     ),
     ingest(
         "B13",

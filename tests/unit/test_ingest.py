@@ -65,7 +65,7 @@ def test_an_empty_class_and_a_corrupt_file_are_refused(tree, tmp_path):
     (tree / "fox" / "7.jpg").write_bytes(b"")
     (tree / "fox" / "8.webp").write_bytes(b"RIFF")
     said = refused(tree, to)
-    assert "animals: 4 unreadable images (fox/6.png (not a PNG, JPEG, BMP, GIF or WEBP image); fox/7.jpg" in said
+    assert "animals: 4 unreadable images (fox/6.png (not a PNG, JPEG, BMP, GIF, TIFF or WEBP image); fox/7.jpg" in said
     assert "fox/8.webp" in said
     assert "gnu/1.png" not in said
     assert said.endswith("…); mend them, or leave them out with --skip-unreadable")
@@ -186,13 +186,13 @@ def test_links_that_lead_out_of_the_folder_are_not_followed(tmp_path):
 
 
 def test_a_picture_of_too_many_pixels_is_unreadable(tmp_path):
-    Image.new("1", (8000, 4001)).save(tmp_path / "big.png")
+    Image.new("1", (8000, 8001)).save(tmp_path / "big.png")
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     for name in ("big", "bomb"):
         (tmp_path / "in" / name).mkdir(parents=True)
         (tmp_path / f"{name}.png").rename(tmp_path / "in" / name / "x.png")
     said = refused(tmp_path / "in", tmp_path / "a.arrow", Options(split=(0.5, 0, 0.5)))
-    assert "big/x.png (8000×4001 pixels, the limit is 32 million); bomb/x.png (" in said
+    assert "big/x.png (8000×8001 pixels, the limit is 64 million); bomb/x.png (" in said
 
 
 @pytest.mark.parametrize(
@@ -253,3 +253,76 @@ def test_every_job_ends_with_the_code_of_its_failure(capsys):
     with pytest.raises(SystemExit) as ended:
         run(lambda: None)
     assert ended.value.code == 0
+
+
+THIRDS = Options(8, split=(0.4, 0.3, 0.3))
+
+
+def three(root: Path, *more: str) -> Path:
+    for name in ("a", "b", "c", *more):
+        draw(root / name / "0.png")
+        draw(root / name / "1.png")
+    return root
+
+
+@pytest.mark.parametrize(("bits", "shift"), [(10, 2), (12, 4), (16, 8)])
+def test_grey_levels_of_sixteen_bits_are_kept_as_far_as_eight_bits_can(tmp_path, bits, shift):
+    ramp = np.arange(0, 1 << bits, 1 << shift, dtype=np.uint16).reshape(16, 16)
+    ramp[-1, -1] = (1 << bits) - 1
+    three(tmp_path / "in")
+    Image.fromarray(ramp).save(tmp_path / "in" / "a" / "2.png")
+    made = folder.ingest(tmp_path / "in", tmp_path / "a.arrow", Options(16, "grey", (0.4, 0.3, 0.3)))
+    assert len(np.unique(made.file.images[2])) == 256
+    assert f"grey levels of {bits} bits: scaled to 8" in made.notes
+
+
+def test_folders_are_found_however_they_are_spelled_and_nested(tmp_path):
+    root = tmp_path / "in"
+    for name in ("Train/pets/ant", "Train/pets/bee", "valid/cat", "TEST/dog", "__MACOSX/Train/ant", ".git/x"):
+        three(root / name)
+    for index, name in enumerate(("Train/pets/ant", "Train/pets/bee", "valid/cat", "TEST/dog")):
+        for path in (root / name).rglob("*.png"):
+            path.rename(root / name / f"{path.parent.name}{path.stem}.{('tif', 'jfif', 'png')[index % 3]}")
+    for path in root.rglob("*.*"):
+        if path.suffix in (".tif", ".jfif"):
+            draw(path.with_suffix(".tiff" if path.suffix == ".tif" else ".jpg"))
+            path.with_suffix(".tiff" if path.suffix == ".tif" else ".jpg").rename(path)
+    file = folder.ingest(root, tmp_path / "a.arrow", SMALL).file
+    assert file.names == ["cat", "dog", "pets/ant", "pets/bee"]
+    assert file.splits["folder"] == {"train": [2, 3], "val": [0], "test": [1]}
+
+
+def test_two_spellings_of_one_split_are_refused(tmp_path):
+    for name in ("train/a", "val/b", "valid/c"):
+        draw(tmp_path / "in" / name / "0.png")
+    assert "val and valid are both val; merge the folders" in refused(tmp_path / "in", tmp_path / "a.arrow")
+
+
+def test_small_classes_are_left_out_and_named(tmp_path):
+    draw(three(tmp_path / "in") / "tiny" / "0.png")
+    made = folder.ingest(tmp_path / "in", tmp_path / "a.arrow", THIRDS.__class__(8, "rgb", THIRDS.split, min_images=2))
+    assert made.file.names == ["a", "b", "c"]
+    assert "left out, fewer than 2 images: class tiny (1)" in made.notes
+
+
+def test_copies_are_reported_and_a_class_in_two_splits_is_refused(tmp_path):
+    root = three(tmp_path / "in")
+    for name in ("a/2.png", "b/2.png"):
+        (root / name).write_bytes((root / "a" / "0.png").read_bytes())
+    notes = folder.ingest(root, tmp_path / "a.arrow", THIRDS).notes
+    assert "duplicates within a class: 1 (a/2.png = a/0.png)" in notes
+    assert "duplicates across classes: 1 (b/2.png = a/0.png)" in notes
+    for name in ("train/a", "test/copy"):
+        (tmp_path / "split" / name).mkdir(parents=True)
+        for number in range(2):
+            (tmp_path / "split" / name / f"{number}.png").write_bytes((root / "c" / f"{number}.png").read_bytes())
+    said = refused(tmp_path / "split", tmp_path / "b.arrow")
+    assert "every image of the class 'a' in train is in test too" in said
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_a_picture_of_fifty_million_pixels_is_read(tmp_path, ending):
+    root = three(tmp_path / "in")
+    Image.new("RGB", (8192, 6144), "red").save(root / "a" / f"2.{ending}")
+    made = folder.ingest(root, tmp_path / "a.arrow", THIRDS)
+    assert made.file.images[2].reshape(-1, 3).mean(0) == pytest.approx([254.5, 0, 0], abs=1.5)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
-import struct
-import warnings
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,23 +12,23 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Split
 from pipeline.tasks import classfile
 from pipeline.tasks.classfile import ClassFile, Pixels, SplitSet
-from pipeline.tasks.ingest.links import OUTWARD, leads_out, open_file
+from pipeline.tasks.ingest.copies import Copies
+from pipeline.tasks.ingest.links import OUTWARD, leads_out
+from pipeline.tasks.ingest.pictures import MAX_SIDE, SUFFIXES, UNREADABLE, decode, grey_bits, read, reason
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-MAX_PIXELS, MAX_BYTES, MAX_SIDE = 32_000_000, 1 << 28, 1024
-
-# Whatever Pillow's decoders raise on hostile bytes.
-UNREADABLE = (
-    *(OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, OverflowError, MemoryError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
-)
+SPELLINGS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+JUNK = ("__MACOSX", "@eaDir")
+"""Folders that other programs put beside what a person has packed."""
+MAX_DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,8 @@ class Options:
     """``size`` is the side of the square every image is resized to, whatever its proportions.
 
     ``split`` are the shares of train, val and test classes (0.64, 0.16 and 0.20 where nothing is said), drawn by
-    ``seed``; ``skip_unreadable`` leaves out what cannot be read instead of refusing the folder.
+    ``seed``; ``skip_unreadable`` leaves out what cannot be read instead of refusing the folder, and
+    ``min_images`` the classes with fewer.
     """
 
     size: int = 84
@@ -48,6 +45,7 @@ class Options:
     split: tuple[float, ...] | None = None
     seed: int = 0
     skip_unreadable: bool = False
+    min_images: int = 1
 
 
 class Ingested(NamedTuple):
@@ -61,6 +59,7 @@ class _Tree(NamedTuple):
     classes: dict[str, list[Path]]
     splits: dict[Split, list[str]] | None
     other: Counter[str]
+    small: tuple[str, ...] = ()
 
 
 class _Decoded(NamedTuple):
@@ -70,6 +69,8 @@ class _Decoded(NamedTuple):
     modes: Counter[str]
     flat: list[str]
     source: str
+    bits: int
+    copies: Copies
 
 
 def ingest(folder: Path, to: Path, options: Options) -> Ingested:
@@ -83,7 +84,7 @@ def ingest(folder: Path, to: Path, options: Options) -> Ingested:
         DataError: the folder has no images, an empty class, a class in two splits or files that cannot be read.
     """
     _check(options)
-    tree = _look(folder)
+    tree = _large_enough(_look(folder), options.min_images)
     if not any(tree.classes.values()):
         saw = ", ".join(f"{count} {_shown(kind)}" for kind, count in sorted(tree.other.items())) or "nothing"
         raise DataError(
@@ -104,6 +105,7 @@ def ingest(folder: Path, to: Path, options: Options) -> Ingested:
     if len(decoded.flat) == len(decoded.images):
         raise DataError(f"{folder}: every image is one flat colour, so there is nothing to learn; look at the files")
     splits = _chosen(folder, names, tree.splits, options)
+    decoded.copies.refuse_in_two_splits(folder, names, splits)
     file = classfile.write(to, decoded.images, [decoded.counts[name] for name in names], names, splits, decoded.source)
     return Ingested(file, _notes(tree, decoded, options))
 
@@ -113,6 +115,8 @@ def _check(options: Options) -> None:
         raise ConfigError(f"--size: {options.size} pixels; expected 1 to {MAX_SIDE}")
     if not 0 <= options.seed < 1 << 32:
         raise ConfigError(f"--seed: {options.seed}; expected 0 to {(1 << 32) - 1}")
+    if options.min_images < 1:
+        raise ConfigError(f"--min-images: {options.min_images}; expected 1 or more")
     shares = options.split
     if shares is None:
         return
@@ -126,27 +130,66 @@ def _look(folder: Path) -> _Tree:
     other: Counter[str] = Counter()
     root = folder.resolve()
     folders = _folders(folder, root, other)
-    by_split = {split: folders[split] for split in get_args(Split) if split in folders}
+    by_split = _by_split(folder, folders)
     if "train" not in by_split or len(by_split) < len(folders):
-        return _Tree({name: _images(path, root, other) for name, path in folders.items()}, None, other)
+        return _Tree(_classes(folder, folders, root, other), None, other)
     classes: dict[str, list[Path]] = {}
     owner: dict[str, Split] = {}
     for split, path in by_split.items():
-        of_split = _folders(path, root, other)
+        of_split = _classes(path, _folders(path, root, other), root, other)
         twice = [f"{name} in {owner[name]} and {split}" for name in of_split if name in owner]
         if twice:
             some = _some(len(twice), "class", twice)
             raise DataError(f"{folder}: {some} in two splits; the splits of few-shot learning share no class")
-        classes |= {name: _images(place, root, other) for name, place in of_split.items()}
+        classes |= of_split
         owner |= dict.fromkeys(of_split, split)
     splits = {split: [name for name in classes if owner[name] == split] for split in by_split}
     return _Tree(dict(sorted(classes.items())), splits, other)
 
 
+def _by_split(folder: Path, folders: dict[str, Path]) -> dict[Split, Path]:
+    """The folders that are named like a split, however people spell it."""
+    found: dict[Split, Path] = {}
+    for split in get_args(Split):
+        named = [name for name in folders if SPELLINGS.get(name.lower()) == split]
+        if len(named) > 1:
+            raise DataError(f"{folder}: {' and '.join(map(_shown, named))} are both {split}; merge the folders")
+        if named:
+            found[split] = folders[named[0]]
+    return found
+
+
+def _classes(
+    top: Path, folders: dict[str, Path], root: Path, other: Counter[str], depth: int = 0
+) -> dict[str, list[Path]]:
+    """Images by class: a folder without images of its own stands for those beneath it, named by their paths."""
+    found: dict[str, list[Path]] = {}
+    for path in folders.values():
+        seen, beneath = Counter[str](), Counter[str]()
+        images, inner = _images(path, root, seen), dict[str, list[Path]]()
+        if not images and depth < MAX_DEPTH and not path.is_symlink():
+            inner = _classes(top, _folders(path, root, Counter()), root, beneath, depth + 1)
+        if any(inner.values()):
+            seen.pop("folders")
+            found |= inner
+            other.update(seen + beneath)
+        else:
+            found[path.relative_to(top).as_posix()] = images
+            other.update(seen)
+    return found
+
+
+def _large_enough(tree: _Tree, least: int) -> _Tree:
+    """The tree without the classes that have images, and fewer than ``least``."""
+    small = {name: len(files) for name, files in tree.classes.items() if 0 < len(files) < least}
+    classes = {name: files for name, files in tree.classes.items() if name not in small}
+    return tree._replace(classes=classes, small=tuple(f"{_shown(name)} ({count})" for name, count in small.items()))
+
+
 def _entries(folder: Path, root: Path, other: Counter[str]) -> list[Path]:
     """What a folder holds. Links that lead out of ``root`` are not followed: whoever made the folder made them."""
     try:
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        entries = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.name not in JUNK)
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}; expected a folder with one sub-folder per class") from None
     within = [path for path in entries if not leads_out(path, root)]
@@ -180,56 +223,25 @@ def _decode_all(folder: Path, classes: dict[str, list[Path]], options: Options) 
         ) from None
     counts, modes, source = dict.fromkeys(classes, 0), Counter[str](), hashlib.sha256()
     unreadable, flat = list[str](), list[str]()
-    row = 0
+    row, bits = 0, grey_bits(path for files in classes.values() for path in files)
+    copies = Copies()
     for name, files in classes.items():
         for path in files:
             shown = path.relative_to(folder)
             try:
-                data = _read(path)
-                images[row], mode = _decode(data, options)
+                data = read(path)
+                images[row], mode = decode(data, options.size, options.mode, bits)
             except UNREADABLE as error:
-                unreadable.append(f"{_shown(shown)} ({_reason(error)})")
+                unreadable.append(f"{_shown(shown)} ({reason(error)})")
                 continue
             if (images[row] == images[row, 0, 0]).all():
                 flat.append(_shown(shown))
+            copies.add(name, _shown(shown), images[row])
             source.update(hashlib.sha256(os.fsencode(shown) + b"\0" + data).digest())
             modes[mode] += 1
             counts[name] += 1
             row += 1
-    return _Decoded(images[:row], counts, unreadable, modes, flat, source.hexdigest())
-
-
-def _read(path: Path) -> bytes:
-    with open_file(path) as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
-    return data
-
-
-def _decode(data: bytes, options: Options) -> tuple[Pixels, str]:
-    """[size, size] or [size, size, 3], and the mode the image had."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
-    with opened as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}×{image.height} pixels, the limit is {MAX_PIXELS // 10**6} million")
-        upright, side = ImageOps.exif_transpose(image), (options.size, options.size)
-        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        if upright.has_transparency_data:
-            white = Image.new("RGBA", upright.size, "white")
-            upright = Image.alpha_composite(white, upright.convert("RGBA"))
-        target = "RGB" if options.mode == "rgb" else "L"
-        return np.asarray(upright.convert(target).resize(side, Image.Resampling.LANCZOS)), image.mode
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(reason.split()) or type(error).__name__
+    return _Decoded(images[:row], counts, unreadable, modes, flat, source.hexdigest(), bits, copies)
 
 
 def _chosen(
@@ -277,9 +289,12 @@ def _notes(tree: _Tree, decoded: _Decoded, options: Options) -> list[str]:
     target = "RGB" if options.mode == "rgb" else "L"
     return [
         *(f"left out, unreadable: {image}" for image in decoded.unreadable),
+        *(f"left out, fewer than {options.min_images} images: class {name}" for name in tree.small),
         *(f"left out, no images: class {_shown(name)}" for name, count in decoded.counts.items() if not count),
         *(f"ignored: {count} {_shown(kind)}" for kind, count in sorted(tree.other.items())),
         *(f"one flat colour: {image}" for image in decoded.flat),
+        *decoded.copies.notes(),
+        *(f"grey levels of {decoded.bits} bits: scaled to 8" for mode in decoded.modes if mode.startswith("I;16")),
         *(
             f"converted: {count} images from mode {mode} to {target}"
             for mode, count in sorted(decoded.modes.items())
