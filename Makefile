@@ -3,6 +3,7 @@
 #   make train                                          the default recipe, sinusoid_maml
 #   make train ARGS="omniglot_protonet_5w1s seed=3"     any recipe, any change to it
 #   make test    make test-all    make drills    make lint    make clean
+#   make bench   make soak        make docs      ARGS=--help says what each takes
 #
 # pip obeys its own PIP_* variables, for example to take a CPU-only torch from another index.
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test test-all drills lint clean
+.PHONY: train test test-all drills lint clean bench soak docs
 
 train: .venv/.installed
 	$(BIN)/python -m jobs.train $(ARGS)
@@ -28,9 +29,18 @@ test-all: .venv/.installed # also the full grid of the contract, and the tests o
 drills: .venv/.installed # faults done to real clusters: minutes
 	$(BIN)/python -m pytest -q -m drill
 
+bench: .venv/.installed # tasks per second on this machine: minutes
+	$(BIN)/python -m tests.bench $(ARGS)
+
+soak: .venv/.installed # a run with a fault every few seconds, for ten minutes
+	$(BIN)/python -m tests.soak $(ARGS)
+
+docs: .venv/.installed # the pages of docs/ that are made from the code and the results
+	$(BIN)/python -m docs.write $(ARGS)
+
 lint: .venv/.installed
-	$(BIN)/ruff check --output-format=concise pipeline jobs tests
-	$(BIN)/ruff format --check pipeline jobs tests
+	$(BIN)/ruff check --output-format=concise pipeline jobs tests docs
+	$(BIN)/ruff format --check pipeline jobs tests docs
 	$(BIN)/mypy
 
 .venv/.installed: pyproject.toml constraints.txt

@@ -50,7 +50,7 @@ try:
     jobs.run(train.main)
 except SystemExit as ended:
     assert not ended.code, ended.code
-sys.argv = ["jobs.document", "--check"]
+sys.argv = ["docs.write", "--check"]
 jobs.run(document.main)
 """
 """Two jobs in one process, which imports torch once."""
@@ -119,7 +119,7 @@ def test_a_page_that_is_not_what_it_is_made_of_is_refused_with_the_command(tmp_p
     for text in (None, pages.PAGES["algorithms.md"](tmp_path)):
         if text is not None:
             (tmp_path / "algorithms.md").write_text(text.replace("maml", "mamml", 1), "utf-8")
-        with pytest.raises(ConfigError, match=r"algorithms\.md: is not what .* run `python -m jobs\.document`"):
+        with pytest.raises(ConfigError, match=r"algorithms\.md: is not what .* run `make docs`"):
             pages.check(tmp_path, tmp_path)
 
 
@@ -175,7 +175,7 @@ def test_one_file_and_one_line_make_an_algorithm_that_trains(small_images, mlflo
         timeout=120,
         check=False,
     )
-    assert (done.returncode, "run `python -m jobs.document`" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "run `python -m docs.write`" in done.stderr) == (2, True), done.stderr
     assert "adapted" in done.stdout
     (row,) = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))["evaluation"]["rows"]
     assert row["mean"] > 0.5, "better than one in five"

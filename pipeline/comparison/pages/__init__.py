@@ -35,9 +35,7 @@ def check(docs: Path = DOCS, results: Path = RESULTS) -> list[Path]:
     made = _made(docs, results)
     for path, text in made.items():
         if not path.exists() or path.read_bytes() != text:
-            raise ConfigError(
-                f"{path}: is not what the registry, the recipes and the results give; run `python -m jobs.document`"
-            )
+            raise ConfigError(f"{path}: is not what the registry, the recipes and the results give; run `make docs`")
     return list(made)
 
 

@@ -47,7 +47,7 @@ def page(results: Path = RESULTS) -> str:
     used, measured = _recipes(), _measured(results)
     parts = [
         "# Algorithms",
-        "Made by `python -m jobs.document` out of what each algorithm says of itself; do not edit. Groups of theta in "
+        "Made by `make docs` out of what each algorithm says of itself; do not edit. Groups of theta in "
         "brackets are there in some settings only; those in italics are state: folded, never stepped by an optimizer. "
         "Measured is what a run came to in a protocol of `jobs.compare`, with its 95% interval over tasks and its "
         "normalisation; [results.md](results.md) has it all.",

@@ -23,7 +23,7 @@ def page(results: Path = RESULTS) -> str:
     """
     parts = [
         "# Results",
-        "Made by `python -m jobs.document` out of `results/`, where each row lies with its commit, its training curve "
+        "Made by `make docs` out of `results/`, where each row lies with its commit, its training curve "
         "and each task's score; do not edit. Mean ± 95% interval over tasks; `less X` is that of the differences to "
         "X, task by task. A trial of 15 s tells how many steps a budget of seconds is: other work on the machine then "
         "makes training take longer, not learn more.",

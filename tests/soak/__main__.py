@@ -1,4 +1,4 @@
-"""``python -m jobs.soak --minutes 10``: a run that is broken every few seconds must end as if nothing had happened."""
+"""``make soak``: a run that is broken every few seconds must end as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jobs import run
 
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(
-        prog="python -m jobs.soak",
-        description="Train with a fault every 2 to 5 seconds, then the same without; run it from a checkout.",
+        prog="python -m tests.soak",
+        description="Train with a fault every 2 to 5 seconds, then the same without; make soak ARGS=… does the same.",
     )
     described.add_argument("--minutes", type=float, default=10.0, help="about how long both take together (default 10)")
     described.add_argument("--chaos-seed", type=int, default=0, help="which faults, and when (default 0)")

@@ -1,4 +1,4 @@
-"""``python -m jobs.benchmark``: tasks per second by hand and in our ways; or what safety and an absent MLflow cost."""
+"""``make bench``: tasks per second by hand and in our ways; or what safety and an absent MLflow cost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def seconds(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(
-        prog="python -m jobs.benchmark", description="Measure tasks per second; run it from a checkout."
+        prog="python -m tests.bench", description="Measure tasks per second; make bench ARGS=… does the same."
     )
     described.add_argument("--only", choices=RECIPES, help="one of the two; default: both")
     described.add_argument("--omniglot", type=Path, default=Path("data/omniglot.arrow"), help="the ingested images")

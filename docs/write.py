@@ -1,4 +1,4 @@
-"""``python -m jobs.document``: write the pages of algorithms and of results anew, as they stand."""
+"""``make docs``: write the pages of algorithms and of results again, from the registry and the results."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from jobs import run
 
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(
-        prog="python -m jobs.document",
-        description="Write docs/algorithms.md and docs/results.md; run it from a checkout.",
+        prog="python -m docs.write",
+        description="Write docs/algorithms.md and docs/results.md; make docs ARGS=… does the same.",
     )
     described.add_argument(
         "--check", action="store_true", help="write nothing; exit code 2 if a page is not what it is made of"
