@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
-from pipeline.config import Recipe, plain
+from pipeline.config import Recipe, plain, validate
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.flat import Layout
@@ -104,6 +104,22 @@ def source_of(recipe: Recipe) -> TaskSource[Any]:
     return source
 
 
+def build_worker(recipe: Recipe, components: Components) -> Worker:
+    """The worker that learns and scores a recipe's tasks."""
+    return Worker(
+        components.algorithm, components.source, components.layout, plain(recipe.numerics, Numerics), recipe.chunk_size
+    )
+
+
+def received(text: str) -> Recipe:
+    """A recipe out of another process.
+
+    Raises:
+        ConfigError: the code here knows other keys than the code there.
+    """
+    return validate(json.loads(text), "as the driver sent it (does this node have the driver's code?)")
+
+
 @dataclass(frozen=True)
 class BuildWorker:
     """A worker, made in whatever process calls; travels as text."""
@@ -111,15 +127,8 @@ class BuildWorker:
     recipe: str
 
     def __call__(self) -> Worker:
-        recipe = Recipe.model_validate_json(self.recipe)
-        components = build_components(recipe)
-        return Worker(
-            components.algorithm,
-            components.source,
-            components.layout,
-            plain(recipe.numerics, Numerics),
-            recipe.chunk_size,
-        )
+        recipe = received(self.recipe)
+        return build_worker(recipe, build_components(recipe))
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,7 @@ class BuildCoordinator:
     def __call__(self) -> Coordinator:
         from pipeline.tracking.mlflow_tracker import MLflowTracker
 
-        recipe = Recipe.model_validate_json(self.recipe)
+        recipe = received(self.recipe)
         torch.set_num_threads(1)
         algorithm, source, layout, theta = build_components(recipe)
         storage = storage_at(self.folder)

@@ -155,10 +155,9 @@ def load_learner(folder: str | Path, normalisation: str | None) -> Learner:
 def replay_task(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Score]:
     """One training task of a run, learned at its newest theta."""
     recipe = validate_folder(folder)
-    worker = BuildWorker(recipe.model_dump_json())()
     components = build_components(recipe)
     checkpoint, note = newest(folder, components.source.fingerprint)
     if note:
         warnings.warn(note, stacklevel=3)
     theta = pack(components, checkpoint)
-    return worker.learn_alone(theta, Ticket(recipe.seed, "train", "train", step, number))
+    return build_worker(recipe, components).learn_alone(theta, Ticket(recipe.seed, "train", "train", step, number))

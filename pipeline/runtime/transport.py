@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ DRAIN_CHECK_S = 2.0
 POLL_S = 0.2
 """A signal is seen between two waits, not during one."""
 
+NAMES_AN_ERROR = re.compile(r"(?:\w+\.)*(\w*(?:Error|Exception|Exit|Interrupt)(?::.*)?)$")
+"""A traceback's line of an error: its class, without its module, and what it says."""
 
 FULL = (
     "Ray's object store has no room for theta or a contribution, and the disk it spills to is full: free some room or "
@@ -227,8 +230,16 @@ def is_full(error: Exception) -> bool:
 
 
 def constructor_cause(text: str) -> str | None:
-    """Ray reports an error in an actor's constructor as the actor's death; the text's last line names the error."""
+    """What stopped an actor's constructor, in one line: Ray reports that as the actor's death, with the traceback.
+
+    It is the last line that names an error, and the indented lines below it, where a recipe's problems stand.
+    """
     if "creation task" not in text:
         return None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1]
+    lines = text.rstrip().splitlines()
+    named = [(number, found[1]) for number, line in enumerate(lines) if (found := NAMES_AN_ERROR.match(line))]
+    if not named:
+        return lines[-1].strip()
+    number, cause = named[-1]
+    below = itertools.takewhile(lambda line: line.startswith(" "), lines[number + 1 :])
+    return " ".join([cause, *(line.strip() for line in below)])

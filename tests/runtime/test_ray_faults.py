@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 
@@ -17,7 +18,7 @@ from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runtime.cluster import Workers
-from pipeline.runtime.transport import RayTransport
+from pipeline.runtime.transport import RayTransport, constructor_cause
 from tests.quiet_runs import LIMITS, BuildQuietKeeper, on_ray
 from tests.runtime.planted import (
     ALGORITHM_FAILS,
@@ -127,9 +128,53 @@ def test_a_worker_that_computes_otherwise_is_left_out_unless_the_recipe_says_mix
         assert "of another kind" in notes[0]
 
 
-def executor(tiny, folder):
+def executor(tiny, folder, worker=None, coordinator=None):
     text = tiny.model_dump_json()
-    return on_ray(build.BuildWorker(text), BuildQuietKeeper(text, str(folder)), 1)
+    return on_ray(build.BuildWorker(worker or text), BuildQuietKeeper(coordinator or text, str(folder)), 1)
+
+
+PYDANTIC = """creation task, ray::TaskWorker.__init__() (pid=1)
+           ^^^^^^^^^^^^
+  File "build.py", line 94, in __call__
+    return cls.__pydantic_validator__.validate_json(
+pydantic_core._pydantic_core.ValidationError: 1 validation error for Recipe
+steps
+  Field required [type=missing, input_value={'a': 1}, input_type=dict]
+    For further information visit https://errors.pydantic.dev/2.14/v/missing"""
+CAUSES = [
+    (PYDANTIC, "ValidationError: 1 validation error for Recipe"),
+    (
+        "creation task\nKeyError: 'x'\n\nray::A()\na.b.ConfigError: 2 problems:\n  a: b\n  c: d",
+        "ConfigError: 2 problems: a: b c: d",
+    ),
+    ("creation task\n  File 1\nNotImplementedError\n", "NotImplementedError"),
+    ("creation task\n  File 1\nthe worker's own words", "the worker's own words"),
+    ("the node died\nKeyError: 'x'", None),
+]
+
+
+@pytest.mark.parametrize(("text", "cause"), CAUSES)
+def test_the_cause_of_a_failed_constructor_is_the_last_error_that_is_named(text, cause):
+    assert constructor_cause(text) == cause
+
+
+@pytest.mark.parametrize("actor", ["worker", "coordinator"])
+def test_a_recipe_that_an_actors_code_does_not_know_is_named_in_one_line(ray_local, small_images, tmp_path, actor):
+    tiny = recipe("maml", small_images)
+    newer = json.dumps(tiny.model_dump(mode="json") | {"step": 3, "seeds": 2})
+    started = executor(tiny, tmp_path, **{actor: newer})
+    try:
+        with pytest.raises(ClusterError) as raised:
+            started.open()
+        text = one_line(raised.value)
+        assert (
+            "could not start: ConfigError: recipe as the driver sent it (does this node have the driver's code?)"
+            in text
+        )
+        assert "step: unknown key" in text
+        assert "seeds: unknown key" in text
+    finally:
+        started.ray.close()
 
 
 def test_data_that_only_the_workers_miss_is_named_in_one_line(ray_local, small_images, tmp_path):

@@ -43,7 +43,8 @@ tracking: {{uri: "{uri}"}}
 BOTH = """
 import sys
 import jobs
-from jobs import document, train
+from docs import write
+from jobs import train
 
 sys.argv = ["jobs.train", "mine.yaml", "--executor", "serial", "--output", "run"]
 try:
@@ -51,7 +52,7 @@ try:
 except SystemExit as ended:
     assert not ended.code, ended.code
 sys.argv = ["docs.write", "--check"]
-jobs.run(document.main)
+jobs.run(write.main)
 """
 """Two jobs in one process, which imports torch once."""
 
@@ -175,7 +176,7 @@ def test_one_file_and_one_line_make_an_algorithm_that_trains(small_images, mlflo
         timeout=120,
         check=False,
     )
-    assert (done.returncode, "run `python -m docs.write`" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, "run `make docs`" in done.stderr) == (2, True), done.stderr
     assert "adapted" in done.stdout
     (row,) = json.loads((tmp_path / "run" / "summary.json").read_text("utf-8"))["evaluation"]["rows"]
     assert row["mean"] > 0.5, "better than one in five"

@@ -24,7 +24,7 @@ from pipeline.engine.worker import Worker
 from pipeline.runs.run import RunOptions, evaluate_run, train_run
 from pipeline.runs.run_folder import load_learner, newest, pack, validate_folder
 from pipeline.serving.learner import Learner
-from pipeline.tasks import classfile
+from pipeline.tasks import SOURCES, classfile
 from tests.unit.virtual import Recorder
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -443,6 +443,20 @@ def test_an_evaluation_on_other_data_has_to_be_asked_for(arrow, run_of, tmp_path
     evaluate_run(folder, [f"source.path={other}"], SERIAL)
     (folder / "recipe.yaml").write_text(text)
     evaluate_run(folder, [], SERIAL)
+
+
+def test_replay_builds_the_source_once(run_of, monkeypatch):
+    built = []
+
+    class Counted(SOURCES["sinusoid"]):
+        def __init__(self, *arguments):
+            built.append(self)
+            super().__init__(*arguments)
+
+    folder = run_of(wave_recipe())
+    monkeypatch.setitem(SOURCES, "sinusoid", Counted)
+    pipeline.replay(folder, step=2, number=3)
+    assert len(built) == 1
 
 
 def test_replay_learns_one_task_of_the_run(run_of):
