@@ -17,6 +17,11 @@ EXIT_CODES = (
     "9 two workers disagree, 70 a fault of ours, 130 Ctrl-C, 143 SIGTERM (the last finished step is kept: --resume)"
 )
 
+ADDRESS = (
+    "HOST:PORT of a Ray head, auto, or local to start a Ray here; default: RAY_ADDRESS, else auto in a Ray job, else "
+    "local"
+)
+
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Call ``main`` and end the process: 0, the exit code of its ``PipelineError``, 130 for Ctrl-C, 143 for SIGTERM."""

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--output", metavar="DIR", help="where the runs lie; default runs/compare")
     described.add_argument("--executor", choices=["serial", "ray"], default="ray", help="as in jobs.train")
     described.add_argument("--workers", type=int, metavar="N", default=2, help="Ray workers (2)")
-    described.add_argument("--address", default="local", help="as in jobs.train")
+    described.add_argument("--address", help="as in jobs.train")
     return described
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from jobs import run
+from jobs import ADDRESS, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,9 +18,7 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for example workers.count=8 tracking.uri=http://HOST:5000"
     )
-    described.add_argument(
-        "--address", default="local", help="HOST:PORT of a Ray head, auto, or local (default) for this machine"
-    )
+    described.add_argument("--address", help=ADDRESS)
     described.add_argument("--output", metavar="DIR", default="runs", help="a folder or URI where runs are to be kept")
     return described
 

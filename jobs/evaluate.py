@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from jobs import run
+from jobs import ADDRESS, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,9 +22,7 @@ def parser() -> argparse.ArgumentParser:
         "--executor", choices=["serial", "ray"], default="ray", help="this process, or Ray workers (default)"
     )
     described.add_argument("--workers", type=int, metavar="N", help="Ray workers")
-    described.add_argument(
-        "--address", default="local", help="HOST:PORT of a Ray head, auto, or local (default) to start one here"
-    )
+    described.add_argument("--address", help=ADDRESS)
     described.add_argument("--json", action="store_true", help="print the result as JSON")
     return described
 
@@ -36,10 +34,11 @@ def main() -> None:
         overrides = [*overrides, f"workers.count={arguments.workers}"]
 
     from pipeline.runs.recorded import baselines
-    from pipeline.runs.report import final_table
+    from pipeline.runs.report import Progress, final_table
     from pipeline.runs.run import RunOptions, evaluate_run
 
-    result = evaluate_run(arguments.folder, overrides, RunOptions(arguments.executor, arguments.address))
+    options = RunOptions(arguments.executor, arguments.address)
+    result = evaluate_run(arguments.folder, overrides, options, Progress(sys.stderr).note)
     if result["note"]:
         print(f"note: {result['note']}", file=sys.stderr)
     if arguments.json:

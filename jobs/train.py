@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from contextlib import closing
 
-from jobs import EXIT_CODES, run
+from jobs import ADDRESS, EXIT_CODES, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,9 +22,7 @@ def parser() -> argparse.ArgumentParser:
         "--executor", choices=["serial", "ray"], default="ray", help="this process, or Ray workers (default)"
     )
     described.add_argument("--workers", type=int, metavar="N", help="Ray workers; the result does not depend on them")
-    described.add_argument(
-        "--address", default="local", help="HOST:PORT of a Ray head, auto, or local (default) to start one here"
-    )
+    described.add_argument("--address", help=ADDRESS)
     described.add_argument(
         "--output", metavar="DIR", help="the run's folder, or a URI such as s3://bucket/run; default runs/RECIPE/TIME"
     )

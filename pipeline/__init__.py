@@ -26,7 +26,7 @@ def train(
     overrides: Sequence[str] = (),
     *,
     executor: str = "serial",
-    address: str = "local",
+    address: str | None = None,
     output: str | Path | None = None,
     resume: bool = False,
 ) -> RunResult:

@@ -282,7 +282,7 @@ def check_folder(recipe: Recipe, components: Components, storage: Storage) -> No
 
 
 def build_executor(
-    recipe: Recipe, kind: str, folder: str, address: str, timeouts: Timeouts, *, accept_numerics: bool
+    recipe: Recipe, kind: str, folder: str, address: str | None, timeouts: Timeouts, *, accept_numerics: bool
 ) -> Executor:
     """The executor of a run: ``serial`` in this process, ``ray`` on the cluster at ``address``."""
     worker = BuildWorker(json.dumps(recipe.public()))  # workers track nothing: they need no password
@@ -299,7 +299,7 @@ def build_executor(
     )
 
 
-def build_pool(recipe: Recipe, kind: str, address: str, timeouts: Timeouts) -> WorkerPool:
+def build_pool(recipe: Recipe, kind: str, address: str | None, timeouts: Timeouts) -> WorkerPool:
     """Workers alone, to evaluate a theta that is on disk."""
     worker = BuildWorker(json.dumps(recipe.public()))
     if kind == "serial":

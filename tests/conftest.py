@@ -26,6 +26,7 @@ os.environ.update(
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
 )
+os.environ.pop("RAY_ADDRESS", None)  # a cluster of somebody's, which no test may join
 
 # Defaults of every recipe: the tests are not the place for the user's own runs.
 for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):

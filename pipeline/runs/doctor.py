@@ -30,7 +30,7 @@ class Finding(NamedTuple):
     fix: str = ""
 
 
-def examine(recipe: Recipe, address: str, output: str) -> Iterator[Finding]:
+def examine(recipe: Recipe, address: str | None, output: str) -> Iterator[Finding]:
     """All checks, one after another; what cannot be reached fails within seconds."""
     for package, floor in FLOORS.items():
         yield check_version(package, installed(package), floor)
@@ -60,12 +60,14 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release[0].split(".")) if release else ()
 
 
-def check_cluster(recipe: Recipe, address: str) -> Iterator[Finding]:
+def check_cluster(recipe: Recipe, address: str | None) -> Iterator[Finding]:
     """The cluster at ``address``, or this machine, where a run would start its own."""
     import torch
 
     from pipeline.runtime import cluster_info
+    from pipeline.runtime.job import cluster_address
 
+    address = cluster_address(address)
     if address == "local":
         cpus, gpus = os.cpu_count() or 1, float(torch.cuda.device_count())
     else:

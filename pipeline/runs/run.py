@@ -49,7 +49,7 @@ class RunOptions(NamedTuple):
     """How and where a run is executed; nothing here changes its result."""
 
     executor: str = "ray"
-    address: str = "local"
+    address: str | None = None
     output: str | Path | None = None
     resume: bool = False
     accept_numerics: bool = False
@@ -82,7 +82,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
     finished = finished_summary(recipe, components.source.fingerprint, storage_at(folder)) if options.resume else None
     if finished is not None and is_settled(recipe, validate_folder(folder), storage_at(folder)):
         listener.note(f"{folder}: this run is finished; it is left as it is, and its evaluation is repeated")
-        scores, _ = _scored(recipe, components, pack(components, newest(folder)), options, folder)
+        scores, _ = _scored(recipe, components, pack(components, newest(folder)[0]), options, folder, listener.note)
         return RunResult(folder, finished, None, scores)
     _tell_of_idle_workers(recipe, options, listener)
     started = time.perf_counter()
@@ -159,8 +159,12 @@ def where_to_look(ended: RunResult, recipe: Recipe) -> dict[str, str]:
     return rows | ({"to see it": command} if command else {}) | {"then open" if command else "open": link}
 
 
-def evaluate_run(folder: str | Path, overrides: Sequence[str], options: RunOptions) -> dict[str, Any]:
+def evaluate_run(
+    folder: str | Path, overrides: Sequence[str], options: RunOptions, tell: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
     """Evaluate the last theta of a run (and its best on validation), with other tasks or normalisation if overridden.
+
+    ``tell`` receives what the workers wait for.
 
     Raises:
         ConfigError: no run in ``folder``, overrides that change what theta is, or classes that were trained on.
@@ -171,7 +175,7 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], options: RunOptio
     checkpoint, note = newest(folder, None if named else components.source.fingerprint)
     vector = pack(components, checkpoint)
     other = other_data(folder, recipe, components.source, checkpoint)
-    _, rows = _scored(recipe, components, vector, options, folder)
+    _, rows = _scored(recipe, components, vector, options, folder, tell)
     if other:
         rows = [row | {"set": getattr(recipe.source, "split", ""), "other_data": other} for row in rows]
     return {
@@ -184,10 +188,16 @@ def evaluate_run(folder: str | Path, overrides: Sequence[str], options: RunOptio
 
 
 def _scored(
-    recipe: Recipe, components: Components, vector: np.ndarray, options: RunOptions, folder: str | Path
+    recipe: Recipe,
+    components: Components,
+    vector: np.ndarray,
+    options: RunOptions,
+    folder: str | Path,
+    tell: Callable[[str], None],
 ) -> tuple[Scores, list[dict[str, Any]]]:
     """As ``_final_scores``, with workers of their own and no run that is written."""
     pool = build_pool(recipe, options.executor, options.address, options.timeouts)
+    pool.note = tell
     with closing(pool.transport), pool.stop.listening():
         return _final_scores(pool, vector, recipe, components, folder)
 

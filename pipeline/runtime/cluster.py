@@ -23,6 +23,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from pipeline.core.failures import ClusterError, Stopped
+from pipeline.runtime.job import cluster_address, shown
 
 PROBE_S = 3.0
 
@@ -36,18 +37,23 @@ class Workers:
     mixed: bool = False
 
 
-def connect(address: str, workers: Workers) -> bool:
+def connect(address: str | None, workers: Workers) -> bool:
     """Join the cluster at ``address``, or start one here for ``local``; whether it was started (and is ours to stop).
 
+    Without an address that is the cluster that this process has joined, else that of ``cluster_address``.
+
     Raises:
-        ClusterError: nobody listens at the address, or the cluster can never hold what is asked.
+        ClusterError: nobody listens at the address, this process is in another cluster, or the cluster can never hold
+            what is asked.
     """
-    started = not ray.is_initialized() and address == "local"
+    started = not ray.is_initialized() and cluster_address(address) == "local"
     with _signals():
         if started:
             _start_local(workers)
         elif not ray.is_initialized():
-            join(address)
+            join(cluster_address(address))
+        elif address is not None:
+            _refuse_another(address)
     check_resources(ray.cluster_resources(), workers)
     return started
 
@@ -62,8 +68,39 @@ def join(address: str) -> str:
     try:
         context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (RuntimeError, ConnectionError, AuthenticationError) as error:
-        raise ClusterError(f"--address {address!r}: {_refusal(error)}") from error
+        raise ClusterError(f"{shown(address)}: {_refusal(error)}") from error
     return str(context.dashboard_url or "")
+
+
+def _refuse_another(address: str) -> None:
+    """Raises ``ClusterError`` where the cluster that this process has joined is not the one at ``address``."""
+    joined = ray.get_runtime_context().gcs_address
+    if address == "auto" or (address == "local" and _started_here()) or _same(address, joined):
+        return
+    raise ClusterError(
+        f"{shown(address)}: this process has joined the Ray at {joined}; leave --address out to use that one, "
+        "or call ray.shutdown() first"
+    )
+
+
+def _started_here() -> bool:
+    from ray._private import worker
+
+    return worker._global_node is not None and bool(worker._global_node.head)
+
+
+def _same(address: str, other: str) -> bool:
+    """Whether two HOST:PORT are one; Ray calls this machine by its address in the network."""
+    (host, _, port), (other_host, _, other_port) = address.rpartition(":"), other.rpartition(":")
+    return port == other_port and bool(_hosts(host) & _hosts(other_host))
+
+
+def _hosts(name: str) -> set[str]:
+    try:
+        found = {str(row[4][0]) for row in socket.getaddrinfo(name.strip("[]"), None)}
+    except OSError:
+        return {name}
+    return found | ({ray.util.get_node_ip_address()} if found & {"127.0.0.1", "::1"} else set())
 
 
 @contextmanager
@@ -91,7 +128,7 @@ def _refusal(error: Exception) -> str:
         )
     if "mismatch" in text.lower():
         return f"{text}; install the cluster's versions here, or submit the run as a job: ray job submit"
-    return f"{text}; start a Ray head with ray start --head, or leave --address out"
+    return f"{text}; start a Ray head with ray start --head, or pass --address local"
 
 
 def stop_local_raylet() -> None:
@@ -131,16 +168,16 @@ def _probe(address: str) -> None:
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if not host or not port:
+    if parts.scheme != "ray" or not host or not port:
         raise ClusterError(
-            f"--address {address!r}: expected HOST:PORT of a Ray head (its default port is 6379), auto or local"
+            f"{shown(address)}: expected HOST:PORT of a Ray head (its default port is 6379), auto or local"
         )
     try:
         socket.create_connection((host, port), PROBE_S).close()
     except OSError as error:
         raise ClusterError(
-            f"--address {address!r}: no Ray head answers at {host}:{port} ({error}); "
-            "start one with ray start --head, or leave --address out"
+            f"{shown(address)}: no Ray head answers at {host}:{port} ({error}); "
+            "start one with ray start --head, or pass --address local"
         ) from error
 
 

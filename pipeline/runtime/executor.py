@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError, RuntimeEnvSetupError
 
 from pipeline.core.failures import ClusterError, FencedError, PipelineError
 from pipeline.engine.clock import Monotonic
@@ -19,7 +19,7 @@ from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import ParameterActor
 from pipeline.runtime.cluster import Workers, here
-from pipeline.runtime.transport import FULL, POLL_S, RayTransport, constructor_cause, is_full
+from pipeline.runtime.transport import FULL, POLL_S, RayTransport, constructor_cause, is_full, no_environment
 
 END_S: Mapping[Status, float] = {"KILLED": 1.0, "FAILED": 70.0}
 """How long the parameter actor has to end a run that did not finish."""
@@ -41,7 +41,7 @@ class RayExecutor(WorkerPool):
         worker: Callable[[], Worker],
         coordinator: Callable[[], Coordinator],
         workers: Workers,
-        address: str,
+        address: str | None,
         scheduler: Scheduler,
         *,
         pinned: bool = True,
@@ -55,7 +55,7 @@ class RayExecutor(WorkerPool):
         super().__init__(self.ray, Monotonic(), scheduler, workers=workers.count)
 
     def open(self) -> Opened:
-        numerics, events = self.ray.first_numerics(self.timeouts.wait_s)
+        numerics, events = self.ray.first_numerics(self.timeouts.wait_s, self.note)
         self.take(events)
         self.numerics = numerics
         try:
@@ -174,6 +174,8 @@ class RayExecutor(WorkerPool):
             if is_full(error):
                 raise ClusterError(FULL) from error
             raise
+        except RuntimeEnvSetupError as error:
+            raise ClusterError(no_environment(error)) from error
         except RayActorError as error:
             cause = constructor_cause(str(error))
             if cause:

@@ -1,9 +1,10 @@
-"""Whether this process is a job that ``ray job submit`` sent here. No Ray: the question comes before it starts."""
+"""What the environment says of Ray: whether this process is a job, and which cluster is meant. Ray is not imported."""
 
 from __future__ import annotations
 
 import os
 
+ADDRESS = "RAY_ADDRESS"
 MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """What Ray sets for the process of a job, and for no other."""
 
@@ -11,3 +12,13 @@ MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 def in_ray_job() -> bool:
     """A job's working folder is a copy that Ray throws away, on whichever node the job runs."""
     return MARK in os.environ
+
+
+def cluster_address(given: str | None) -> str:
+    """The address that was given, or the cluster that this process belongs to, or ``local``."""
+    return given or os.environ.get(ADDRESS) or ("auto" if in_ray_job() else "local")
+
+
+def shown(address: str) -> str:
+    """An address for a message, with what it was given by."""
+    return f"{ADDRESS if address == os.environ.get(ADDRESS) else '--address'} {address!r}"

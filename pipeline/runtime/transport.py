@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError, RuntimeEnvSetupError
 
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.durability.identity import changed_numerics
@@ -25,6 +25,9 @@ from pipeline.runtime.ray_head import RayHead
 DRAIN_CHECK_S = 2.0
 POLL_S = 0.2
 """A signal is seen between two waits, not during one."""
+
+WAITING_S = 30.0
+"""Between two lines that say what the first worker waits for."""
 
 NAMES_AN_ERROR = re.compile(r"(?:\w+\.)*(\w*(?:Error|Exception|Exit|Interrupt)(?::.*)?)$")
 """A traceback's line of an error: its class, without its module, and what it says."""
@@ -58,7 +61,7 @@ class RayTransport:
     """
 
     def __init__(
-        self, build: Callable[[], Worker], workers: Workers, address: str, start_s: float = Timeouts.start_s
+        self, build: Callable[[], Worker], workers: Workers, address: str | None, start_s: float = Timeouts.start_s
     ) -> None:
         self.stop = Stop()
         self.ours = connect(address, workers)
@@ -100,21 +103,28 @@ class RayTransport:
         arrived = [self._arrived(reference) for reference in ready]
         return [event for event in arrived if event is not None] + self._leaving()
 
-    def first_numerics(self, patience: float) -> tuple[dict[str, str], Sequence[Event]]:
+    def first_numerics(
+        self, patience: float, note: Callable[[str], None] = lambda text: None
+    ) -> tuple[dict[str, str], Sequence[Event]]:
         """Wait for a first worker, whose numerics are the run's; and the events of those that joined meanwhile.
+
+        ``note`` is last_status what is waited for.
 
         Raises:
             ClusterError: none was ready in ``patience`` seconds, or one could not start.
         """
         joined: list[Event] = []
         last = ""
-        deadline = time.monotonic() + patience
+        began = last_status = time.monotonic()
         while self.numerics is None:
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > began + patience:
                 raise ClusterError(
-                    f"no worker was ready in {patience:.0f} s: each asks for {self._options()}, "
-                    f"the cluster has {ray.available_resources()} free; wait for room or ask for less{last}"
+                    f"no worker was ready in {patience:.0f} s: {self._room()}; wait for room or ask for less{last}"
                 )
+            if now > last_status + WAITING_S:
+                last_status = now
+                note(f"no worker is ready after {now - began:.0f} s, {patience:.0f} s at most: {self._room()}")
             for event in self.poll(1.0):
                 if isinstance(event, Lost):
                     last = f". The last that was lost: {event.why}"
@@ -137,6 +147,13 @@ class RayTransport:
             ray.shutdown()
         elif self.ours:
             stop_local_raylet()
+
+    def _room(self) -> str:
+        free = ray.available_resources()
+        return (
+            f"each asks for 1 CPU and {self.workers.gpus:g} GPU, "
+            f"the cluster has {free.get('CPU', 0.0):g} CPU and {free.get('GPU', 0.0):g} GPU free"
+        )
 
     def _options(self) -> dict[str, float]:
         return {"num_cpus": 1, "num_gpus": self.workers.gpus}
@@ -209,6 +226,8 @@ def _system_failure(error: RayError) -> str:
     """Why a call failed, when the system failed; a task's own error is raised, and what fails elsewhere too."""
     if is_full(error):
         raise ClusterError(FULL) from error
+    if isinstance(error, RuntimeEnvSetupError):
+        raise ClusterError(no_environment(error)) from error
     if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
         cause = error.cause
         if isinstance(cause, MemoryError):
@@ -232,10 +251,21 @@ def is_full(error: Exception) -> bool:
 def constructor_cause(text: str) -> str | None:
     """What stopped an actor's constructor, in one line: Ray reports that as the actor's death, with the traceback.
 
-    It is the last line that names an error, and the indented lines below it, where a recipe's problems stand.
+    None where the actor died of something else.
     """
-    if "creation task" not in text:
-        return None
+    return _last_error(text) if "creation task" in text else None
+
+
+def no_environment(error: RuntimeEnvSetupError) -> str:
+    """Ray could not make the folder or the packages that a process of this job was to have: no other try will."""
+    return (
+        f"Ray could not set up this job's runtime environment: {_last_error(str(error))[:300]}; correct what ray job "
+        "submit or ray.init was given (working directory, pip, env_vars), and pass no --address local to a Ray job"
+    )
+
+
+def _last_error(text: str) -> str:
+    """The last line that names an error, and the indented lines below it, where a recipe's problems stand."""
     lines = text.rstrip().splitlines()
     named = [(number, found[1]) for number, line in enumerate(lines) if (found := NAMES_AN_ERROR.match(line))]
     if not named:

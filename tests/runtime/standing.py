@@ -50,7 +50,7 @@ class Seats:
         self.send, self.replace, self.poll = standing.send, standing.replace, standing.poll
         self.stop, self.head = standing.stop, standing.head
 
-    def first_numerics(self, patience: float) -> tuple[dict[str, str], Sequence[Event]]:
+    def first_numerics(self, patience: float, note: Any = None) -> tuple[dict[str, str], Sequence[Event]]:
         numerics, _ = self.standing.first_numerics(patience)
         return numerics, [Joined(worker) for worker in range(self.count)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 
@@ -204,10 +205,12 @@ def test_a_parameter_actor_that_cannot_start_says_why_in_one_line(ray_local, sma
 def test_a_cluster_that_is_full_is_told_after_a_while(ray_local, planted, monkeypatch, small_images, tmp_path):
     """Ray itself says nothing: what cannot be placed just waits."""
     monkeypatch.setattr("tests.quiet_runs.LIMITS", Timeouts(wait_s=3.0))
+    monkeypatch.setattr("pipeline.runtime.transport.WAITING_S", 0.5)
     planted_worker = 1
     hog = ray_local.remote(Hog).options(num_cpus=ray_local.cluster_resources()["CPU"] - planted_worker).remote()
     assert ray_local.get(hog.here.remote(), timeout=60)
     started = executor(recipe("maml", small_images), tmp_path)
+    started.note = (notes := []).append
     ended: list[BaseException] = []
 
     def open_it() -> None:
@@ -226,4 +229,7 @@ def test_a_cluster_that_is_full_is_told_after_a_while(ray_local, planted, monkey
     opening.join(15)
     assert not waits, "open waits for ever"
     assert isinstance(ended[0], ClusterError)
-    assert "no worker" in one_line(ended[0])
+    room = "each asks for 1 CPU and 0 GPU, the cluster has 0 CPU and 0 GPU free"
+    assert one_line(ended[0]).startswith(f"no worker was ready in 3 s: {room}")
+    assert len(notes) > 1
+    assert all(re.fullmatch(rf"no worker is ready after \d s, 3 s at most: {room}", note) for note in notes), notes

@@ -39,7 +39,7 @@ def wait_for(cluster, name, text, submitted):
 def test_a_job_that_is_stopped_and_resumed_ends_like_one_process(cluster, migrated_mlflow, tmp_path, torch_threads):
     folder, database = tmp_path / "run", tmp_path / "mlflow.db"
     database.write_bytes(migrated_mlflow.read_bytes())
-    train = ["sinusoid_maml", *CHANGES, "--address", "auto", "--workers", "2"]
+    train = ["sinusoid_maml", *CHANGES, "--workers", "2"]
     train += ["--output", str(folder), f"tracking.uri=sqlite:///{database}"]
 
     first = cluster.submit("first", *train)
@@ -54,7 +54,7 @@ def test_a_job_that_is_stopped_and_resumed_ends_like_one_process(cluster, migrat
     assert entries[-1]["step"] == done
     assert status(database) == "KILLED"
 
-    second = cluster.submit("second", *train, "--resume")
+    second = cluster.submit("second", *train, "--resume", "--address", "auto")
     assert second.wait(WAIT_S) == 0, cluster.log("second")
     summary = json.loads((folder / "summary.json").read_text())
     assert status(database) == "FINISHED"
