@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import jobs.signals  # noqa: F401 - first: from here on a signal is answered
+
+# isort: split
 import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import NoReturn
 
+from jobs.stopping import end_with_ray, listening
 from pipeline.core.failures import PipelineError, Stopped
 
 EXIT_CODES = (
@@ -25,29 +27,19 @@ ADDRESS = (
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Call ``main`` and end the process: 0, the exit code of its ``PipelineError``, 130 for Ctrl-C, 143 for SIGTERM."""
-    before = signal.signal(signal.SIGTERM, _stop)
     try:
-        main()
-    except PipelineError as error:
-        print(f"error: {error}", *_notes(error), sep="\n", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Stopped as stopped:
-        print(f"stopped by {signal.Signals(stopped.signal).name}", *_notes(stopped), sep="\n", file=sys.stderr)
-        # All is put away. What would still run at exit waits seconds for servers and for the processes of a local Ray,
-        # which end with this one.
+        with listening():
+            try:
+                main()
+            except PipelineError as error:
+                print(f"error: {error}", *_notes(error), sep="\n", file=sys.stderr)
+                sys.exit(error.exit_code)
+        sys.exit(0)
+    except KeyboardInterrupt as stopped:
+        # All is put away. What would still run at exit waits seconds for servers and for the processes of a local Ray.
         sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(stopped.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    sys.exit(0)
+        end_with_ray(stopped.signal if isinstance(stopped, Stopped) else signal.SIGINT, *_notes(stopped))
 
 
 def _notes(error: BaseException) -> list[str]:
     return getattr(error, "__notes__", [])
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(number)

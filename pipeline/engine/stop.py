@@ -57,3 +57,8 @@ class Stop:
         self.signal = number
         if self._interruptible:
             raise Stopped(number)
+
+
+def is_noted(number: int) -> bool:
+    """Whether a run is under way that ends by itself after this signal."""
+    return isinstance(getattr(signal.getsignal(number), "__self__", None), Stop)

@@ -8,8 +8,9 @@ import signal
 import socket
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,13 +48,12 @@ def connect(address: str | None, workers: Workers) -> bool:
             what is asked.
     """
     started = not ray.is_initialized() and cluster_address(address) == "local"
-    with _signals():
-        if started:
-            _start_local(workers)
-        elif not ray.is_initialized():
-            join(cluster_address(address))
-        elif address is not None:
-            _refuse_another(address)
+    if started:
+        _start_local(workers)
+    elif not ray.is_initialized():
+        join(cluster_address(address))
+    elif address is not None:
+        _refuse_another(address)
     check_resources(ray.cluster_resources(), workers)
     return started
 
@@ -66,7 +66,8 @@ def join(address: str) -> str:
     """
     _probe(address)
     try:
-        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _signals():
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (RuntimeError, ConnectionError, AuthenticationError) as error:
         raise ClusterError(f"{shown(address)}: {_refusal(error)}") from error
     return str(context.dashboard_url or "")
@@ -111,6 +112,8 @@ def _signals() -> Iterator[None]:
         yield
     except SystemExit as asked:
         raise Stopped(signal.SIGTERM) from asked
+    except Stopped:
+        raise
     except KeyboardInterrupt as asked:
         raise Stopped(signal.SIGINT) from asked
     finally:
@@ -132,16 +135,39 @@ def _refusal(error: Exception) -> str:
 
 
 def stop_local_raylet() -> None:
-    """Have the cluster that was started here end with this process, as far as it would not by itself.
+    """Have the cluster that was started here end with this process, even one that still starts.
 
     ``ray.shutdown`` waits a second for a process that does not listen. The kernel kills that one and its like when this
-    process ends, but not what the raylet started: that is the raylet's to end.
+    process ends, but not what the raylet started: Ray's agents would look for the head for up to a minute.
     """
-    from ray._private import worker
+    for pid in _children(os.getpid()):
+        if _about(Path(f"/proc/{pid}/comm")) == "raylet\n":
+            _send(pid, signal.SIGSTOP)  # it starts nobody meanwhile
+            for one in (*_descendants(pid), pid):
+                _send(one, signal.SIGKILL)
 
-    node = worker._global_node
-    if node is not None:
-        node._kill_process_type("raylet", check_alive=False, allow_graceful=True)
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it ended by itself
+        os.kill(pid, number)
+
+
+def _descendants(pid: int) -> list[int]:
+    children = _children(pid)
+    return [*children, *(one for child in children for one in _descendants(child))]
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process started, on Linux; elsewhere none is found."""
+    return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in _about(file).split()]
+
+
+def _about(file: Path) -> str:
+    """What the kernel says of a process; nothing once it has ended."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def _start_local(workers: Workers) -> None:
@@ -149,13 +175,14 @@ def _start_local(workers: Workers) -> None:
     # clusters ask for is written to a file: nobody else needs to read it.
     before = os.umask(0o077)
     try:
-        ray.init(
-            address="local",
-            num_cpus=workers.count + 1,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _signals():
+            ray.init(
+                address="local",
+                num_cpus=workers.count + 1,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     finally:
         os.umask(before)
 

@@ -62,6 +62,10 @@ class Training:
         """Until MLflow has the run and its first metrics."""
         self._until((self.run / "journal.sent").exists)
 
+    def wait_for_child(self, name: str) -> None:
+        """Until this process has started one of that name."""
+        self._until(lambda: name in [one.name() for one in psutil.Process(self.process.pid).children()])
+
     def _until(self, condition) -> None:
         deadline = time.monotonic() + START_S
         while not condition():
@@ -76,8 +80,9 @@ class Training:
         (os.killpg if group else os.kill)(self.process.pid, number)
         code = self.process.wait(30)
         seconds = time.monotonic() - began
-        _, alive = psutil.wait_procs(children, timeout=ORPHANS_S)
-        entries = [json.loads(line) for line in (self.run / "journal.jsonl").read_text().splitlines()]
+        _, alive = psutil.wait_procs([*children, *self._session()], timeout=ORPHANS_S)
+        journal = self.run / "journal.jsonl"
+        entries = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
         steps = [entry["step"] for entry in entries if entry["kind"] == "train"]
         checkpoint, warnings = Checkpoints(Local(self.run), 1).newest()
         assert not warnings
@@ -91,11 +96,22 @@ class Training:
             (self.folder / "err").read_text(),
         )
 
+    def _session(self) -> list[psutil.Process]:
+        """Who was started by those that this process started, even where those are gone."""
+        return [one for one in psutil.process_iter() if one.pid != os.getpid() and _session_of(one) == self.process.pid]
+
     def kill(self) -> None:
         """Whatever became of the test."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
+
+
+def _session_of(process: psutil.Process) -> int:
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return 0
 
 
 def status(database: Path) -> str:

@@ -109,6 +109,23 @@ def test_a_signal_in_the_middle_of_training(training, options, number, group):
     assert not left.orphans
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "started"),
+    [(TERM, "raylet"), (INT, "raylet"), pytest.param(TERM, "gcs_server", marks=drill)],
+)
+def test_a_signal_while_ray_starts(training, number, started):
+    """Ray keeps the main thread for seconds, and its agents would outlive a head that was killed by a minute."""
+    run = training(*MANY, *RAY)
+    run.wait_for_child(started)
+    left = run.end(number)
+    assert (left.code, left.err) == (128 + number, f"stopped by {number.name}\n")
+    assert left.seconds < END_S
+    assert not left.orphans
+    assert left.checkpoint == left.journal == 0
+
+
 @pytest.mark.fault("F11")
 @pytest.mark.parametrize("where", [SERIAL, pytest.param(RAY, marks=drill)], ids=["serial", "ray"])
 def test_a_driver_that_is_killed_outright_leaves_nobody_behind_and_its_run_goes_on(training, options, tmp_path):

@@ -1,0 +1,69 @@
+"""SIGTERM and Ctrl-C end a job within two seconds, whatever its process is doing."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+from jobs.signals import SIGNALS, end
+from pipeline.core.failures import Stopped
+
+PATIENCE_S = 1.0
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """A signal raises ``Stopped`` in the main thread, and ends the process where that does not in ``PATIENCE_S``.
+
+    A library may keep the main thread for long, as Ray does while it starts, or swallow what is raised in it.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in SIGNALS:
+            before[number] = signal.signal(number, _raise)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        writer.close()
+
+
+def end_with_ray(number: int, *notes: str) -> NoReturn:
+    """``end``, together with a Ray that was started here: its agents would look for it for up to a minute."""
+    if "ray" in sys.modules:
+        from pipeline.runtime.cluster import leave
+
+        leave()
+    end(number, None, *notes)
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    for one in SIGNALS:
+        signal.signal(one, end)
+    raise Stopped(number)
+
+
+def _watch(reader: socket.socket) -> None:
+    with reader:
+        while numbers := reader.recv(1):
+            if numbers[0] in SIGNALS and not _is_noted(numbers[0]):
+                time.sleep(PATIENCE_S)
+                end_with_ray(numbers[0])
+
+
+def _is_noted(number: int) -> bool:
+    """Whether a run takes the signal and ends by itself. Where its module is not imported, none is under way."""
+    stop = sys.modules.get("pipeline.engine.stop")
+    return stop is not None and bool(stop.is_noted(number))
