@@ -357,7 +357,7 @@ def test_nothing_shipped_is_exempt_from_the_bans() -> None:
 
 
 # What closed holes in reading data of strangers, or in the services that a run starts.
-SAFE = {"torch": "2.10", "ray": "2.52", "mlflow": "3.17", "pillow": "12.3", "pyarrow": "14.0.1"}
+SAFE = {"torch": "2.10", "ray": "2.59", "mlflow": "3.17", "pillow": "12.3", "pyarrow": "14.0.1"}
 
 
 def test_what_is_installed_is_not_older_than_is_safe() -> None:

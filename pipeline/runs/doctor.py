@@ -17,7 +17,7 @@ from pipeline.core.redact import redact_uri
 from pipeline.storage import storage_at
 from pipeline.tracking.mlflow_tracker import probe
 
-FLOORS = {"python": "3.11", "torch": "2.10", "ray": "2.55", "mlflow": "3.17", "pyarrow": "17"}
+FLOORS = {"python": "3.11", "torch": "2.10", "ray": "2.59", "mlflow": "3.17", "pyarrow": "17"}
 FREE_GB = 1.0
 
 

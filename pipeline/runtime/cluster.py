@@ -175,7 +175,7 @@ def _start_local(workers: Workers) -> None:
     # clusters ask for is written to a file: nobody else needs to read it.
     before = os.umask(0o077)
     try:
-        with _signals():
+        with _signals(), _loopback():
             ray.init(
                 address="local",
                 num_cpus=workers.count + 1,
@@ -185,6 +185,23 @@ def _start_local(workers: Workers) -> None:
             )
     finally:
         os.umask(before)
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Have Ray choose this machine's loopback address, so that no other machine reaches its ports.
+
+    Ray does so by itself where it knows no clusters, on macOS and Windows, and has no option for it: an address of
+    127.0.0.1 that is given to it is replaced by that in the network.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _probe(address: str) -> None:
