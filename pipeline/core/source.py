@@ -56,6 +56,7 @@ class Spec(NamedTuple):
         outputs: how wide the network's output is: the ways, the classes of the split, or the width of a value.
         targets: what the targets of training tasks are.
         loss: a name in ``pipeline.core.losses.LOSSES``.
+        integers: whether inputs are whole numbers, such as the ids of tokens, that must not become floats.
     """
 
     data: type
@@ -63,6 +64,7 @@ class Spec(NamedTuple):
     outputs: int
     targets: Targets
     loss: str
+    integers: bool = False
 
 
 class TaskSource(Protocol[D]):

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 import ray
 from ray.exceptions import AuthenticationError
 
-from pipeline.core.failures import ClusterError, Stopped
+from pipeline.core.failures import ClusterError, PipelineError, Stopped
 from pipeline.runtime.job import cluster_address, shown
 
 PROBE_S = 3.0
@@ -175,7 +176,7 @@ def _start_local(workers: Workers) -> None:
     # clusters ask for is written to a file: nobody else needs to read it.
     before = os.umask(0o077)
     try:
-        with _signals(), _loopback():
+        with _told(), _signals(), _loopback():
             ray.init(
                 address="local",
                 num_cpus=workers.count + 1,
@@ -185,6 +186,40 @@ def _start_local(workers: Workers) -> None:
             )
     finally:
         os.umask(before)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Why Ray did not start, in one line: it raises what it meets, OSError and bare Exception alike."""
+    try:
+        yield
+    except PipelineError:
+        raise
+    except Exception as error:
+        stop_local_raylet()
+        text = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ClusterError(
+            f"Ray could not be started on this machine: {text}. {_reason(error)}, or run with --executor serial"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    folders = f"HOME ({Path.home()}) and RAY_TMPDIR ({os.environ.get('RAY_TMPDIR') or gettempdir()})"
+    if "path length" in str(error):
+        return "Set RAY_TMPDIR to a shorter path, Ray's sockets lie below it"
+    if isinstance(error, OSError):
+        return f"Ray writes to {folders}: name folders that can be written"
+    limit = _memory_limit()
+    if limit is not None:
+        return f"ulimit -v allows {limit / 1e9:.1f} GB of address space, and Ray's processes reserve more: raise it"
+    return "See the logs in RAY_TMPDIR, free some memory"
+
+
+def _memory_limit() -> int | None:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 @contextmanager

@@ -48,12 +48,16 @@ class Learner:
             return Predictor(self, self.algorithm.adapt(self.theta, support, Context(0, "serve", ways, noise)), labels)
 
     def inputs(self, values: Any, name: str) -> Tensor:
-        """``values`` as a tensor [N, *input] of theta's dtype."""
+        """``values`` as a tensor [N, *input] of theta's dtype; whole numbers stay so where the tasks' inputs are."""
         expected = f"expected (N, {', '.join(map(str, self.spec.input_shape))}) with N >= 1"
         array = _numbers(values, name, expected)
         if array.ndim != 1 + len(self.spec.input_shape) or array.shape[1:] != self.spec.input_shape or not len(array):
             raise DataError(f"{name}: shape {array.shape}, {expected}")
-        return torch.from_numpy(np.array(array)).to(self.dtype)
+        if not self.spec.integers:
+            return torch.from_numpy(np.array(array)).to(self.dtype)
+        if not np.issubdtype(array.dtype, np.integer):
+            raise DataError(f"{name}: dtype {array.dtype}, expected whole numbers, as the tasks of training have them")
+        return torch.from_numpy(np.array(array))
 
     def _targets(self, values: Any, rows: int) -> tuple[abc.Sequence[Hashable], Tensor]:
         if not hasattr(values, "__len__") or len(values) != rows:
@@ -80,9 +84,17 @@ class Learner:
         return labels, torch.tensor([labels.index(label) for label in given])
 
 
+def _on_cpu(values: Any) -> Any:
+    """A tensor as numpy takes it: without its gradient, on the CPU, and of a dtype that numpy has."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach().cpu()
+    return values.float() if values.dtype == torch.bfloat16 else values
+
+
 def _numbers(values: Any, name: str, expected: str) -> np.ndarray:
     try:
-        array = np.asarray(values)
+        array = np.asarray(_on_cpu(values))
     except ValueError as error:
         raise DataError(f"{name}: rows of unequal shape ({error}); {expected}") from error
     if values is None or array.shape == ():

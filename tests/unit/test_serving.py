@@ -333,6 +333,29 @@ def test_targets_of_a_regression_that_do_not_fit_are_one_line(run_of, y, message
     assert "\n" not in str(raised.value)
 
 
+TENSORS = [
+    lambda x: x.clone().requires_grad_(),
+    lambda x: x.to(torch.bfloat16),
+    pytest.param(lambda x: x.cuda(), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+
+
+@pytest.mark.parametrize("made", TENSORS, ids=["requires_grad", "bfloat16", "cuda"])
+def test_tensors_of_any_kind_are_answered_like_arrays(headed, made):
+    x = torch.full((2, *headed.spec.input_shape), 0.5)
+    expected = headed.adapt(x.numpy(), ["a", "b"]).outputs(x.numpy())
+    assert np.array_equal(headed.adapt(made(x), ["a", "b"]).outputs(made(x)), expected)
+
+
+def test_whole_numbers_stay_so_where_the_inputs_of_the_tasks_are(headed):
+    ids = np.ones((2, *headed.spec.input_shape), np.int64)
+    assert headed.inputs(ids, "x").dtype == headed.dtype
+    tokens = Learner(headed.algorithm, headed.theta, headed.spec._replace(integers=True))
+    assert tokens.inputs(ids, "x").dtype == torch.int64
+    with pytest.raises(DataError, match="x: dtype float64, expected whole numbers"):
+        tokens.inputs(ids / 2, "x")
+
+
 def test_a_transductive_run_is_served_under_another_mode_or_when_asked_for(arrow, run_of):
     folder = run_of(image_recipe(arrow, MAML, "transductive"))
     with pytest.raises(ConfigError, match="the other rows asked with it; .*normalisation='support'") as raised:
