@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
+if sys.platform == "win32":
+    sys.stderr.write("error: metafleet runs on Linux and macOS, and on Windows inside WSL 2\n")
+    sys.exit(2)
+
 import jobs.signals  # noqa: F401 - first: from here on a signal is answered
 
 # isort: split
 import signal
-import sys
 from collections.abc import Callable
 from typing import NoReturn
 
