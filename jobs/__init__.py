@@ -15,7 +15,8 @@ import signal
 from collections.abc import Callable
 from typing import NoReturn
 
-from jobs.stopping import end_with_ray, listening
+from jobs.signals import end_with_ray
+from jobs.stopping import listening
 from pipeline.core.failures import PipelineError, Stopped
 
 EXIT_CODES = (

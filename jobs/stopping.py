@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-from jobs.signals import SIGNALS, end
+from jobs.signals import SIGNALS, end, end_with_ray
 from pipeline.core.failures import Stopped
 
 PATIENCE_S = 1.0
@@ -38,15 +38,6 @@ def listening() -> Iterator[None]:
             signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)
         writer.close()
-
-
-def end_with_ray(number: int, *notes: str) -> NoReturn:
-    """``end``, together with a Ray that was started here: its agents would look for it for up to a minute."""
-    if "ray" in sys.modules:
-        from pipeline.runtime.cluster import leave
-
-        leave()
-    end(number, None, *notes)
 
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:

@@ -44,7 +44,7 @@ JOB = Rule(("jobs", "pipeline.core.failures"), (), ("pipeline", *BACKENDS))
 
 # The arrows of the house. The longest path that a file's path starts with decides.
 ALLOWED: dict[str, Rule] = {
-    "pipeline/__init__.py": Rule(lazily=("pipeline",)),
+    "pipeline/__init__.py": Rule(lazily=("pipeline", "torch")),
     "pipeline/core/__init__.py": Rule(),
     "pipeline/core/failures.py": Rule(("pipeline.core.redact",)),
     "pipeline/core/": Rule((CORE,), (*ARRAYS, "annotated_types")),
