@@ -33,10 +33,16 @@ ADDRESS = (
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Call ``main`` and end the process: 0, the exit code of its ``PipelineError``, 130 for Ctrl-C, 143 for SIGTERM."""
+    show_what_a_terminal_can()
     try:
         with listening():
             try:
                 main()
+                sys.stdout.flush()
+            except BrokenPipeError:
+                if not nobody_reads():
+                    raise
+                sys.exit(128 + signal.SIGPIPE)
             except PipelineError as error:
                 print(f"error: {error}", *_notes(error), sep="\n", file=sys.stderr)
                 sys.exit(error.exit_code)

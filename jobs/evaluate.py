@@ -38,7 +38,8 @@ def main() -> None:
     from pipeline.runs.run import RunOptions, evaluate_run
 
     options = RunOptions(arguments.executor, arguments.address)
-    result = evaluate_run(arguments.folder, overrides, options, Progress(sys.stderr).note)
+    with stdout_for_the_result() if arguments.json else nullcontext():
+        result = evaluate_run(arguments.folder, overrides, options, Progress(sys.stderr).note)
     if result["note"]:
         print(f"note: {result['note']}", file=sys.stderr)
     if arguments.json:

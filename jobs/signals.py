@@ -24,9 +24,9 @@ def end(number: int, frame: FrameType | None = None, *notes: str) -> NoReturn:
 def end_with_ray(number: int, *notes: str) -> NoReturn:
     """``end``, together with a Ray that was started here: its agents would look for it for up to a minute."""
     if "ray" in sys.modules:
-        from pipeline.runtime.cluster import leave
+        from pipeline.runtime.cluster import stop_local_raylet
 
-        leave()
+        stop_local_raylet()
     end(number, None, *notes)
 
 
