@@ -163,7 +163,7 @@ _OTHER_NUMBERS = re.compile(
 class _Loader(yaml.SafeLoader):
     """YAML without its surprises: 1e-3 is a number, 010 is none, yes and no are words, a key may stand once."""
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> Any:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         if isinstance(node, yaml.ScalarNode) and node.style is None and node.tag == "tag:yaml.org,2002:str":
             text, place = node.value, f"line {node.start_mark.line + 1}"
             if text in _WORDS:

@@ -55,7 +55,7 @@ def decode(data: bytes, size: int, mode: Literal["grey", "rgb"], bits: int) -> t
     """[size, size] or [size, size, 3], and the mode the image had. Grey levels of 16 bits use the lowest ``bits``."""
     target = "RGB" if mode == "rgb" else "L"
     with _opened(io.BytesIO(data)) as image:
-        found, deep = image.mode, ";16" in str(image.tile)
+        found, deep = image.mode, ";16" in str(getattr(image, "tile", ""))  # how a decoder reads its file
         if found in ("I", "F"):
             raise ValueError(f"32 bits a pixel (mode {found}), expected 8 or 16")
         small = _smaller(image, size, target) if image.width * image.height > LARGE else image
