@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable
 from typing import NoReturn
 
+from jobs.output import nobody_reads, show_what_a_terminal_can
 from jobs.signals import end_with_ray
 from jobs.stopping import listening
 from pipeline.core.failures import PipelineError, Stopped

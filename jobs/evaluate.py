@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 
 from jobs import ADDRESS, run
+from jobs.output import stdout_for_the_result
 
 
 def parser() -> argparse.ArgumentParser:
