@@ -1,4 +1,4 @@
-"""Input that somebody made to do harm (S1 to S7): it runs no code, fills no memory, leaves its folder to nobody."""
+"""Input that somebody made to do harm: it runs no code, fills no memory, leaves its folder to nobody."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Evil:
 
 
 def test_a_pickle_is_never_unpickled(place):
-    """S1: as a recipe, an image file, a checkpoint (raw and as torch saves it), a journal, a zip and a picture."""
+    """As a recipe, an image file, a checkpoint (raw and as torch saves it), a journal, a zip and a picture."""
     mark = place.folder / "mark"
     evil = pickle.dumps(Evil(mark))
     pickle.loads(evil)
@@ -150,7 +150,7 @@ def many_entries() -> bytes:
     ids=["slip", "absolute", "bomb", "many bombs", "lzma", "many entries", "large"],
 )
 def test_a_zip_writes_nowhere_and_fills_no_memory(place, archive, says):
-    """S2: nothing is extracted to disk, so no name in a zip is ever a path."""
+    """Nothing is extracted to disk, so no name in a zip is ever a path."""
     for name in omniglot.ARCHIVES:
         place.file(archive(), f"zips/{name}")
     before = sorted(place.folder.parent.rglob("*"))
@@ -179,7 +179,7 @@ OTHERS = {
 @pytest.mark.parametrize("picture", [png(HEADER, PIXELS), png(SMALL, TEXT, PIXELS, (b"IEND", b"")), *OTHERS.values()],
                          ids=["pixels", "text", *OTHERS])  # fmt: skip
 def test_a_picture_is_no_bomb_and_of_a_known_format(tmp_path, picture):
-    """S3: a limit of our own, and Pillow is asked for five formats alone: no PostScript, no FITS, no TIFF."""
+    """A limit of our own, and Pillow is asked for five formats alone: no PostScript, no FITS, no TIFF."""
     (tmp_path / "in" / "a").mkdir(parents=True)
     (tmp_path / "in" / "a" / "0.png").write_bytes(picture)
     with pytest.raises(DataError, match=r"1 unreadable image \(a/0\.png \("):
@@ -220,7 +220,7 @@ print(len(refused), *outcomes)
 
 
 def test_an_arrow_file_fills_no_memory_and_ends_no_process(tmp_path):
-    """S4: compressed and dictionary bombs under a limit of memory, and 1500 damaged files, in a process of its own."""
+    """Compressed and dictionary bombs under a limit of memory, and 1500 damaged files, in a process of its own."""
     splits = {"random": {"train": [0], "test": [1]}}
     classfile.write(tmp_path / "pixels.arrow", np.zeros((3, 10_000, 10_000), np.uint8), [1, 2], ["a", "b"], splits, "s")
     shutil.copy(tmp_path / "pixels.arrow", tmp_path / "words.arrow")
@@ -247,9 +247,9 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("!!python/object/apply:os.system [touch mark]", "could not determine a constructor"),
-        ("!!python/name:os.system", "could not determine a constructor"),
-        ("x: !!python/object/new:type [a, [], {}]", "could not determine a constructor"),
+        ("!!python/object/apply:os.system [touch mark]", "no valid YAML"),
+        ("!!python/name:os.system", "no valid YAML"),
+        ("x: !!python/object/new:type [a, [], {}]", "no valid YAML"),
         (LAUGHS, "more than 10,000 keys and values once its aliases are written out"),
         ("net: &a {name: *a}", "more than 10,000 keys and values"),
         ("[" * 3000, "nested too deeply"),
@@ -261,7 +261,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
     ],
 )  # fmt: skip
 def test_yaml_builds_no_object_and_fills_no_memory(place, text, says):
-    """S5."""
+    """A tag builds nothing, and anchors do not multiply."""
     said = refused(run("train", place.file(text), *SERIAL))
     assert says in said
     assert len(said) < 1000
@@ -277,7 +277,7 @@ def test_any_text_is_a_recipe_or_an_error_of_ours(text):
 
 @pytest.mark.parametrize("name", ["../../evil", "/evil", "..", ".", "", "a\\b", "a\nb", "x" * 201])
 def test_a_name_in_a_recipe_leads_nowhere_else(place, name):
-    """S6: it becomes the folder runs/NAME."""
+    """It becomes the folder runs/NAME."""
     text = f"base: sinusoid_maml\nname: {name!r}\n" if "\n" not in name else 'base: sinusoid_maml\nname: "a\\nb"\n'
     assert "name: expected the name of a folder" in refused(run("train", place.file(text), "steps=1", *SERIAL))
     assert not list(Path.cwd().parent.glob("*evil*"))
@@ -310,7 +310,7 @@ def server():
 
 
 def test_a_password_is_nowhere_but_in_the_call(place, server, caplog):
-    """S7: not printed, logged or saved anywhere; a resume says how to give it again."""
+    """Not printed, logged or saved anywhere; a resume says how to give it again."""
     uri = f"tracking.uri=http://me:{SECRET}@{server}"
     small = ["steps=2", "tasks_per_step=4", "chunk_size=2", "evaluation.tasks=4", *SERIAL, "--output", "run"]
     ended = run("train", "sinusoid_maml", uri, *small)

@@ -43,7 +43,7 @@ def test_ray_accepts_the_machines(machines):
 
 def test_ray_refuses_a_slip_in_them(machines):
     machines["provider"]["worker_ip"] = machines["provider"].pop("worker_ips")
-    with pytest.raises(click.ClickException, match="list of `worker_ips`"):
+    with pytest.raises(click.ClickException):
         accept(machines)
 
 

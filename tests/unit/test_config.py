@@ -383,7 +383,7 @@ def test_a_base_that_leads_back_is_named(here):
         ("", "expected keys and values, found None"),
         ("steps: [1\n", "no valid YAML"),
         ("a:\tb: c\n", "no valid YAML"),
-        ("!!python/object/apply:os.getcwd []\n", "no valid YAML: could not determine a constructor"),
+        ("!!python/object/apply:os.getcwd []\n", "no valid YAML"),
         ("base: sinusoid_mml\n", "did you mean sinusoid_maml?"),
         ("base: gone.yaml\n", "recipe gone.yaml: cannot be read"),
     ],
@@ -485,7 +485,7 @@ def test_a_registered_class_has_its_fields_in_recipes_and_the_same_defaults(sect
 def test_a_recipe_cannot_be_changed():
     recipe = load("sinusoid_maml")
     for section in (recipe, recipe.algorithm, recipe.outer["model"]):
-        with pytest.raises(ValueError, match="frozen"):
+        with pytest.raises(ValidationError):
             section.steps = 3
 
 
