@@ -16,15 +16,20 @@ BIN := .venv/bin
 train: .venv/.installed
 	$(BIN)/python -m jobs.train $(ARGS)
 
-# The tests that start clusters and break them run last, in two processes: one has the session's Ray, the other has what
-# starts a Ray or a server of its own. The rest has a process for each core, up to four.
+# Most tests have a process for each core, up to four. What starts clusters has two processes, each with a Ray of its own;
+# a file stays in one. What promises seconds, or looks for what a run leaves behind, has the machine to itself.
+MOST := -n logical --maxprocesses 4 --ignore tests/runtime
+ALONE := tests/runtime/test_signals.py tests/runtime/test_leaks.py
+CLUSTERS := -n 2 --dist loadfile tests/runtime $(ALONE:%=--ignore %)
 test: .venv/.installed
-	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --ignore tests/runtime
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/runtime
+	$(BIN)/python -m pytest -q $(MOST)
+	$(BIN)/python -m pytest -q $(CLUSTERS)
+	$(BIN)/python -m pytest -q $(ALONE)
 
 test-all: .venv/.installed # also the full grid of the contract, and the tests of the benchmark
-	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 -m "not drill" --ignore tests/runtime
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not drill" tests/runtime
+	$(BIN)/python -m pytest -q -m "not drill" $(MOST)
+	$(BIN)/python -m pytest -q -m "not drill" $(CLUSTERS)
+	$(BIN)/python -m pytest -q -m "not drill" $(ALONE)
 
 drills: .venv/.installed # faults done to real clusters: minutes
 	$(BIN)/python -m pytest -q -m drill
