@@ -76,6 +76,8 @@ def check_signs(uri: str) -> None:
         ConfigError: it holds a space, a second @ or another sign that would have to be encoded.
     """
     if not _WEB_URI.fullmatch(uri):
+        if "@" not in uri:
+            raise ConfigError(f"{shown(uri)}: expected http(s)://HOST:PORT, for example {UI}")
         raise ConfigError(
             f"{shown(uri)}: expected http(s)://USER:PASSWORD@HOST:PORT with each other sign of user and password as %XX"
             " (a space is %20, @ is %40, / is %2F); encode them, or leave both out and set MLFLOW_TRACKING_USERNAME"

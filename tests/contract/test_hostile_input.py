@@ -300,7 +300,7 @@ class NoTracker(Answering):
     """Looks like a tracking server until something is to be kept."""
 
     def answer(self) -> tuple[int, str, bytes]:
-        return 200 if "experiments/search" in self.path else 404, "application/json", b'{"experiments": []}'
+        return 200 if "experiments/get-by-name" in self.path else 404, "application/json", b'{"experiments": []}'
 
 
 @pytest.fixture
