@@ -29,7 +29,7 @@ from pipeline.runs import recorded
 from pipeline.runs.recorded import Result
 from pipeline.runs.run import RunOptions, RunResult, absolute, train_run
 from pipeline.runs.run_folder import validate_folder
-from pipeline.storage import storage_at
+from pipeline.storage import named, storage_at
 from pipeline.storage.texts import read_word
 from pipeline.tracking.mlflow_tracker import MLflowTracker
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline import recipes
-from pipeline.build import BuildWorker, Components, build_components, source_of
+from pipeline.build import Components, build_components, build_worker, source_of
 from pipeline.config import Recipe, validate
 from pipeline.core.failures import ConfigError, DataError, InternalError, ResumeError
 from pipeline.core.seeding import Ticket

@@ -52,7 +52,12 @@ def recipe(name: str, images: Path) -> Recipe:
     if name in PACKAGED:
         return config.load(name, [f"steps={STEPS}"])
     changes = dict(IMAGES[name])
-    source = {"name": "images", "path": str(images), "query_order": "sorted", **changes.pop("source", {})}  # as recorded
+    source = {
+        "name": "images",
+        "path": str(images),
+        "query_order": "sorted",
+        **changes.pop("source", {}),
+    }  # as recorded
     return config.validate({"name": name, "source": source} | SMALL | changes, name)
 
 

@@ -15,7 +15,7 @@ from pipeline.core.redact import redact
 from pipeline.runs.run import absolute as run_absolute
 from pipeline.runs.run import describe
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
-from pipeline.tracking.uri import absolute, run_url
+from pipeline.tracking.uri import absolute, check_database, database, run_url
 from tests.mlflow_server import Answering, answering
 
 SECRET = "hunter2"
