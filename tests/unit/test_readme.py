@@ -1,4 +1,4 @@
-"""The README and the pages of docs/ keep their word: code runs, commands are understood, numbers are the recorded ones."""
+"""The README and the pages of docs/ keep their word: code runs, commands are understood, numbers are the recorded."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("torch_threads")
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDE = (ROOT / "docs" / "your-own.md").read_text("utf-8")
 MAX_LINES = 120
 OTHERS = {"export", "ray", "git", "cd", "mlflow", "pip", "kill", "ulimit", "df", "tail"}
 """Commands that are not ours to check."""
@@ -32,7 +33,9 @@ SHELLS = {"", "sh", "bash", "shell", "console"}
 
 
 def section(heading: str) -> str:
-    found = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.search(
+        rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", README.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
     assert found, f"README.md has no heading {heading!r}"
     return found[1]
 
@@ -49,6 +52,11 @@ def commands(text: str) -> list[list[str]]:
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     lines += [one.replace("\n", " ") for one in re.findall(r"`((?:python -m jobs|make )[^`]*)`", prose)]
     return [words for line in lines if (words := shlex.split(line.removeprefix("$ ").replace("…", ""), comments=True))]
+
+
+def files(text: str) -> dict[str, str]:
+    """The Python files that a page shows: blocks whose first line is a comment with their path."""
+    return {name: block for block in blocks(text, "python") for name in re.findall(r"^# (\S+\.py)\n", block)}
 
 
 def joined(block: str) -> list[str]:
@@ -135,23 +143,13 @@ def test_the_readme_learns_a_folder_of_images(job, here):
 
 OWN = "Your own data, network and algorithm"
 QUICK = ("steps=2", "evaluation.tasks=4", "tasks_per_step=2", "chunk_size=2")
-NETWORK = """
-from collections import OrderedDict
-from torch import nn
-
-def small(width):
-    return nn.Sequential(OrderedDict(
-        conv=nn.Conv2d(1, width, 3, stride=2), norm=nn.BatchNorm2d(width), relu=nn.ReLU(),
-        pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(width, 5),
-    ))
-"""
 
 
 @pytest.mark.parametrize("part", ["my_lab.nets", "my_lab.methods"])
 def test_the_readme_imports_a_network_and_an_algorithm(part, job, here, small_images):
     (algorithm,) = blocks(section(OWN), "python")
     (here / "my_lab").mkdir()
-    (here / "my_lab" / "nets.py").write_text(NETWORK, "utf-8")
+    (here / "my_lab" / "nets.py").write_text(files(GUIDE)["my_lab/nets.py"], "utf-8")
     (here / "my_lab" / "methods.py").write_text(algorithm, "utf-8")
     (train,) = [words for words in commands(section(OWN)) if ours(words) and part in words]
     shapes = ("task.train.ways=5", "task.train.queries=2", "task.eval.queries=2")
