@@ -21,9 +21,10 @@ from jobs.stopping import listening
 from pipeline.core.failures import PipelineError, Stopped
 
 EXIT_CODES = (
-    "exit codes: 0 done, 1 MLflow did not take a call, 2 recipe, arguments, data or resume, 3 cluster, 4 not finite, "
-    "5 a task raised, 6 a task that kills workers, 7 the run's folder cannot be written, 8 another process took over, "
-    "9 two workers disagree, 70 a fault of ours, 130 Ctrl-C, 143 SIGTERM (the last finished step is kept: --resume)"
+    "exit codes: 0 done, 1 MLflow refused a call, 2 wrong recipe, arguments, data or resume, 3 cluster error, "
+    "4 losses are not finite, 5 a task raised an error, 6 a task ends every worker, 7 the run's folder cannot be "
+    "written, 8 another process took over the run, 9 two workers disagree, 70 internal error, 130 Ctrl-C, 143 SIGTERM "
+    "(--resume continues after the last finished step)"
 )
 
 ADDRESS = (
@@ -49,7 +50,7 @@ def run(main: Callable[[], None]) -> NoReturn:
                 sys.exit(error.exit_code)
         sys.exit(0)
     except KeyboardInterrupt as stopped:
-        # All is put away. What would still run at exit waits seconds for servers and for the processes of a local Ray.
+        # The run is on disk. Exit handlers would wait seconds for servers and for the processes of a local Ray.
         sys.stdout.flush()
         end_with_ray(stopped.signal if isinstance(stopped, Stopped) else signal.SIGINT, *_notes(stopped))
 
