@@ -21,11 +21,11 @@ def main() -> None:
 
     from pipeline.runs.report import key_values
     from pipeline.runs.sync import sync_run
+    from pipeline.tracking.uri import ui_rows
 
     synced = sync_run(arguments.folder, arguments.overrides)
     rows = {"MLflow run": f"{synced.run}, {synced.status}", "entries": str(synced.entries)}
-    rows |= ({"to see it": synced.command} if synced.command else {}) | {"open": synced.link}
-    print(key_values(rows))
+    print(key_values(rows | ui_rows(synced.command, synced.link)))
 
 
 if __name__ == "__main__":

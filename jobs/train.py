@@ -40,14 +40,15 @@ def main() -> None:
         overrides = [*overrides, f"workers.count={arguments.workers}"]
 
     from pipeline.config import load
+    from pipeline.runs.describe import describe
     from pipeline.runs.report import Progress, final_table, key_values
-    from pipeline.runs.run import RunOptions, describe, train_run, where_to_look
+    from pipeline.runs.run import RunOptions, train_run, where_to_look
 
     loaded = load(recipe, overrides)
     options = RunOptions(
         arguments.executor, arguments.address, arguments.output, arguments.resume, arguments.accept_numerics
     )
-    with closing(Progress(heading=describe(loaded))) as progress:
+    with closing(Progress(heading=describe(loaded, recipe))) as progress:
         ended = train_run(loaded, options, progress)
     print(f"\n{final_table(ended.summary['evaluation'])}\n\n{key_values(where_to_look(ended, loaded))}")
 

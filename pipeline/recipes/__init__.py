@@ -49,6 +49,16 @@ def parse(text: str, where: str, overrides: Sequence[str] = ()) -> dict[str, Any
     return saved
 
 
+def origin(recipe: str) -> str | None:
+    """The packaged recipe that this one is or is based on; None for a file without such a base."""
+    while recipe not in names():
+        own = _parse(_text(recipe), f"recipe {recipe}")
+        if not isinstance(own, dict) or "base" not in own:
+            return None
+        recipe = _beside(recipe, own["base"])
+    return recipe
+
+
 def protocol_names() -> list[str]:
     """The packaged protocols of comparisons."""
     return sorted(file.name.removesuffix(".yaml") for file in _protocols().iterdir() if file.name.endswith(".yaml"))

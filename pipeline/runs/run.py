@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipeline import recipes
 from pipeline.build import (
     Components,
     build_executor,
@@ -137,13 +136,10 @@ def _look_for_tracker(recipe: Recipe, storage: Storage, listener: ProgressListen
         listener.note(f"{error}. The run goes on without it: its metrics wait in the journal")
 
 
-def describe(recipe: Recipe) -> str:
-    """The resolved recipe, as it is saved with the run."""
-    return recipes.dump(recipe.public()).rstrip()
 
 
 def where_to_look(ended: RunResult, recipe: Recipe) -> dict[str, str]:
-    """Where everything of a finished run of a recipe lies, and how to see it."""
+    """The rows that are printed of a finished run: where its folder is, what it did and how to open MLflow."""
     storage = storage_at(ended.folder)
     tracked = read_word(storage, "tracked_run")
     # The recipe as it was given: the saved one has no password to ask MLflow with.
@@ -156,7 +152,7 @@ def where_to_look(ended: RunResult, recipe: Recipe) -> dict[str, str]:
     }
     if ended.unsent is not None:
         rows["not in MLflow"] = f"{ended.unsent}; later: python -m jobs.sync {ended.folder}"
-    return rows | ({"to see it": command} if command else {}) | {"then open" if command else "open": link}
+    return rows | tracking_uri.ui_rows(command, link)
 
 
 def evaluate_run(

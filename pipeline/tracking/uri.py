@@ -142,6 +142,11 @@ def ui_command(uri: str) -> str:
     return "" if is_web(uri) else f"mlflow ui --backend-store-uri {shlex.quote(absolute(uri))}"
 
 
+def ui_rows(command: str, link: str) -> dict[str, str]:
+    """How to open MLflow's page, as rows that are printed: the command is empty where a server runs already."""
+    return {"MLflow UI": f"run {command}", "": f"open {link}"} if command else {"MLflow UI": f"open {link}"}
+
+
 def _base(uri: str) -> str:
     """A browser asks for credentials itself: the link carries none."""
     if not is_web(uri):

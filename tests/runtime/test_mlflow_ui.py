@@ -13,7 +13,8 @@ from mlflow.tracking import MlflowClient
 from pipeline.config import load
 from pipeline.core.failures import ConfigError
 from pipeline.engine.interfaces import Entry
-from pipeline.runs.run import RunOptions, describe, train_run, where_to_look
+from pipeline.runs.describe import describe
+from pipeline.runs.run import RunOptions, train_run, where_to_look
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
 from tests.quiet_runs import Onlooker
 
@@ -103,13 +104,13 @@ def test_a_whole_run_leaves_its_password_nowhere(server, server_folder, tmp_path
     recipe = load("sinusoid_maml", [*small, f"tracking.uri={server.replace('http://', 'http://me:hunter2@')}"])
     ended = train_run(recipe, RunOptions("serial", output=tmp_path / "run"), Onlooker())
     assert ended.unsent is None
-    assert (tmp_path / "run" / "tracked_run").read_text() in where_to_look(ended, recipe)["open"]
+    assert (tmp_path / "run" / "tracked_run").read_text() in where_to_look(ended, recipe)["MLflow UI"]
     written = [path.read_bytes() for place in (tmp_path, server_folder) for path in place.rglob("*") if path.is_file()]
     assert any(b"tracking.uri" in text and b"SQLite" in text for text in written)
     assert any(b"theta/model" in text for text in written)
     assert not [text for text in written if b"hunter2" in text]
     printed = capfd.readouterr()
-    assert "hunter2" not in printed.out + printed.err + caplog.text + describe(recipe)
+    assert "hunter2" not in printed.out + printed.err + caplog.text + describe(recipe, "sinusoid_maml")
 
 
 def test_a_name_the_server_does_not_allow_is_told_how_to_be_allowed(server):
