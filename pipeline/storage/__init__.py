@@ -10,7 +10,7 @@ from pipeline.storage.local import Local
 
 
 def storage_at(where: str | Path) -> Storage:
-    """The storage behind what people write in ``--output``: a folder, or the URI of an object store.
+    """The storage for the value of ``--output``: a folder, or the URI of an object store.
 
     Raises:
         ConfigError: a URI of a kind that pyarrow does not know.

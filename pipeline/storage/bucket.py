@@ -24,17 +24,17 @@ _EPOCH = re.compile(r"(\d{8})-([0-9a-f]{32})")
 _DATA = "data/"
 _COMMIT_BYTES = 1 << 16
 SEGMENT_LINES = 1000
-"""So many lines of a log are written anew at each of its syncs, at most."""
+"""The most lines of a log that one sync writes again."""
 
 
 class Bucket:
     """Everything under a URI such as ``s3://bucket/run``.
 
-    A store knows no fsync, no rename and no exclusive creation. Each file is therefore data under a key that nobody
-    else writes, and then one small object under its name, its commit, which says where the data is: stores put a small
-    object whole or not at all. A second process is *detected, not excluded*: there is no lock, and each write looks for
-    a newer epoch first. One that was taken for dead and stalls between that look and its commit can still replace a
-    file once; a checkpoint of the same step has the same theta.
+    A store has no fsync, no rename and no exclusive creation. A file is therefore two objects: its data under a unique
+    key, and a small commit object under the file's name that holds this key. Stores write a small object whole or not
+    at all. A second process is *detected, not excluded*: there is no lock, and each write first looks for a newer
+    epoch. A process that stalls between this look and its commit can still replace a file once; a checkpoint of the
+    same step holds the same theta.
     """
 
     cheap_parameters = 0
@@ -74,7 +74,7 @@ class Bucket:
         return 0
 
     def lock(self) -> None:
-        """There is none: the epochs alone decide."""
+        """Does nothing: a store has no locks, and the epochs alone decide."""
 
     def claim(self) -> None:
         number = max((number for number, _ in self._epochs()), default=0) + 1
@@ -85,7 +85,7 @@ class Bucket:
     def check(self) -> None:
         if self.epoch is None:
             return
-        # Of two that began the same epoch at once, both see the same one first.
+        # Two processes may begin the same epoch at once; both then sort the same one first.
         newest = max(self._epochs(), key=lambda epoch: (epoch[0], [-ord(letter) for letter in epoch[1]]), default=None)
         if newest is None:
             raise StorageError(
@@ -197,7 +197,7 @@ class Bucket:
 
 
 class BucketLog:
-    """Segments: a store cannot append, so the lines of this epoch's newest segment are written anew at each sync."""
+    """A log in segments. A store cannot append, so each sync writes the newest segment of this epoch again."""
 
     def __init__(self, storage: Bucket, name: str) -> None:
         self.storage, self.name = storage, name

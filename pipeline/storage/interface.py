@@ -1,4 +1,4 @@
-"""What the engine asks of the place where a run is kept."""
+"""The interface of the place that holds a run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Protocol
 
 
 class Log(Protocol):
-    """Lines that are only ever added."""
+    """A file of lines that only grows."""
 
     def lines(self) -> Iterator[str]:
-        """Whole lines, one by one; one that a crash tore is left out, and cut off before the next one is added."""
+        """Yields whole lines. A line that a crash cut is left out, and removed before the next line is added."""
         ...
 
     def last(self) -> str:
@@ -18,7 +18,7 @@ class Log(Protocol):
         ...
 
     def append(self, text: str) -> None:
-        """Add whole lines; they outlive this process, and the machine once ``sync`` has returned."""
+        """Add whole lines. They survive this process, and a crash of the machine once ``sync`` has returned."""
         ...
 
     def sync(self) -> None: ...
@@ -29,22 +29,22 @@ class Log(Protocol):
 class Storage(Protocol):
     """One run's files, by names such as ``checkpoints/step-00000042.safetensors``. Each is whole or absent.
 
-    Whoever writes locks and claims first. A claim is a new *epoch*, and each write sees first that no newer one exists:
-    a process that was taken for dead and comes back changes nothing any more.
+    A writer locks and claims the run first. A claim begins a new *epoch*, and each write first checks that no newer
+    epoch exists. A process that was presumed dead and returns can therefore change nothing.
     """
 
     where: str
-    """As people write it in ``--output``."""
+    """The value of ``--output``."""
 
     cheap_parameters: int
-    """Up to this size of theta, a checkpoint after every outer step costs next to nothing."""
+    """The size of theta in numbers up to which a checkpoint after every step costs almost nothing."""
 
     def probe(self) -> None:
         """Raises ``ConfigError`` where nothing could be written; leaves nothing behind."""
         ...
 
     def free(self) -> int | None:
-        """Bytes that could still be written; None where nobody knows."""
+        """The free bytes; None where they are unknown."""
         ...
 
     def used(self, folder: str) -> int:
@@ -52,7 +52,8 @@ class Storage(Protocol):
         ...
 
     def lock(self) -> None:
-        """Raises ``ConfigError`` where another process holds it; where there are no locks, the epochs alone decide."""
+        """Lock the run. Raises ``ConfigError`` where another process holds it. Without locks the epochs alone
+        decide."""
         ...
 
     def claim(self) -> None:
@@ -64,11 +65,11 @@ class Storage(Protocol):
         ...
 
     def release(self) -> None:
-        """Let others have it; nothing is written after this."""
+        """Release the lock; nothing is written after this."""
         ...
 
     def write(self, name: str, data: bytes) -> None:
-        """Create or replace, durably. Raises as ``check`` does, and ``StorageError`` where there is no room for it."""
+        """Create or replace a file durably. Raises as ``check`` does, and ``StorageError`` where there is no room."""
         ...
 
     def read(self, name: str, most: int | None = None) -> bytes | None:

@@ -25,7 +25,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Create or replace ``path`` with what ``write`` puts into the file it is given; a crash leaves the old or the new.
+    """Create or replace ``path`` by what ``write`` writes to an open file. A crash leaves the old or the new file.
 
     Raises:
         OSError: the disk is full or not writable; ``path`` is as it was.
@@ -55,21 +55,21 @@ def sync_folder(path: Path) -> None:
 class Local:
     """A folder on a disk.
 
-    The lock is ``flock``'s: the kernel lets go of it when its process ends, however that happens. Where a file system
-    has none (some network file systems), the epoch alone keeps two writers apart, and between its check and the rename
-    a process that comes back could still replace a checkpoint: by one that has the same theta.
+    The lock is ``flock``'s: the kernel releases it when its process ends, however that happens. On a file system
+    without it (some network file systems) the epoch alone separates two writers. A process that returns between the
+    epoch's check and the rename can still replace a checkpoint, by one with the same theta.
     """
 
     cheap_parameters = 1_000_000
 
     def __init__(self, folder: Path, patience: float = 3.0) -> None:
-        """``patience`` are the seconds that a process which was killed a moment ago may still hold the lock."""
+        """``patience`` is how many seconds a process that was just killed may still hold the lock."""
         self.folder, self.where, self.patience = folder, str(folder), patience
         self.epoch: int | None = None
         self._lock: int | None = None
 
     def probe(self) -> None:
-        # The nearest folder that exists, so that a run that is refused for another reason leaves no folder behind.
+        # The nearest existing folder is checked: a run that is refused for another reason then leaves no folder behind.
         place = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         name = place / f".probe.{uuid.uuid4().hex}"
         try:
@@ -230,7 +230,7 @@ class Local:
 
 
 class LocalLog:
-    """A file that is opened for appending; nothing of it waits in this process."""
+    """A file opened for appending, without a buffer in this process."""
 
     def __init__(self, storage: Local, name: str) -> None:
         self.storage, self.name, self.path = storage, name, storage.folder / name
@@ -290,5 +290,5 @@ class LocalLog:
 
 
 def myself() -> bytes:
-    """Who writes, for people."""
+    """The writing process, as messages name it."""
     return f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC".encode()

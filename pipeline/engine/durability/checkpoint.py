@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, whole or absent, with its own checksum over every bit that matters."""
+"""Checkpoints: one safetensors file each, whole or absent, with a checksum of its tensors and metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.core.failures import ResumeError, StorageError
 from pipeline.storage.interface import Storage
 
 FORMAT = 2
-"""Theta is read from every format up to this one; a run is continued from this one only."""
+"""The newest format. Theta is read from older formats too; a run resumes from this one only."""
 
 _UNREADABLE = (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, MemoryError)
 """What safetensors and torch raise on a file that somebody made by hand, or of a type that this torch does not have."""
@@ -33,26 +33,26 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """A run's checkpoints; the newest ``keep`` stay."""
+    """A run's checkpoints. The newest ``keep`` of them are kept."""
 
     def __init__(self, storage: Storage, keep: int) -> None:
         self.storage, self.keep = storage, keep
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Raises ``StorageError`` where it could not be written, or does not read back; those before are untouched."""
+        """Raises ``StorageError`` where it cannot be written or read back. Earlier checkpoints are untouched."""
         write_checkpoint(self.storage, name_of(checkpoint.step), checkpoint)
-        # Only what is behind it: a newer file that is still there was damaged, and the run fell back behind it.
+        # Only older files are removed: a newer one is damaged, and the run went back behind it.
         behind = [step for step in self.steps() if step <= checkpoint.step]
         for old in behind[: -self.keep]:
             self.storage.remove(name_of(old))
 
     def steps(self) -> list[int]:
-        """The steps there are, oldest first."""
+        """The steps that have a checkpoint, oldest first."""
         names = (_NAME.fullmatch(name) for name in self.storage.names("checkpoints"))
         return sorted(int(match[1]) for match in names if match)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest valid checkpoint, and a line for each damaged one that was passed over."""
+        """The newest valid checkpoint, and a line for each damaged one that was skipped."""
         warnings: list[str] = []
         for step in reversed(self.steps()):
             name = name_of(step)

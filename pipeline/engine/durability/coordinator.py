@@ -1,9 +1,9 @@
-"""Theta's coordinator: applies outer steps, makes them durable, journals and publishes them.
+"""The coordinator of theta: it applies outer steps, makes them durable, journals and publishes them.
 
 The serial executor calls it directly; on a cluster it lives in the parameter actor. It is the same object.
 
-A checkpoint is written while the next step is learned: two fsyncs are as long as a small step. So a crash may take two
-steps, the one under way and the one whose checkpoint was; both are done again, with the same bits.
+A checkpoint is written while the next step is computed, because two fsyncs take as long as a small step. A crash may
+therefore lose two steps: the one being computed and the one being written. Both are computed again, with the same bits.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ BEST = "best.safetensors"
 UNKNOWN = ""
 """The evaluation of a best theta that was kept before evaluations had keys."""
 SYNC_EVERY = 8
-"""A checkpoint carries at most this many entries of the journal."""
+"""The most journal entries that a checkpoint holds."""
 
 
 @dataclass(frozen=True)
 class Durability:
-    """A checkpoint after every ``every`` steps and after the last; for ``every`` 0, when ``seconds`` have gone by."""
+    """A checkpoint is due after every ``every`` steps and after the last; with ``every`` 0, after ``seconds``."""
 
     every: int
     last: int
@@ -52,7 +52,7 @@ class Durability:
 
 
 class Coordinator:
-    """One run's state on its way to disk and to people. ``identity`` is what a resume must agree with."""
+    """One run's state: theta, its checkpoints, its journal and its tracker. A resume must match ``identity``."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Coordinator:
         self._best: tuple[int, float, str] | None = None
 
     def open(self, numerics: Mapping[str, str]) -> Opened:
-        """Take over the run, at its last durable step; damaged checkpoints are passed over, and named in the notes.
+        """Take over the run at its last durable step. Damaged checkpoints are skipped and named in the notes.
 
         ``numerics`` are the workers'.
 
@@ -95,7 +95,7 @@ class Coordinator:
         self.storage.lock()
         self.numerics = {"numerics": dict(numerics), "numerics_changes": []}
         checkpoint, notes = self._newest()
-        # Not before the checks: a resume that is refused leaves the run, and whoever writes there, as they were.
+        # After the checks: a refused resume leaves the run and its present writer unchanged.
         self.storage.claim()
         if self.checkpoints.steps()[-1:] != ([] if checkpoint is None else [checkpoint.step]):
             checkpoint, notes = self._newest()
@@ -115,7 +115,7 @@ class Coordinator:
     ) -> dict[str, float]:
         """Outer step number ``step``; returns seconds per part. Idempotent.
 
-        Where a checkpoint is due, it is under way when this returns, and the step is journaled once it is durable.
+        A due checkpoint is still being written when this returns; the step is journaled once it is durable.
 
         Raises:
             StorageError: no room for the step before, or the folder is gone; what is durable stays so.
@@ -126,7 +126,7 @@ class Coordinator:
         start = time.perf_counter()
         self.flush()
         settled = time.perf_counter()
-        self._mid_step = True  # until the step is whole: interrupted in the middle, theta is nobody's
+        self._mid_step = True  # theta is inconsistent until the step completes
         norms = self.store.step(step, contributions)
         reduced = time.perf_counter()
         self._skipped += skipped
@@ -149,7 +149,7 @@ class Coordinator:
         return self.store.vector()
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Journal metrics that are not an outer step's, durably: no step that is redone brings them back."""
+        """Journal metrics that belong to no outer step, durably: computing a step again would not restore them."""
         self.flush()
         self.journal.append(self.journal.entry(kind, step, metrics))
         self.journal.sync()
@@ -167,7 +167,7 @@ class Coordinator:
         return True
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        """Save what is unsaved and the summary, send what is left to the tracker and end its run.
+        """Save the last step and the summary, send the rest of the journal to the tracker and end its run.
 
         Returns what could not be saved or sent. A second call does nothing.
 

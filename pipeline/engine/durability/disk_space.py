@@ -1,4 +1,4 @@
-"""How much room a run will need on its disk, and whether there is as much."""
+"""How much disk space a run needs, and whether it is free."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pipeline.storage.interface import Storage
 from pipeline.storage.sizes import size_text
 
 FACTS_BYTES = 100_000
-"""A checkpoint's facts: the recipe's values, and the journal's entries that it carries."""
+"""The bytes of a checkpoint's metadata: the recipe's values and some journal entries."""
 ENTRY_BYTES = 1_000
-"""A line of the journal."""
+"""The bytes of a line of the journal."""
 
 
 def checkpoint_bytes(parameters: int, itemsize: int, outer: Iterable[Outer]) -> int:
-    """A checkpoint's size: theta, and its optimizer's vectors as if every group had the most demanding one."""
+    """The bytes of a checkpoint: theta, and for all groups the vectors of the largest optimizer in use."""
     vectors = 1 + max((_vectors(one) for one in outer), default=0)
     return parameters * itemsize * vectors + FACTS_BYTES
 

@@ -1,4 +1,4 @@
-"""What makes two runs one: the values that decide theta, those that a resume may change, and the numerics."""
+"""A run's identity: the values that decide theta, the values that a resume may change, and the numerics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.core.failures import ResumeError
 
 @dataclass(frozen=True)
 class Identity:
-    """By dotted keys of the recipe: ``fixed`` must be as they were on a resume, ``free`` need not."""
+    """Values by dotted keys of the recipe. On a resume ``fixed`` must be unchanged; ``free`` may differ."""
 
     fixed: Mapping[str, Any]
     free: Mapping[str, Any]
@@ -72,7 +72,7 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
 
 
 def changed_numerics(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """The numerics that differ, for people; empty where none do."""
+    """The numerics that differ, as text; empty where none do."""
     return ", ".join(
         f"{key} {before.get(key)} -> {now.get(key)}"
         for key in sorted({*before, *now})

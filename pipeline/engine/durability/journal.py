@@ -1,9 +1,9 @@
-"""The metrics journal: every metric once, on disk before anybody looks at it.
+"""The metrics journal: every metric once, on disk before it is published.
 
-One JSON object a line, keyed (kind, step) within the run's own file; the first write wins, so a step that is replayed
-after a crash is not logged again. A kind such as ``evaluation/KEY`` says what was evaluated: another evaluation of the
-same step is another entry. The journal is made durable now and then, not at every line: until then a checkpoint
-carries its entries, and ``absorb`` puts back whatever a crash took. When a run is closed, its status is an entry too.
+Each line is one JSON object with the key (kind, step). The first write wins, so a step that is computed again after a
+crash is not logged twice. A kind such as ``evaluation/KEY`` says what was evaluated: another evaluation of the same
+step is another entry. The journal is synced every few lines. Until then a checkpoint holds its entries, and ``absorb``
+restores those that a crash lost. Closing a run adds its status as an entry.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.storage.interface import Storage
 NAME = "journal.jsonl"
 STATUSES = get_args(Status)
 KEPT = 1000
-"""Entries that stay in memory; a run of days has millions, and those before are read again where they are wanted."""
+"""The entries kept in memory. A run of days has millions; older ones are read from the file when needed."""
 _KIND = re.compile(r"[A-Za-z_]{1,64}(/[0-9a-f]{1,64})?")
 _MARK = re.compile(
     r"(([1-9]\d{0,17}) ([A-Za-z_]{1,64}(?:/[0-9a-f]{1,64})?) (\d{1,19}) (\d{1,19})) ([0-9a-f]{8})", re.ASCII
@@ -35,26 +35,26 @@ _WHOLE = 1 << 63
 
 
 class Journal:
-    """Append-only, in the order of its first writing; the steps of a kind only grow. Two threads may use it."""
+    """An append-only log. The steps of a kind only grow. Two threads may use it."""
 
     def __init__(self, storage: Storage, kept: int = KEPT) -> None:
         self.where, self.kept, self._log = f"{storage.where}/{NAME}", kept, storage.log(NAME)
         self.count = 0
         self.newest: dict[str, int] = {}
-        """The last step of each kind; the kind that was written last stands last."""
+        """The last step of each kind, with the most recently written kind at the end."""
         self._clock = 0
         self._tail: deque[Entry] = deque()
         self._durable = 0
         self._appending, self._syncing = threading.Lock(), threading.Lock()
 
     def load(self) -> None:
-        """Take up what is there. Raises ``ResumeError`` for a line that is no entry; a torn last line is forgotten."""
+        """Read the file. Raises ``ResumeError`` for a line that is not an entry; an incomplete last line is dropped."""
         for entry in self._read():
             self._remember(entry)
             self._durable = self.count
 
     def entry(self, kind: str, step: int, metrics: Mapping[str, float]) -> Entry:
-        """An entry of this moment, though never of an earlier one than the last: clocks jump and differ."""
+        """An entry with the present time, but never earlier than the last entry's: clocks jump and differ."""
         return Entry(kind, step, max(time.time_ns() // 1_000_000, self._clock), dict(metrics))
 
     def append(self, entry: Entry) -> bool:
@@ -67,18 +67,18 @@ class Journal:
         return True
 
     def absorb(self, entries: Iterable[Entry]) -> None:
-        """Entries that a checkpoint carried."""
+        """Add the entries of a checkpoint that are missing here."""
         for entry in entries:
             self.append(entry)
 
     def since(self, position: int, most: int | None = None) -> list[Entry]:
-        """The entries from number ``position`` on, ``most`` at most."""
+        """At most ``most`` entries from number ``position`` on."""
         end = None if most is None else position + most
         with self._appending:
             first = self.count - len(self._tail)
             if position >= first:
                 return list(islice(self._tail, position - first, None if end is None else end - first))
-        # They are durable, or they would still be here.
+        # Entries that are not in memory are durable.
         return list(islice(self._read(), position, end))
 
     def mark(self, position: int) -> bytes:
@@ -105,11 +105,11 @@ class Journal:
         return next(exact, None) or next(later, len(entries))
 
     def pending(self) -> Sequence[Entry]:
-        """What a crash of the machine could still take: a checkpoint carries these."""
+        """The entries that are not durable yet; a checkpoint holds them."""
         return self.since(self._durable)
 
     def sync(self) -> None:
-        """Make all of it durable. Nobody who appends meanwhile has to wait."""
+        """Make every entry durable. ``append`` does not wait for it."""
         with self._syncing:
             reached = self.count
             if self._durable < reached:

@@ -1,4 +1,4 @@
-"""Sends the journal to the tracker from a thread of its own: the outer loop never waits for a server.
+"""Sends the journal to the tracker from its own thread, so that the outer loop never waits for a server.
 
 Entries of kind ``train`` are means over ``log_every`` steps, none left unseen in a finished run; others go as they are.
 The windows do not depend on when a run was interrupted: a resumed run has the curve of an undisturbed one. Whatever the
@@ -25,7 +25,7 @@ from pipeline.storage.interface import Storage
 from pipeline.storage.texts import read_word
 
 BATCH = 1000
-"""Entries that are read and sent at a time: after a long absence of the tracker there are many."""
+"""How many entries are read and sent at a time: after a long outage of the tracker there are many."""
 PERIOD_S = 1.0
 BACKOFF_S = (1.0, 60.0)
 CLOSE_S = 60.0
@@ -33,7 +33,7 @@ KILLED_S = 0.5
 
 
 class TrackedRun(NamedTuple):
-    """What the tracker is told once."""
+    """What is sent to the tracker once: the run's name, parameters and tags."""
 
     name: str
     params: dict[str, str]
@@ -41,7 +41,7 @@ class TrackedRun(NamedTuple):
 
 
 class Publisher:
-    """Owns the tracker: nobody else creates, writes or ends the tracked run."""
+    """Owns the tracker: it alone creates, writes and ends the tracked run."""
 
     def __init__(self, tracker: Tracker, journal: Journal, run: TrackedRun, storage: Storage, log_every: int) -> None:
         self.tracker, self.journal, self.run, self.storage, self.log_every = tracker, journal, run, storage, log_every
@@ -53,21 +53,21 @@ class Publisher:
         self._thread = threading.Thread(target=self._loop, name="publisher", daemon=True)
 
     def start(self, tags: Mapping[str, str]) -> None:
-        """Begin to send; ``tags`` are those that only a started run knows."""
+        """Begin to send. ``tags`` are those known only after the start."""
         self.run.tags.update(tags)
         self._thread.start()
 
     def close(self, status: Status, artifacts: Sequence[str], tags: Mapping[str, str]) -> str | None:
-        """Send the rest, within ``CLOSE_S``; returns what is wrong if something could not be sent.
+        """Send the rest within ``CLOSE_S``. Returns the problem if something could not be sent.
 
-        A killed run has ``KILLED_S``, and uploads nothing.
+        A killed run has ``KILLED_S`` and uploads no file.
         """
         killed = status == "KILLED"
         self._end = lambda: self.send_end(status, () if killed else artifacts, tags)
         return self._finish(KILLED_S if killed else CLOSE_S)
 
     def abandon(self) -> str | None:
-        """Stop, within ``CLOSE_S``, and leave the tracked run as it is."""
+        """Stop within ``CLOSE_S`` and leave the tracked run unchanged."""
         return self._finish(CLOSE_S)
 
     def _finish(self, limit: float) -> str | None:
@@ -80,7 +80,7 @@ class Publisher:
         return self.last_error
 
     def send(self) -> None:
-        """What the tracker has not seen of the journal. A run that was deleted there is followed by a new one."""
+        """Send the entries that the tracker does not have. A deleted run is followed by a new one."""
         self.journal.sync()
         if not self._started:
             self._start()

@@ -1,4 +1,4 @@
-"""Sums over the canonical binary tree: the result depends on slots, never on who came first."""
+"""Sums over a fixed binary tree: the result depends on slots, not on the order of arrival."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def tree_sum(parts: Mapping[int, Tensor]) -> Tensor:
-    """Sum of the parts over the binary tree on their slots, holes skipped; at least one part.
+    """The sum of at least one part over the binary tree of slots; empty slots are skipped.
 
-    Slots 2i and 2i + 1 meet first, then the pairs of pairs, so any aligned power-of-two block may be summed elsewhere.
+    Slots 2i and 2i + 1 are added first, then pairs of pairs. An aligned power-of-two block may be summed elsewhere.
     """
     level = dict(parts)
     while len(level) > 1 or next(iter(level)) != 0:

@@ -1,4 +1,4 @@
-"""Theta and its outer update: mean over the tree, clip per group, step, fold."""
+"""Theta and its outer update: the mean over the tree, clipping per group, the optimizer's step and the fold."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Store:
         self.algorithm, self.layout = algorithm, layout
         self.outer = dict(outer)
         self.clip = {group: config.clip for group, config in outer.items()}
-        # Changes every outer step. Each group's parameter is a window on theta, so a step writes into theta.
+        # Changes every outer step. Each group's parameter is a view of theta, so the optimizer writes into theta.
         self.version = 0
         self.theta = theta.detach().clone()
         self.parameters = {group: self.theta[layout.groups[group]] for group in outer}
@@ -38,7 +38,7 @@ class Store:
     def step(self, step: int, contributions: Sequence[Contribution]) -> dict[str, float]:
         """Outer step number ``step``; returns each group's gradient norm (before clipping) and learning rate.
 
-        Idempotent: a step that is done already changes nothing and returns {}.
+        Idempotent: a step that was taken already changes nothing and returns {}.
         """
         if step <= self.version:
             return {}
@@ -74,7 +74,7 @@ class Store:
                 self.theta[leaf.start : leaf.stop] = state[leaf.group][leaf.name].reshape(-1)
 
     def vector(self) -> np.ndarray:
-        """A copy of theta, to send."""
+        """A copy of theta."""
         return self.theta.numpy().copy()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
