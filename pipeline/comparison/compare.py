@@ -1,7 +1,7 @@
 """Comparisons: every method of a protocol trained within one budget and judged on the same tasks.
 
-A method at a time. What is done is kept, so the same command goes on where it was stopped; the runs lie beneath
-``runs/compare`` and are children of one MLflow run.
+Methods are trained one at a time. Finished ones are recorded, so the same command continues where it was stopped. The
+runs lie in ``runs/compare`` and are children of one MLflow run.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from pipeline.storage.texts import read_word
 from pipeline.tracking.mlflow_tracker import MLflowTracker
 
 DESCRIPTION = "mlflow.note.content"
-"""The tag whose text MLflow's page of a run opens with, as Markdown."""
+"""The tag that MLflow shows at the top of a run's page, as Markdown."""
 WARM_UP = 0.3
-"""The share of a trial that is not counted: the second worker comes seconds after the first."""
+"""The share of a trial that is not counted, because workers start seconds apart."""
 CURVE = 5
 """Points of a training curve, each a mean over the steps since the one before."""
 
 
 def recipes_of(name: str, protocol: Protocol, only: Collection[str], overrides: Sequence[str]) -> dict[str, Recipe]:
-    """Each method's recipe as the protocol changes it; of all methods, or of ``only`` some.
+    """The recipe of each method with the protocol's changes, for all methods or those in ``only``.
 
     Raises:
         ConfigError: the protocol has no such method, or a recipe is wrong.
@@ -66,9 +66,9 @@ def compare(
     listener: ProgressListener,
     trial_s: float = 15.0,
 ) -> list[Result]:
-    """Train and judge the protocol's methods, and keep the results in the folder ``kept``; those it has are not redone.
+    """Train and evaluate the protocol's methods, and record the results in ``kept``. Recorded ones are not repeated.
 
-    A trial of ``trial_s`` seconds of training tells how many steps fit into a budget of seconds.
+    A trial of ``trial_s`` seconds of training estimates how many steps fit into a budget of seconds.
 
     Raises:
         PipelineError: a method cannot be trained; those before it are kept.
@@ -95,7 +95,7 @@ def compare(
 
 
 def identity(protocol: Protocol, recipe: Recipe) -> str:
-    """Results with one identity answer the same question: all that decides them but the steps that fit the budget."""
+    """The identity of a result: all values that decide it except the number of steps that fit the budget."""
     found = recipe.identity("")
     judged = {
         key: value for key, value in found.free.items() if key.split(".")[0] in ("algorithm", "task", "evaluation")
@@ -112,7 +112,7 @@ def identity(protocol: Protocol, recipe: Recipe) -> str:
 def _train(
     protocol: Protocol, method: Method, recipe: Recipe, options: RunOptions, listener: ProgressListener, trial_s: float
 ) -> RunResult:
-    """A whole run of the method, or the rest of one that was stopped."""
+    """Train the method, or resume a run of it that was stopped."""
     resume = options.output is not None and "recipe.yaml" in storage_at(options.output).names("")
     if resume:
         steps = validate_folder(options.output or "").steps
@@ -126,11 +126,11 @@ def _train(
 
 
 class _Enough(Exception):
-    """A trial has run for long enough."""
+    """Raised when a trial has run long enough."""
 
 
 class _Stopwatch:
-    """Ends a run ``seconds`` after its first step, and knows its steps per second once its workers were all at work."""
+    """Ends a run ``seconds`` after its first step and measures its steps per second once all workers have started."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.rate = seconds, 0.0
@@ -155,7 +155,7 @@ class _Stopwatch:
 
 
 def _steps_per_second(recipe: Recipe, options: RunOptions, trial_s: float) -> float:
-    """Measured in a run that is thrown away."""
+    """The steps that fit the budget, measured in a run that is then deleted."""
     stopwatch = _Stopwatch(trial_s)
     with TemporaryDirectory() as folder:
         tracking = recipe.tracking.model_copy(update={"uri": f"sqlite:///{folder}/mlflow.db", "parent": ""})
@@ -184,7 +184,7 @@ def _result(name: str, protocol: Protocol, key: str, recipe: Recipe, ended: RunR
 
 
 def _curve(folder: str, metric: str) -> list[tuple[int, float]]:
-    """The training metric along the steps: it shows whether time was the limit."""
+    """The training metric over the steps. It shows whether time was the limit."""
     journal = Journal(storage_at(folder))
     journal.load()
     entries = [entry for entry in journal.since(0) if entry.kind == "train"]
@@ -195,7 +195,7 @@ def _curve(folder: str, metric: str) -> list[tuple[int, float]]:
 
 @contextmanager
 def _parent(name: str, protocol: Protocol, folder: Path, recipe: Recipe) -> Iterator[tuple[MLflowTracker, str]]:
-    """The MLflow run that the methods' runs are children of: a new one, or the one that a stopped comparison began."""
+    """The parent run in MLflow: a new one, or that of the comparison that was stopped."""
     tracking = absolute(recipe).tracking
     tracker = MLflowTracker(tracking.uri, tracking.experiment)
     storage = storage_at(folder)

@@ -15,7 +15,7 @@ from pipeline.runs.recorded import Result, direction_of, unit_of
 def table(results: Sequence[Result], columns: Sequence[str], against: str = "") -> str:
     """Markdown, the best first; ``columns`` and ``against`` as in a protocol.
 
-    There are no differences while what to compare with is not done.
+    There are no differences until the method to compare with is done.
 
     Raises:
         ConfigError: two results were judged on other tasks, or one lacks a column.
@@ -49,7 +49,7 @@ def table(results: Sequence[Result], columns: Sequence[str], against: str = "") 
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that people can read as text too; the first column is aligned to the left, the others to the right."""
+    """A Markdown table that is also readable as text: the first column is left-aligned, the others right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -62,7 +62,7 @@ def _cell(result: Result, column: str) -> str:
 
 
 def _paired(result: Result, other: Result, column: str) -> str:
-    """Mean over tasks of this method's score less the other's on the same task, with its 95% interval."""
+    """The mean over tasks of the difference between this method's score and the other's, with its 95% interval."""
     mean, half = interval(np.subtract(result.summary["scores"], other.summary["scores"]))
     return f"{'+' if mean >= 0 else '−'}{shown(abs(mean), half, unit_of(result.evaluation, column.partition('@')[0]))}"
 

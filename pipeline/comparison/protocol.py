@@ -1,4 +1,4 @@
-"""What a comparison compares: methods within one budget, on the same tasks."""
+"""The protocol of a comparison: methods, one budget and the same evaluation tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.core.failures import ConfigError
 
 
 class Method(Section):
-    """A recipe and what is changed in it. ``steps`` is for what learns nothing from more of them."""
+    """A recipe and its changes. ``steps`` is for a method that learns nothing from more of them."""
 
     recipe: str
     change: tuple[str, ...] = ()
@@ -24,7 +24,7 @@ class Method(Section):
 
 
 class Protocol(Section):
-    """What is compared: a budget of training ``seconds`` or of ``tasks``, changes to every recipe, and the methods.
+    """A budget of training ``seconds`` or of ``tasks``, changes to every recipe, and the methods.
 
     ``columns`` are metrics after the last inner step, or as METRIC@STEPS after another; the first one decides. Each
     method is compared in pairs with the one that ``against`` names, or with the best baseline.

@@ -1,4 +1,4 @@
-"""Packaged recipes, and reading one: a name or a path, a ``base`` it starts from, and dotted overrides."""
+"""Packaged recipes, and how a recipe is read: a name or a path, its ``base``, and dotted overrides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pipeline.core.redact import redact
 DEFAULT = "sinusoid_maml"
 SUFFIXES = (".yaml", ".yml")
 MAX_CHARACTERS, MAX_NODES, MAX_SHOWN = 1 << 20, 10_000, 200
-"""Of a recipe's text, of its keys and values once every alias is written out, and of a value in a message."""
+"""Limits: the characters of a recipe, its keys and values with aliases expanded, the characters of a value in a
+message."""
 
 
 def names() -> list[str]:
@@ -41,7 +42,7 @@ def read(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def parse(text: str, where: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """As ``read``, from the text of a recipe that was saved with a run: it is whole, and has no base."""
+    """Like ``read``, from the text of a saved recipe, which is complete and has no base."""
     saved = _parse(text, f"recipe {where}")
     if not isinstance(saved, dict):
         raise ConfigError(f"recipe {where}: expected keys and values, found {saved!r}")
@@ -90,7 +91,7 @@ def shown(value: object) -> str:
 
 
 def dump(recipe: Mapping[str, Any]) -> str:
-    """The recipe as YAML text that ``read`` reads back as it was."""
+    """The recipe as YAML text that ``read`` reads back unchanged."""
     return yaml.dump(recipe, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
@@ -110,7 +111,7 @@ def _with_base(recipe: str, seen: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _beside(recipe: str, base: object) -> str:
-    """A packaged name as it is; a path as it reads from the folder of the recipe that names it."""
+    """The base of a recipe: a packaged name, or a path relative to the recipe's folder."""
     if not isinstance(base, str):
         raise ConfigError(f"recipe {recipe}: base: expected a packaged name or a path, found {shown(base)}")
     if base in names() or Path(base).suffix not in SUFFIXES:
@@ -137,7 +138,7 @@ def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in own.items():
         old = merged.get(key)
-        # A part that is replaced by another of its kind brings its own fields.
+        # A part that is replaced by another choice brings its own fields.
         same = (
             isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name")
         )
@@ -194,7 +195,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if not isinstance(key, Hashable):
-                continue  # what YAML's own constructor says of it is clear enough
+                continue  # YAML's own error for it is clear
             if key in lines:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {shown(key)} stands there twice, in line {lines[key]} and in line {line}"
@@ -223,7 +224,7 @@ _NO_TEXT = re.compile("[\\0\ud800-\udfff]")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what the loader above would not take for text, and what other YAML readers would not."""
+    """Quotes each text that the loader above, or another YAML reader, would not read as text."""
 
 
 _Dumper.yaml_implicit_resolvers = {
@@ -258,13 +259,13 @@ def _parse(text: str, where: str) -> Any:
 
 
 def _written_out(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """How many nodes there are once each alias is replaced by what it stands for: nine lines can mean a billion."""
+    """The number of nodes with aliases expanded: nine lines can stand for a billion."""
     if isinstance(node, yaml.ScalarNode):
         if _NO_TEXT.search(node.value):
             raise yaml.constructor.ConstructorError(None, None, "a text with a NUL or half a character in it")
         return 1
     if id(node) not in sizes:
-        sizes[id(node)] = MAX_NODES  # what an alias inside itself amounts to
+        sizes[id(node)] = MAX_NODES  # counts for an alias inside itself
         children = (part for item in node.value for part in (item if isinstance(item, tuple) else (item,)))
         sizes[id(node)] = 1 + sum(_written_out(child, sizes) for child in children)
     if sizes[id(node)] > MAX_NODES:

@@ -1,4 +1,4 @@
-"""Whether this machine, a cluster and a tracking server have what a recipe asks for; each check says how to mend it."""
+"""Checks that this machine, a cluster and a tracking server have what a recipe needs. Each check names its fix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FREE_GB = 1.0
 
 
 class Finding(NamedTuple):
-    """One check: what was found, and where it is not good what to do."""
+    """One check: what was found, and the fix where it is not good."""
 
     check: str
     good: bool
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def examine(recipe: Recipe, address: str | None, output: str) -> Iterator[Finding]:
-    """All checks, one after another; what cannot be reached fails within seconds."""
+    """All checks in turn. What cannot be reached fails within seconds."""
     for package, floor in FLOORS.items():
         yield check_version(package, installed(package), floor)
     yield from check_cluster(recipe, address)
@@ -76,7 +76,7 @@ def check_cluster(recipe: Recipe, address: str | None) -> Iterator[Finding]:
         except ClusterError as error:
             yield _failed("cluster", error)
             return
-        # Ray lets in no driver of another version.
+        # Ray refuses a driver of another version.
         yield Finding("cluster", True, f"{seen.nodes} nodes with {seen.versions}, as here")
         yield check_guard(seen.dashboard, cluster_info.open_to_all)
         cpus, gpus = int(seen.cpus), seen.gpus
@@ -86,7 +86,7 @@ def check_cluster(recipe: Recipe, address: str | None) -> Iterator[Finding]:
 
 
 def check_resources(recipe: Recipe, cpus: int, gpus: float) -> Finding:
-    """A CPU for each worker; the parameter actor asks for none."""
+    """Each worker needs a CPU; the parameter actor asks for none."""
     count, share = recipe.workers.count, recipe.workers.gpus
     room = cpus if share == 0 else min(cpus, int(gpus / share))
     found = f"{cpus} CPUs, {gpus:g} GPUs; the recipe asks for {count} CPUs, {count * share:g} GPUs"
@@ -100,7 +100,7 @@ def check_resources(recipe: Recipe, cpus: int, gpus: float) -> Finding:
 
 
 def check_threads(recipe: Recipe, cpus: int) -> Finding:
-    """More threads than CPUs are slow; fewer give other bits, so this is the recipe's to say."""
+    """More threads than CPUs are slow. Another number gives other bits, so the recipe decides it."""
     count, threads = recipe.workers.count, recipe.numerics.threads
     found = f"{count} workers × {threads} of torch on {cpus} CPUs"
     fix = "numerics.threads=1 (not for a resume: another number gives other bits), or fewer workers"
@@ -108,7 +108,7 @@ def check_threads(recipe: Recipe, cpus: int) -> Finding:
 
 
 def check_guard(dashboard: str, open_to_all: Callable[[str], bool | None]) -> Finding:
-    """Whoever may submit jobs may run anything: nobody should be able to without the token."""
+    """Whoever can submit a job can run any code, so the jobs API must ask for the token."""
     if not dashboard:
         return Finding("token", True, "the cluster has no dashboard, so it takes no jobs")
     answer = open_to_all(dashboard)
@@ -137,7 +137,7 @@ def check_tracking(uri: str, experiment: str) -> Finding:
 
 
 def check_disk(output: str, free_gb: float = FREE_GB) -> Finding:
-    """Room and the right to write where the run's folder will be made."""
+    """The place of the run's folder is writable and has free space."""
     storage = storage_at(output)
     try:
         storage.probe()
@@ -153,6 +153,6 @@ def check_disk(output: str, free_gb: float = FREE_GB) -> Finding:
 
 
 def _failed(check: str, error: PipelineError) -> Finding:
-    """Our errors end with the fix, behind the last semicolon."""
+    """The fix of an error: the text after its last semicolon."""
     found, _, fix = str(error).rpartition("; ")
     return Finding(check, False, found or fix, fix)

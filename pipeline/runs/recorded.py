@@ -1,4 +1,4 @@
-"""Measured rows that are kept: one JSON file for each method and protocol, in the folder ``results`` of a checkout."""
+"""Recorded results: one JSON file for each method and protocol, in the folder ``results`` of a checkout."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipeline.core.losses import loss_of_metric
 from pipeline.storage.local import write_whole
 
 RESULTS = Path(__file__).parents[2] / "results"
-"""One folder for each protocol. A copy that was installed without the checkout has none."""
+"""Holds one folder for each protocol. A package installed from a wheel has no results."""
 
 _OWN = ("protocol", "method", "algorithm", "family", "published")
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run as it is recorded: ``summary`` is the run's own, ``published`` the number that was printed for it.
+    """A recorded run: ``summary`` is the run's own, ``published`` is the number in the paper.
 
-    ``method`` is its name in the protocol, ``algorithm`` that in the registry. ``published`` is text, as papers print
-    an interval or none, and empty where there is no number.
+    ``method`` is its name in the protocol, ``algorithm`` its name in the registry. ``published`` is text, with an
+    interval if the paper has one, and empty where there is no number.
     """
 
     protocol: str
@@ -77,7 +77,7 @@ def _judged(evaluation: Mapping[str, Any], metric: str, key: str) -> Any:
 
 
 def load(folder: Path) -> list[Result]:
-    """What is recorded in a protocol's folder, by file name; none where there is no such folder.
+    """The results in a protocol's folder, sorted by file name; none where there is no such folder.
 
     Raises:
         DataError: a file is not one of ours.
@@ -86,12 +86,12 @@ def load(folder: Path) -> list[Result]:
 
 
 def recorded(results: Path = RESULTS) -> list[Result]:
-    """What is recorded of all protocols. Raises as ``load`` does."""
+    """The results of all protocols. Raises as ``load`` does."""
     return [one for folder in sorted(results.glob("*/")) for one in load(folder)]
 
 
 def baselines(evaluation_hash: str, results: Path = RESULTS) -> list[Result]:
-    """The baselines that were judged on exactly these tasks. Raises as ``load`` does."""
+    """The baselines that were evaluated on exactly these tasks. Raises as ``load`` does."""
     return [one for one in recorded(results) if one.family == "baseline" and one.evaluation["hash"] == evaluation_hash]
 
 

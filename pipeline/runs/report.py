@@ -1,4 +1,4 @@
-"""What a person sees: progress while training runs, the table at its end, and where everything lies."""
+"""What a run prints: progress during training, the table at its end, and the paths of its files."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LINE_S = 5.0
 
 
 class Progress:
-    """A bar on a terminal; elsewhere, such as in a job's log, plain lines: the first step, the last and one in 5 s.
+    """Shows a bar on a terminal. Elsewhere, as in a job's log, it prints the first step, the last and one each 5 s.
 
-    ``heading`` stands above them once there is something to train: what refuses a run should not have to be looked for.
+    ``heading`` is printed when training starts, so that the error of a refused run stands alone.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Progress:
         self._pending: tuple[int, str] | None = None
 
     def start(self, steps: int, done: int) -> None:
-        """``steps`` outer steps in all, of which ``done`` were taken before this run was resumed."""
+        """Start at step ``done`` of ``steps``; a resumed run begins after 0."""
         self._steps, self._done, self._began = steps, done, self._now()
         if self._heading:
             self.note(self._heading)
@@ -64,7 +64,7 @@ class Progress:
         self._bar.start()
 
     def step(self, step: int, loss: float, metrics: Mapping[str, float], tasks_per_s: float) -> None:
-        """Outer step number ``step`` is done; of ``metrics`` the first is shown."""
+        """Outer step number ``step`` is done. The first of ``metrics`` is shown."""
         facts = [f"loss {loss:.4f}"]
         facts += [f"{name} {_value(value, unit_of({}, name))}" for name, value in list(metrics.items())[:1]]
         facts.append(f"{tasks_per_s:,.{0 if tasks_per_s >= 10 else 1}f} tasks/s")
@@ -77,14 +77,14 @@ class Progress:
             self._print_line()
 
     def note(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line above the bar."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, emoji=False, soft_wrap=True)
         else:
             self._write(text)
 
     def close(self) -> None:
-        """Leave the last state on the screen, however training ended."""
+        """Leave the last state on the screen, also after an error."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -108,7 +108,8 @@ class Progress:
 
 
 def final_table(evaluation: Mapping[str, Any], results: Path = RESULTS) -> str:
-    """An evaluation as a table, with the baselines recorded for the same tasks, or with a line why there are none."""
+    """An evaluation as a table with the recorded baselines of the same tasks, or with a line that says why there are
+    none."""
     asked = evaluation["hash"]
     try:
         found = baselines(asked, results)
@@ -127,9 +128,9 @@ def result_table(evaluation: Mapping[str, Any], beside: Sequence[Result] = ()) -
     """An evaluation as a table: one row for each point of the trace, mean ± 95% interval over tasks of each metric.
 
     ``evaluation`` has the keys split, tasks, hash, normalisation, ways, shots, queries, settings, and rows of theta
-    (``last`` or ``best``), point (inner steps taken), metric, mean and ci95. Accuracy is shown in percent. Of each
-    method ``beside`` it stands what it came to in the end, and the normalisation it had. ``set`` is the split set, and
-    rows on other data than a run's own say so under ``other_data``.
+    (``last`` or ``best``), point (inner steps taken), metric, mean and ci95. Accuracy is shown in percent. Each method
+    in ``beside`` adds its final scores and its normalisation. ``set`` is the split set; rows on other data than the
+    run's own say so under ``other_data``.
     """
     metrics = list(dict.fromkeys(row["metric"] for row in evaluation["rows"]))
     thetas = list(dict.fromkeys(row["theta"] for row in evaluation["rows"]))
@@ -156,13 +157,13 @@ def result_table(evaluation: Mapping[str, Any], beside: Sequence[Result] = ()) -
 
 
 def in_the_end(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """What the last theta came to at its last point: the inner steps taken, and each metric there, in words."""
+    """The last theta's final point as text: the inner steps taken, and each metric."""
     _, steps, values = [point for point in _points(evaluation) if point[0] == "last"][-1]
     return steps, values
 
 
 def _points(evaluation: Mapping[str, Any]) -> list[tuple[str, str, dict[str, str]]]:
-    """Which theta, after how many inner steps, and each metric there, in words."""
+    """Each point as text: which theta, the inner steps taken, and each metric."""
     cells: dict[tuple[str, int], dict[str, str]] = {}
     for row in evaluation["rows"]:
         unit = unit_of(evaluation, row["metric"])
@@ -173,7 +174,7 @@ def _points(evaluation: Mapping[str, Any]) -> list[tuple[str, str, dict[str, str
 
 
 def findings_table(findings: Sequence[Finding]) -> str:
-    """What the doctor found: one line for each check, and what to do where it failed."""
+    """The doctor's findings: one line for each check, with the fix where it failed."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in ("", "check", "found", "fix"):
         table.add_column(column)
@@ -183,7 +184,8 @@ def findings_table(findings: Sequence[Finding]) -> str:
 
 
 def key_values(rows: Mapping[str, object]) -> str:
-    """One ``name  value`` a line, values aligned; nothing is cut or wrapped, so that paths and links can be copied."""
+    """One ``name  value`` on each line, values aligned. Nothing is cut or wrapped, so that paths and links can be
+    copied."""
     width = max((len(name) for name in rows), default=0)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
@@ -212,7 +214,7 @@ def _other_data(evaluation: Mapping[str, Any]) -> str:
 
 
 def _inner_steps(point: int, points: int) -> str:
-    """A method whose trace has one point has no *before*: it adapts at once."""
+    """The label of a point. A method whose trace has one point adapts at once and has no point before."""
     if points == 1 and point == 0:
         return "adapted"
     return "before adaptation" if point == 0 else str(point)
@@ -223,14 +225,14 @@ def _value(value: float, unit: str) -> str:
 
 
 def _plain(table: Table) -> str:
-    """As text that is the same on a terminal and in a file; as wide as it has to be."""
+    """The table as text, the same on a terminal and in a file, and as wide as it needs to be."""
     stream = io.StringIO()
     Console(file=stream, width=1000, color_system=None, markup=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())
 
 
 def speed_table(recipe: str, speeds: Sequence[tuple[str, float]]) -> str:
-    """Tasks per second of each way to run a recipe, and how many times the first one's that is; as Markdown."""
+    """Tasks per second of each way to run a recipe, and its ratio to the first, as Markdown."""
     first = speeds[0][1]
     rows = [f"| {way} | {rate:,.0f} | {rate / first:.1f}× |" for way, rate in speeds]
     return "\n".join([f"| {recipe} | tasks/s | |", "|---|---:|---:|", *rows])

@@ -1,4 +1,4 @@
-"""A whole run: dry run, training, the final table and what is left on disk."""
+"""A whole run: dry run, training, the final evaluation and the run's files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from pipeline.tracking.mlflow_tracker import how_to_open, probe
 
 
 class RunOptions(NamedTuple):
-    """How and where a run is executed; nothing here changes its result."""
+    """How and where a run is executed. No option changes its result."""
 
     executor: str = "ray"
     address: str | None = None
@@ -108,7 +108,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
             if finished is not None:  # what was measured while it was trained stays
                 summary = finished | {"evaluation": summary["evaluation"]}
             return RunResult(folder, summary, executor.close("FINISHED", summary), scores)
-        except (ConfigError, ResumeError):  # refused: the run in that folder stays as it was, in MLflow too
+        except (ConfigError, ResumeError):  # refused: the run in that folder is unchanged, in MLflow too
             executor.close("FAILED", {})
             raise
         except BaseException as error:
@@ -126,7 +126,7 @@ def _tell_of_idle_workers(recipe: Recipe, options: RunOptions, listener: Progres
 
 
 def _look_for_tracker(recipe: Recipe, storage: Storage, listener: ProgressListener) -> None:
-    """Raises ``ConfigError`` where MLflow is not there; of a run that MLflow knows already, it is only said."""
+    """Raises ``ConfigError`` where MLflow is unreachable. For a run that MLflow already has, only a note is printed."""
     tracked = read_word(storage, "tracked_run")  # if it is damaged, better now than after hours
     try:
         probe(recipe.tracking.uri, recipe.tracking.experiment)
@@ -142,7 +142,7 @@ def where_to_look(ended: RunResult, recipe: Recipe) -> dict[str, str]:
     """The rows that are printed of a finished run: where its folder is, what it did and how to open MLflow."""
     storage = storage_at(ended.folder)
     tracked = read_word(storage, "tracked_run")
-    # The recipe as it was given: the saved one has no password to ask MLflow with.
+    # The recipe as given: the saved one lacks the password that MLflow asks for.
     command, link = how_to_open(absolute(recipe).tracking.uri, tracked)
     rows = {
         "run": storage.where,
@@ -215,7 +215,7 @@ def _final_scores(
 
 
 def evaluation_facts(recipe: Recipe, components: Components, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows with everything a number must stand beside."""
+    """Rows with the conditions under which they were measured."""
     plan = evaluation_plan(recipe, components.source)
     return {
         "split": plan.split,
@@ -267,7 +267,7 @@ def _summary(
 
 
 def absolute(recipe: Recipe) -> Recipe:
-    """The recipe with every path made absolute: a worker's folder is not the driver's."""
+    """The recipe with absolute paths, since a worker's working directory is not the driver's."""
     uri = tracking_uri.absolute(recipe.tracking.uri)
     update: dict[str, Any] = {"tracking": recipe.tracking.model_copy(update={"uri": uri})}
     files = {name: str(Path(path).expanduser().absolute()) for name, path in _files(recipe).items()}
@@ -277,7 +277,7 @@ def absolute(recipe: Recipe) -> Recipe:
 
 
 def refuse_relative(output: str | Path | None, recipe: Recipe) -> None:
-    """Raises ``ConfigError`` with each path that would lie in a Ray job's own folder, and the fix."""
+    """Raises ``ConfigError`` with each path that is relative to a Ray job's working directory, and the fix."""
     problems = []
     if output is None or not (Path(output).is_absolute() or "://" in str(output)):
         given = "is missing" if output is None else f"{str(output)!r} is relative"

@@ -1,4 +1,4 @@
-"""A run that lies in a folder: its recipe, its newest theta, and what can be done with them."""
+"""Reads a run's folder: its recipe and its newest theta, to serve it or to replay a task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's journal holds and MLflow has not seen, sent later: a server was down, or the run was killed."""
+"""Sends to MLflow what it missed of a run's journal, after an outage or a kill."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
 
 
 class Synced(NamedTuple):
-    """What MLflow has now: its run, the status it ended with, the entries behind it, and where to look."""
+    """The state in MLflow: the run, its final status, its number of entries, and how to open it."""
 
     run: str
     status: Status
@@ -55,7 +55,7 @@ def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
                 raise ResumeError(f"{folder}: its journal is empty; there is nothing to send")
             step = max(journal.newest.values())
             if next(reversed(journal.newest)) not in STATUSES:
-                # Nobody could close the run: it was killed.
+                # The run was killed before it could be closed.
                 journal.append(journal.entry("KILLED", step, {}))
             status = cast(Status, next(kind for kind in reversed(journal.newest) if kind in STATUSES))
             checkpoint, _ = Checkpoints(storage, 1).newest()

@@ -1,1 +1,1 @@
-"""The only home of ray in training: where the engine's work runs on processes and machines."""
+"""Ray: runs the engine's work on processes and machines. No other package of training imports ray."""

@@ -17,7 +17,7 @@ from pipeline.engine.worker import Worker
 
 
 class Hello(NamedTuple):
-    """What a worker says when it is ready: how it computes, and on which node."""
+    """What a worker reports when it is ready: its numerics and its node."""
 
     numerics: dict[str, str]
     node: str
@@ -34,7 +34,8 @@ class TaskWorker:
 
     @ray.method(num_returns=2)
     def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
-        """Two objects: the contribution, for the parameter actor alone, and a report small enough to travel inline."""
+        """Returns two objects: the contribution, for the parameter actor alone, and a report small enough to travel
+        inline."""
         return self.worker.learn(theta, chunk)
 
     def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
@@ -42,14 +43,14 @@ class TaskWorker:
 
 
 class ParameterActor:
-    """Holds theta. Contributions come as references: nothing heavy passes through the driver."""
+    """Holds theta. Contributions arrive as references, so that no gradient passes through the driver."""
 
     def __init__(self, build: Callable[[], Coordinator], fetch_s: float) -> None:
         self.coordinator, self.fetch_s = build(), fetch_s
 
     @ray.method(num_returns=2)
     def open(self, numerics: dict[str, str]) -> tuple[Opened, np.ndarray]:
-        """Where the run stands, and theta as an object of its own."""
+        """The state of the run, and theta as a separate object."""
         opened = self.coordinator.open(numerics)
         return opened._replace(theta=None), opened.theta
 
@@ -57,7 +58,7 @@ class ParameterActor:
     def apply(
         self, step: int, contributions: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> tuple[Applied | Missing, np.ndarray | None]:
-        """The outcome, and theta after it as an object of its own that workers read without the driver."""
+        """The outcome, and theta after it as a separate object, which workers read without the driver."""
         start = time.perf_counter()
         fetched, missing = _fetch(contributions, self.fetch_s)
         if missing:
@@ -77,11 +78,11 @@ class ParameterActor:
 
 
 def _fetch(references: Mapping[int, Any], seconds: float) -> tuple[list[Contribution], tuple[int, ...]]:
-    """The contributions, and the chunks of those that could not be had within ``seconds``."""
+    """The contributions, and the chunks whose contribution did not arrive within ``seconds``."""
     wanted = list(references.values())
     try:
         return ray.get(wanted, timeout=seconds), ()
-    except RayError:  # one of them is late, or was lost with its node: see which, and the scheduler deals those again
+    except RayError:  # one is late or was lost with its node; the scheduler assigns its chunk again
         ready, _ = ray.wait(wanted, num_returns=len(wanted), timeout=0)
     fetched, missing = [], []
     for chunk, reference in references.items():

@@ -1,4 +1,4 @@
-"""Joining a cluster, or starting one on this machine, and asking whether it has what a run needs."""
+"""Joins a cluster or starts one on this machine, and checks that it has what a run needs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ def _hosts(name: str) -> set[str]:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Ray puts in a handler of SIGTERM that leaves by ``SystemExit``: say which signal it was, and put ours back."""
+    """Ray installs a handler of SIGTERM that raises ``SystemExit``. Turn it into ``Stopped``, and restore our
+    handler."""
     ours = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -124,7 +125,7 @@ def _signals() -> Iterator[None]:
 
 def _refusal(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
-    # To a wrong token Ray itself says, after 20 s, that it could not connect; _probe has seen that somebody listens.
+    # With a wrong token Ray says after 20 s that it failed to connect, although _probe has found a listener.
     if isinstance(error, AuthenticationError) or text.startswith("Failed to connect"):
         return (
             "the cluster does not let this process in: it has no token or another; set RAY_AUTH_MODE=token and give it "
@@ -172,8 +173,8 @@ def _about(file: Path) -> str:
 
 
 def _start_local(workers: Workers) -> None:
-    # One CPU more than workers: a worker that is replaced need not wait for the lost one's. The token that local
-    # clusters ask for is written to a file: nobody else needs to read it.
+    # One CPU more than there are workers: a replacement need not wait for the lost worker's CPU. The umask keeps the
+    # file with the cluster's token private to this user.
     before = os.umask(0o077)
     try:
         with _told(), _signals(), _loopback():
@@ -261,7 +262,7 @@ def _probe(address: str) -> None:
 
 
 def check_resources(resources: Mapping[str, float], workers: Workers) -> None:
-    """Raises ``ClusterError`` where not even one worker can ever be placed; fewer than asked for are fine."""
+    """Raises ``ClusterError`` where no worker can ever be placed. Fewer workers than asked for are allowed."""
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if cpus < 1:
         raise ClusterError(f"the cluster has {cpus:g} CPUs; each worker needs one: add a node, or ray start --num-cpus")
@@ -281,10 +282,10 @@ def here() -> dict[str, Any]:
 
 
 def draining_nodes() -> Collection[str]:
-    """Nodes that Ray was told will go away: a spot machine's notice, or a scale-down."""
+    """The nodes that Ray is draining: after a spot machine's notice, or for a scale-down."""
     from ray._private import state
 
     try:
         return set(state.state.get_draining_nodes())
-    except AttributeError:  # private to Ray: without it a node that leaves is a node that is lost
+    except AttributeError:  # this is private to Ray; without it a drained node counts as lost
         return ()

@@ -1,4 +1,4 @@
-"""What a cluster has and how it is guarded, for the doctor."""
+"""The resources of a cluster and its protection, for the doctor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKEN_FILE = "~/.ray/auth_token"
 
 
 class ClusterInfo(NamedTuple):
-    """A cluster as this process sees it; Ray itself lets in none of another version."""
+    """A cluster as this process sees it. Ray itself refuses another version."""
 
     versions: str
     nodes: int
@@ -29,7 +29,7 @@ class ClusterInfo(NamedTuple):
 
 
 def inspect_cluster(address: str) -> ClusterInfo:
-    """Join the cluster at ``address``, look round and leave.
+    """Join the cluster at ``address``, read its state and leave.
 
     Raises:
         ClusterError: nobody answers there, or the cluster does not let this process in.
@@ -45,7 +45,7 @@ def inspect_cluster(address: str) -> ClusterInfo:
 
 
 def open_to_all(dashboard: str) -> bool | None:
-    """Whether the jobs of the cluster answer somebody who shows no token; None where nothing answers at all."""
+    """Whether the jobs API answers without a token; None where nothing answers."""
     try:
         with urllib.request.urlopen(f"http://{dashboard}/api/jobs/", timeout=ANSWER_S) as answer:
             return bool(answer.status == HTTPStatus.OK)
@@ -56,5 +56,5 @@ def open_to_all(dashboard: str) -> bool | None:
 
 
 def token_file() -> Path:
-    """The file that Ray reads its token from, whether it is there or not."""
+    """The file that Ray reads its token from; it need not exist."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()

@@ -22,9 +22,9 @@ from pipeline.runtime.cluster import Workers, here
 from pipeline.runtime.transport import FULL, POLL_S, RayTransport, constructor_cause, is_full, no_environment
 
 END_S: Mapping[Status, float] = {"KILLED": 1.0, "FAILED": 70.0}
-"""How long the parameter actor has to end a run that did not finish."""
+"""How many seconds the parameter actor has to end a run that did not finish."""
 HEADLESS_S = 10.0
-"""And where the head is gone: nobody would say that the actor went with it."""
+"""The same where the head is gone: Ray would not report that the actor went with it."""
 
 
 class RayExecutor(WorkerPool):
@@ -32,8 +32,8 @@ class RayExecutor(WorkerPool):
 
     ``pinned`` keeps the parameter actor on the driver's machine, where the run's folder or its MLflow database is.
 
-    A parameter actor that dies or hangs is built again from the last checkpoint. Whether the call under way was carried
-    out is then asked of the checkpoint, never guessed.
+    A parameter actor that dies or hangs is restarted from the last checkpoint. The checkpoint says whether the
+    interrupted call was carried out.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class RayExecutor(WorkerPool):
     ) -> Applied | Missing:
         start = time.perf_counter()
         while True:
-            # References in a dict are not resolved on the way: the actor fetches them itself, with a time limit.
+            # Ray does not resolve references inside a dict: the actor fetches them itself, with a time limit.
             outcome, theta = self.parameters.apply.remote(step, dict(handles), metrics, skipped)
             try:
                 result = self._get(outcome)
                 break
             except (RayActorError, GetTimeoutError) as error:
                 self._rebuild(error)
-            if self.opened.step >= step:  # it was done, and only the answer is lost
+            if self.opened.step >= step:  # the step was taken, and only the answer is lost
                 return Applied(step, self.opened.theta, {"transport": time.perf_counter() - start})
             self._go_on_from(step - 1)
         if isinstance(result, Missing):
@@ -119,7 +119,7 @@ class RayExecutor(WorkerPool):
         self.ray.close()
 
     def _build(self) -> Any:
-        # It asks for no CPU: pinned to the driver's machine, it could wait for one for ever behind the workers there.
+        # It asks for no CPU: on the driver's machine it might wait forever for one that the workers hold.
         options = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": 0, **(here() if self.pinned else {})}
         return ray.remote(ParameterActor).options(**options).remote(self.build, self.timeouts.fetch_s)
 
@@ -130,7 +130,7 @@ class RayExecutor(WorkerPool):
         return opened
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """A call that may be made twice, at the step that was done last."""
+        """Make a call that may be repeated, at the last finished step."""
         step = self.opened.step
         while True:
             try:
@@ -140,7 +140,8 @@ class RayExecutor(WorkerPool):
             self._go_on_from(step)
 
     def _rebuild(self, error: Exception) -> None:
-        """Another parameter actor at the last checkpoint. The old one is killed first: it may only be slow."""
+        """Start another parameter actor at the last checkpoint. The old one is killed first, since it may only be
+        slow."""
         self.ray.head.wait()
         self.rebuilt += 1
         if self.rebuilt > self.timeouts.rebuilds:
@@ -159,7 +160,7 @@ class RayExecutor(WorkerPool):
             raise RolledBack(self.opened)
 
     def _get(self, reference: Any, seconds: float | None = None) -> Any:
-        """The object; an error that is the user's comes out as itself, and a signal as ``Stopped``."""
+        """The object. A user's error is raised as itself, and a signal as ``Stopped``."""
         deadline = time.monotonic() + (seconds or self.timeouts.answer_s)
         while not ray.wait([reference], timeout=POLL_S)[0]:
             self.stop.check()

@@ -6,11 +6,11 @@ import os
 
 ADDRESS = "RAY_ADDRESS"
 MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""What Ray sets for the process of a job, and for no other."""
+"""The variable that Ray sets in the process of a job, and in no other."""
 
 
 def in_ray_job() -> bool:
-    """A job's working folder is a copy that Ray throws away, on whichever node the job runs."""
+    """Whether this is a job. Ray deletes a job's working directory when the job ends."""
     return MARK in os.environ
 
 

@@ -1,4 +1,4 @@
-"""Whether the head of a cluster is still there: Ray's own calls wait for it without a word, then end the process."""
+"""Checks that the head of a cluster answers. Ray's own calls wait for it silently, then end the process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ WAIT_S = 0.2
 class RayHead:
     """The head at HOST:PORT; ``check`` raises if this process was asked to end.
 
-    ``patience_s`` is how long it may be away: a head with a store of its own comes back. After 60 s Ray ends the
-    process, too fast to end the run anywhere.
+    ``patience_s`` is how long it may be unreachable: a head with a persistent store comes back. After 60 s Ray ends the
+    process, too fast to end the run.
     """
 
     def __init__(self, address: str, check: Callable[[], None], patience_s: float = 20.0) -> None:
@@ -31,7 +31,7 @@ class RayHead:
             self.wait()
 
     def wait(self) -> None:
-        """Return at once while the head answers; else wait for it.
+        """Return at once if the head answers, otherwise wait for it.
 
         Raises:
             ClusterError: it has not answered for ``patience_s``.

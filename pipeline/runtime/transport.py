@@ -1,4 +1,4 @@
-"""The scheduler's actions as Ray calls, and Ray's answers as the scheduler's events."""
+"""Turns the scheduler's actions into Ray calls, and Ray's answers into the scheduler's events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.runtime.ray_head import RayHead
 
 DRAIN_CHECK_S = 2.0
 POLL_S = 0.2
-"""A signal is seen between two waits, not during one."""
+"""How many seconds one wait takes: a signal is noticed between two waits."""
 
 WAITING_S = 30.0
 """Between two lines that say what the first worker waits for."""
@@ -39,7 +39,7 @@ FULL = (
 
 
 class Sent(NamedTuple):
-    """A lease under way; ``contribution`` is the reference that goes on to the parameter actor."""
+    """A running lease. ``contribution`` is the reference for the parameter actor."""
 
     worker: int
     lease: int
@@ -47,7 +47,7 @@ class Sent(NamedTuple):
 
 
 class Joining(NamedTuple):
-    """A worker that is being started; after ``until`` it is started anew."""
+    """A worker that is starting. After ``until`` it is restarted."""
 
     worker: int
     until: float
@@ -55,9 +55,9 @@ class Joining(NamedTuple):
 
 
 class RayTransport:
-    """Task workers by number, on the cluster at ``address``. A worker that is replaced leaves its number behind.
+    """Task workers by number, on the cluster at ``address``. A replacement gets a new number.
 
-    One that does not come up in ``start_s`` is started anew, with twice the patience: it may hang, or a slow machine.
+    A worker that does not start within ``start_s`` is restarted with twice the time: it hangs, or its machine is slow.
     """
 
     def __init__(
@@ -85,20 +85,20 @@ class RayTransport:
         self.sent[report] = Sent(worker, lease, contribution)
 
     def replace(self, worker: int) -> None:
-        self.head.wait()  # it is who starts and stops them
+        self.head.wait()  # the head starts and stops them
         self._stop(worker)
         self._start(self.start_s)
 
     def poll(self, seconds: float) -> Sequence[Event]:
-        """Raises ``TaskError`` (or the error's own kind) when a task raised: the same task would raise elsewhere."""
+        """Raises ``TaskError`` (or the error's own class) when a task raised, since it would raise on any worker."""
         self.stop.check()
         self._restart_stalled()
         references = [*self.sent, *self.joining]
-        if not references:  # workers are here, and the scheduler lets their machines rest
+        if not references:  # workers exist, and the scheduler has backed off their nodes
             time.sleep(min(seconds, POLL_S))
             return self._leaving()
         ready, _ = ray.wait(references, num_returns=1, timeout=min(seconds, POLL_S))
-        if ready:  # whatever else is there is no later than the first
+        if ready:  # whatever else is ready is taken along with the first
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
         arrived = [self._arrived(reference) for reference in ready]
         return [event for event in arrived if event is not None] + self._leaving()
@@ -106,7 +106,7 @@ class RayTransport:
     def first_numerics(
         self, patience: float, note: Callable[[str], None] = lambda text: None
     ) -> tuple[dict[str, str], Sequence[Event]]:
-        """Wait for a first worker, whose numerics are the run's; and the events of those that joined meanwhile.
+        """Wait for the first worker, whose numerics become the run's. Returns them and the events of all that joined.
 
         ``note`` is last_status what is waited for.
 
@@ -136,8 +136,8 @@ class RayTransport:
     def close(self) -> None:
         """Stop the workers, and the cluster too if it was started here.
 
-        That takes Ray more than a second: a process that was asked to end leaves it to end with the process. Where the
-        head is gone, Ray would wait for it: everything ends by itself then.
+        Ray takes more than a second for this, so a process that was asked to end lets Ray end with it. Where the head
+        is gone Ray would wait for it, and everything ends by itself.
         """
         if self.head.gone:
             return
@@ -160,14 +160,14 @@ class RayTransport:
 
     def _start(self, patience: float) -> None:
         worker = next(self._numbers)
-        # A worker holds nothing that is worth restarting, and no call of it is sent twice: the scheduler sees to both.
+        # No restarts and no retries by Ray: the scheduler replaces workers and assigns chunks again.
         options = {"max_restarts": 0, "max_task_retries": 0, **self._options()}
         self.actors[worker] = ray.remote(TaskWorker).options(**options).remote(self.build)
         until = time.monotonic() + patience
         self.joining[self.actors[worker].hello.remote()] = Joining(worker, until, patience)
 
     def _restart_stalled(self) -> None:
-        """Start anew what does not come up; what only waits for room loses nothing by it."""
+        """Restart workers that do not start in time. A worker that waits for room loses nothing by it."""
         now = time.monotonic()
         for reference, joining in list(self.joining.items()):
             if now > joining.until:
@@ -189,10 +189,10 @@ class RayTransport:
         try:
             report = ray.get(reference)
         except RayError as error:
-            # Nobody waits for the calls of a worker that was stopped here.
+            # The calls of a worker that was stopped here have no reader.
             return Lost(sent.worker, _system_failure(error)) if sent.worker in self.actors else None
         result = report if sent.contribution is None else (sent.contribution, report)
-        # Machines of different kinds may well disagree about the last bits.
+        # Different machines may differ in the last bits, so their contributions are not compared.
         return Done(sent.worker, sent.lease, result, 0 if self.workers.mixed else report.digest)
 
     def _joined(self, reference: Any, worker: int) -> Event | None:
@@ -212,7 +212,7 @@ class RayTransport:
         return Joined(worker, hello.node)
 
     def _leaving(self) -> list[Event]:
-        """Workers on machines that are to be taken away soon."""
+        """The workers on nodes that are being drained."""
         now = time.monotonic()
         if now - self._drained < DRAIN_CHECK_S:
             return []
@@ -223,7 +223,7 @@ class RayTransport:
 
 
 def _system_failure(error: RayError) -> str:
-    """Why a call failed, when the system failed; a task's own error is raised, and what fails elsewhere too."""
+    """Why a call failed, where the system failed. Raises the error of a task, and errors that any worker would have."""
     if is_full(error):
         raise ClusterError(FULL) from error
     if isinstance(error, RuntimeEnvSetupError):
@@ -242,7 +242,7 @@ def _system_failure(error: RayError) -> str:
 
 
 def is_full(error: Exception) -> bool:
-    """Whether an object, or one that was needed for it, found no room: no worker is to blame for that."""
+    """Whether there was no room for an object or for one that it needed, which is not the worker's fault."""
     while isinstance(error, RayTaskError):
         error = error.cause
     return isinstance(error, OutOfDiskError | ObjectStoreFullError)

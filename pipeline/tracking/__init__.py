@@ -1,1 +1,1 @@
-"""Where people look at runs; the only home of mlflow. Nothing here is on training's path: the journal comes first."""
+"""MLflow. No other package imports it, and training never waits for it: the journal is written first."""

@@ -1,7 +1,7 @@
-"""MLflow as a Tracker: batches of metrics under their own timestamps, so that whatever is sent again is stored once.
+"""MLflow as a Tracker. Metrics are sent in batches with their own timestamps, so that a repeated one is stored once.
 
-Only the client is used, never mlflow's global active run, and every call names its run: nothing here can end or write a
-run it was not told of.
+Only the client is used, never mlflow's global active run. Every call names its run, so that no other run is written or
+ended.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from pipeline.tracking.uri import (
     ui_command,
 )
 
-# Read by mlflow when it is imported or called; whoever has set one of them keeps it. The journal tries again anyway, so
-# a call should fail soon: with mlflow's own 7 retries and 120 s one call can last 20 minutes.
+# mlflow reads these when it is imported or called; a user's own values are kept. The journal tries again anyway, so a
+# call should fail soon: with mlflow's 7 retries and 120 s one call can last 20 minutes.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }.items():
     os.environ.setdefault(_name, _value)
-# Not the user's choice: what mlflow prints at the end of a run holds the credentials of the URI.
+# Always set: the line that mlflow prints at the end of a run holds the credentials of the URI.
 os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
@@ -63,11 +63,10 @@ T = TypeVar("T")
 class MLflowTracker:
     """Logs one run to the tracking server or SQLite database at ``uri``.
 
-    Params of a run cannot change in MLflow: one that has another value when the run is resumed is written as the tag
-    ``resume.KEY``, which holds the latest value. A deleted run is not brought back: a new one is made, with the tag
-    ``resumed_from``.
+    MLflow does not let a run's params change. On a resume, a changed one becomes the tag ``resume.KEY`` with its latest
+    value. A deleted run is not restored: a new one is created with the tag ``resumed_from``.
 
-    With ``run``, one that was started elsewhere is written, tagged or ended.
+    ``run`` is the id of a run that was started elsewhere, to write, tag or end it.
 
     Raises:
         ConfigError: the URI is of a kind that MLflow cannot keep runs in, or the experiment was deleted.
@@ -95,12 +94,13 @@ class MLflowTracker:
         return self._run
 
     def connect(self) -> None:
-        """Open the database, or get ready for the server: every other call does so too, the first time."""
+        """Open the database or connect to the server ahead of the first call, which would do it otherwise."""
         with _without_secrets(self.uri):
             self._client  # noqa: B018  (made when it is first asked for)
 
     def send(self, entries: Sequence[Entry]) -> None:
-        """Metrics, 1000 a call. Values that are not finite become nan: MLflow would store an infinity as 1.8e308."""
+        """Send metrics, 1000 in a call. A value that is not finite becomes nan: MLflow stores an infinity as
+        1.8e308."""
         metrics = [
             Metric(_key(key), float(value) if math.isfinite(value) else math.nan, entry.timestamp, entry.step)
             for entry in entries
@@ -111,18 +111,18 @@ class MLflowTracker:
                 self._client.log_batch(self._id, metrics=batch)
 
     def tag(self, tags: Mapping[str, str]) -> None:
-        """Set tags; the last value stays."""
+        """Set tags. A later value replaces an earlier one."""
         with _without_secrets(self.uri):
             for batch in _batches([RunTag(_key(key), redact(value)[:TAG]) for key, value in tags.items()], PARAMS):
                 self._client.log_batch(self._id, tags=batch)
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Upload a file; one of the same name is replaced."""
+        """Upload a file. It replaces one of the same name."""
         with _without_secrets(self.uri):
             self._client.log_artifact(self._id, str(path), folder or None)
 
     def end(self, status: Status) -> None:
-        """Close the run. MLflow itself would leave it RUNNING when the process is killed."""
+        """Close the run. MLflow alone would leave it RUNNING after a kill."""
         with _without_secrets(self.uri):
             self._client.set_terminated(self._id, status)
 
@@ -171,20 +171,20 @@ class MLflowTracker:
     def _experiment_id(self) -> str:
         found = self._client.get_experiment_by_name(self.experiment)
         if found is None:
-            # MLflow's own choice would be ./mlruns: in a Ray job a throw-away folder.
+            # MLflow's default is ./mlruns, which in a Ray job is deleted with the job.
             place = None if is_web(self.uri) else (database(self.uri).parent / "mlartifacts").as_uri()
             try:
                 return str(self._client.create_experiment(self.experiment, artifact_location=place))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                return self._experiment_id()  # another run was a moment faster
+                return self._experiment_id()  # another run created it at the same time
         if found.lifecycle_stage == "deleted":
             raise _deleted(self.uri, self.experiment, str(found.experiment_id))
         return str(found.experiment_id)
 
     def _log_params(self, run: Run, params: Mapping[str, str]) -> dict[str, str]:
-        """Log the params that the run does not have; returns the tags that tell of those it has with another value."""
+        """Log the params that the run lacks. Returns tags for those that it has with another value."""
         known, tags = run.data.params, run.data.tags
         new = [Param(key, value) for key, value in params.items() if key not in known]
         for batch in _batches(new, PARAMS):
@@ -194,7 +194,7 @@ class MLflowTracker:
 
 
 def probe(uri: str, experiment: str = "") -> None:
-    """See that runs of an experiment can be tracked at ``uri``: a server answers within 3 s, a database is whole.
+    """Check that runs can be tracked at ``uri``: a server answers within 3 s, or a database is whole.
 
     Raises:
         ConfigError: names the URI, what is wrong and the fix; the experiment was deleted.
@@ -254,9 +254,10 @@ def _deleted(uri: str, experiment: str, number: str) -> ConfigError:
 
 
 def how_to_open(uri: str, run: str | None = None) -> tuple[str, str]:
-    """The command that starts the UI ("" where a server runs already) and the link to the run's curves.
+    """The command that starts the UI ("" for a server) and the link to the run's curves.
 
-    Without a run, or where MLflow does not know it or does not answer, the link leads to the list of experiments.
+    The link leads to the list of experiments where there is no run, or where MLflow does not know it or does not
+    answer.
     """
     command, link = ui_command(uri), runs_url(uri)
     if run and (is_web(uri) or database(uri).exists()):
@@ -280,7 +281,7 @@ def _without_secrets(uri: str) -> Iterator[None]:
 
 
 def _key(name: str) -> str:
-    """A name MLflow takes: letters, digits and ``_-. :/``, no empty or dotted path parts, 250 characters."""
+    """A name that MLflow accepts: letters, digits and ``_-. :/``, no empty or dotted path parts, 250 characters."""
     text = re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_").replace("%", "_pct_"))
     text = "/".join("_" if part in (".", "..") else part for part in text.split("/") if part) or "_"
     if len(text) > KEY:

@@ -1,4 +1,4 @@
-"""The driver ends a run in MLflow itself where the process that keeps it cannot: a crash, or a signal and no time."""
+"""Ends a run in MLflow from the driver where the parameter actor cannot: it crashed, or a signal leaves no time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.engine.interfaces import Status
 from pipeline.tracking.mlflow_tracker import MLflowTracker
 
 END_S = {"KILLED": 0.6, "FAILED": 10.0, "FINISHED": 10.0}
-"""Somebody waits for a process that was asked to end; one that failed has time."""
+"""Seconds by status: a process that was asked to end has little time, one that failed has more."""
 
 
 def has_finished(uri: str, run: str) -> bool:
@@ -23,7 +23,8 @@ def has_finished(uri: str, run: str) -> bool:
 
 
 class RunEnder:
-    """Makes ready to end ``run`` while somebody else still tries to: MLflow's first call takes most of a second."""
+    """Prepares to end ``run`` while the coordinator still tries to, since MLflow's first call takes most of a
+    second."""
 
     def __init__(self, uri: str, experiment: str, run: str) -> None:
         self._tracker = MLflowTracker(uri, experiment, run)
@@ -34,7 +35,7 @@ class RunEnder:
         self._thread.start()
 
     def end(self, status: Status, limit: float | None = None) -> str | None:
-        """End the run within ``limit`` seconds; returns why it still looks as if it were running."""
+        """End the run within ``limit`` seconds. Returns why MLflow still shows it as running, if it does."""
         self._status, limit = status, END_S[status] if limit is None else limit
         self._asked.set()
         self._thread.join(limit)

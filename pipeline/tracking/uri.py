@@ -47,7 +47,7 @@ def database(uri: str) -> Path:
 
 
 def absolute(uri: str) -> str:
-    """The URI as it reads from any working folder; do this before the URI leaves the driver.
+    """The URI with an absolute path, so that it means the same in every process.
 
     Raises:
         ConfigError: the URI is neither SQLite nor http(s), or it has signs that would have to be encoded.
@@ -86,7 +86,7 @@ def check_signs(uri: str) -> None:
 
 
 def check_address(uri: str) -> None:
-    """See that an http(s) URI names a host, and is not the one of a saved recipe: that has lost its password.
+    """Check that an http(s) URI names a host, and that it is not a saved one, which has lost its password.
 
     Raises:
         ConfigError: it is not one, or has stars where the password was.
@@ -108,7 +108,7 @@ def check_address(uri: str) -> None:
 
 
 def check_database(uri: str) -> None:
-    """See that MLflow could write the database of a SQLite URI; creates nothing.
+    """Check that MLflow can write the database of a SQLite URI. Creates nothing.
 
     Raises:
         ConfigError: its folder is missing or closed, or the file is no database.
@@ -138,7 +138,7 @@ def runs_url(uri: str) -> str:
 
 
 def ui_command(uri: str) -> str:
-    """What starts the UI: nothing where a server runs already."""
+    """The command that starts the UI; empty for a server."""
     return "" if is_web(uri) else f"mlflow ui --backend-store-uri {shlex.quote(absolute(uri))}"
 
 
@@ -148,7 +148,7 @@ def ui_rows(command: str, link: str) -> dict[str, str]:
 
 
 def _base(uri: str) -> str:
-    """A browser asks for credentials itself: the link carries none."""
+    """The address without credentials: a browser asks for them itself."""
     if not is_web(uri):
         return UI
     parts = urlsplit(uri)
@@ -156,7 +156,7 @@ def _base(uri: str) -> str:
 
 
 def _remedy(uri: str) -> str:
-    """What the writer of an unusable URI most likely wants."""
+    """The fix for an unusable URI."""
     if uri.startswith("sqlite"):
         return "write sqlite:///mlflow.db, or four slashes before an absolute folder: sqlite:////folder/mlflow.db"
     if re.match(r"(\*\*\*@)?[\w.-]+:\d+", uri):

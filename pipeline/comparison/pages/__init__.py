@@ -1,4 +1,4 @@
-"""The pages of ``docs/`` that are made: out of what the code says of itself, and out of the recorded results."""
+"""The generated pages of ``docs/``, from the code and from the recorded results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGES: dict[str, Callable[[Path], str]] = {"algorithms.md": algorithms.page, "re
 
 
 def write(docs: Path = DOCS, results: Path = RESULTS) -> list[Path]:
-    """Write every page anew; returns where. Raises ``ConfigError`` where one cannot be written."""
+    """Write every page and return their paths. Raises ``ConfigError`` where one cannot be written."""
     made = _made(docs, results)
     for path, text in made.items():
         try:
@@ -31,7 +31,7 @@ def write(docs: Path = DOCS, results: Path = RESULTS) -> list[Path]:
 
 
 def check(docs: Path = DOCS, results: Path = RESULTS) -> list[Path]:
-    """Returns where the pages are. Raises ``ConfigError`` where one is not what it is made of."""
+    """The paths of the pages. Raises ``ConfigError`` where one differs from what would be generated."""
     made = _made(docs, results)
     for path, text in made.items():
         if not path.exists() or path.read_bytes() != text:

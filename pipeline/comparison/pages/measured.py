@@ -1,4 +1,4 @@
-"""The page of all measured rows: a table for each protocol, made of what is recorded, and what was found in it."""
+"""The page of results: for each protocol a table of the recorded rows and a text about them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.core.failures import DataError
 from pipeline.runs.recorded import RESULTS, Result, load
 
 FOUND = "README.md"
-"""What people found in a protocol's rows, in words: a file beside them."""
+"""The text about a protocol's rows: a file beside them."""
 
 
 def page(results: Path = RESULTS) -> str:
@@ -49,7 +49,7 @@ def _section(name: str, rows: Sequence[Result], found: Path) -> Iterator[str]:
 
 
 def _made(rows: Sequence[Result]) -> dict[str, list[str]]:
-    """When and on what -> the methods."""
+    """Date and hardware -> the methods."""
     made: dict[str, list[str]] = {}
     for one in rows:
         made.setdefault(_where(one), []).append(one.method)
