@@ -273,9 +273,8 @@ def _explain(details: Any, data: Mapping[str, Any]) -> str:
         known = _known_names(path[-1])
         given = at.get("name") if isinstance(at, Mapping) else at
         close = difflib.get_close_matches(str(given), known, 1)
-        return f"{dotted}.name: {recipes.shown(given)} is none of {', '.join(known)}" + (
-            f", did you mean {close[0]}?" if close else ""
-        )
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        return f"{dotted}.name: unknown {path[-1]} {recipes.shown(given)}; {hint}"
     return f"{dotted}: {expected(details)}, found {recipes.shown(details['input'])}"
 
 

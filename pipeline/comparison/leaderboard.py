@@ -24,7 +24,9 @@ def table(results: Sequence[Result], columns: Sequence[str], against: str = "") 
         return "nothing is done yet"
     hashes = {one.evaluation["hash"]: one.method for one in results}
     if len(hashes) > 1:
-        raise ConfigError(f"{' and '.join(hashes.values())} were judged on other tasks; remove one and compare it anew")
+        raise ConfigError(
+            f"{' and '.join(hashes.values())} were evaluated on different tasks; remove one and compare it again"
+        )
     sign = -1 if _direction(results[0], columns[0]) else 1
     ranked = sorted(results, key=lambda one: sign * float(np.mean(one.summary["scores"])))
     other = next((one for one in ranked if (one.method == against if against else one.family == "baseline")), None)

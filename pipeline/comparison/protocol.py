@@ -57,5 +57,5 @@ def read(name: str) -> Protocol:
         raise ConfigError(f"protocol {name}: expected a budget of seconds or one of tasks, and not both")
     if protocol.against not in ("", *protocol.methods):
         known = ", ".join(protocol.methods)
-        raise ConfigError(f"protocol {name}: against: {protocol.against!r} is none of its methods; it has {known}")
+        raise ConfigError(f"protocol {name}: against: no method {protocol.against!r}; it has {known}")
     return protocol

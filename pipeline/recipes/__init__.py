@@ -198,7 +198,7 @@ class _Loader(yaml.SafeLoader):
                 continue  # YAML's own error for it is clear
             if key in lines:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {shown(key)} stands there twice, in line {lines[key]} and in line {line}"
+                    None, None, f"duplicate key {shown(key)} (lines {lines[key]} and {line})"
                 )
             lines[key] = line
         return super().construct_mapping(node, deep)

@@ -15,10 +15,12 @@ from tempfile import gettempdir
 from typing import Any
 from urllib.parse import urlsplit
 
-# Read by ray: no phoning home, no guessing that workers should be started through uv, and no traceback for a reference
-# that nobody asks for: of two results of a call that failed, only one is looked at.
+# Ray reads these when it is imported.
+# Sends no usage statistics.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Starts workers with this Python, also under uv run.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+# Prints no traceback for a failed call's second result, which is never fetched.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 import ray

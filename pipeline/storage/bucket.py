@@ -95,7 +95,7 @@ class Bucket:
             said = self._get(f"epochs/{newest[0]:08d}-{newest[1]}", _COMMIT_BYTES) or b"another process"
             holder = one_line(said)
             raise FencedError(
-                f"{self.where}: this run was taken over by {holder}; this process was taken for dead, and ends without "
+                f"{self.where}: this run was taken over by {holder}; this process was presumed dead and ends without "
                 "writing"
             )
 

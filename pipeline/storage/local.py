@@ -145,7 +145,7 @@ class Local:
             raise self._trouble("epochs", error, 0) from error
         if holder is not None:
             raise FencedError(
-                f"{self.folder}: this run was taken over by {holder}; this process was taken for dead, and ends "
+                f"{self.folder}: this run was taken over by {holder}; this process was presumed dead and ends "
                 "without writing"
             )
         if not ours:

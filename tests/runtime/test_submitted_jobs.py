@@ -68,7 +68,7 @@ def test_paths_that_a_job_would_lose_are_refused(cluster):
     job = cluster.submit("relative", "sinusoid_maml", "steps=2", "--address", "auto", "--output", "runs/first")
     assert job.wait(WAIT_S) != 0
     log = cluster.log("relative")
-    assert "error: Ray throws the working folder of a job away. --output 'runs/first' is relative" in log
+    assert "error: Ray deletes a job's working directory when the job ends: --output 'runs/first' is relative" in log
     assert "tracking.uri 'sqlite:///mlflow.db' is relative" in log
 
 

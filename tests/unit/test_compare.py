@@ -143,7 +143,7 @@ def test_the_table_ranks_and_pairs_with_the_best_baseline():
     assert [row[0] for row in rows[2:]] == ["maml", "pretrained", "nearest"]
     assert [row[2] for row in rows[2:]] == ["+15.00 ± 9.80", "", "−40.00 ± 0.00"]
     assert rows[2][3:] == ["none", "1,000", "32,000", "300 s", "106.8", "112,000", "–"]
-    with pytest.raises(ConfigError, match="nearest and maml were judged on other tasks"):
+    with pytest.raises(ConfigError, match="nearest and maml were evaluated on different tasks"):
         table([found[0], result("maml", "optimisation", [0.8, 0.9], hash="b")], ["accuracy"])
 
 
@@ -166,7 +166,7 @@ def test_the_table_pairs_with_a_method_that_is_named():
         ({"tasks": "many"}, "tasks: expected a whole number, found 'many'"),
         ({"minutes": 3}, "minutes: expected no key of that name, found 3"),
         ({"methods": {}}, r"methods: expected at least 1 items, found \{\}"),
-        ({"against": "mamll"}, "against: 'mamll' is none of its methods; it has maml, fomaml, untrained"),
+        ({"against": "mamll"}, "against: no method 'mamll'; it has maml, fomaml, untrained"),
     ],
 )
 def test_a_wrong_protocol_is_one_line(protocol, changes, message):

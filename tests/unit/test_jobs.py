@@ -79,7 +79,11 @@ MISTAKES = [
     ("not positive", ["steps=0"], ["steps: ", "expected more than 0"]),
     ("not finite", ["outer.model.lr=.inf"], ["outer.model.lr: "]),
     ("not a power of two", ["chunk_size=3"], ["chunk_size: expected a power of two"]),
-    ("unknown algorithm", ["algorithm.name=mamll"], ["algorithm.name: 'mamll' is none of", "did you mean maml?"]),
+    (
+        "unknown algorithm",
+        ["algorithm.name=mamll"],
+        ["algorithm.name: unknown algorithm 'mamll'", "did you mean maml?"],
+    ),
     ("no value", ["sinusoid_maml", "steps"], ["'steps': expected key=value"]),
     ("unknown recipe", ["sinusoid_mamll"], ["'sinusoid_mamll'", "did you mean sinusoid_maml?"]),
     ("a recipe that is not there", ["mine.yaml"], ["recipe mine.yaml: cannot be read"]),
@@ -250,6 +254,6 @@ def test_evaluate_scores_a_run_on_other_tasks(trained, here):
 def test_a_ray_job_needs_paths_that_outlive_it(here, tmp_path, monkeypatch, arguments, parts):
     monkeypatch.setenv(MARK, "{}")
     ended = here("train", *arguments, "--executor", "serial")
-    says_one_line(ended, 2, "Ray throws the working folder of a job away", *parts)
+    says_one_line(ended, 2, "Ray deletes a job's working directory when the job ends", *parts)
     assert ended.err.count(" is ") == len(parts)
     assert list((tmp_path / "cwd").iterdir()) == []

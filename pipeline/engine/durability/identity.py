@@ -37,7 +37,7 @@ class Identity:
         table = f" {rows[0]}. " if len(rows) == 1 else "".join(f"\n  {row}" for row in rows) + "\n"
         raise ResumeError(
             f"--resume: the run in {where} was begun with other values:{table}"
-            "Resume with the refused values as they were, or train anew in another folder: --output"
+            "Resume with the refused values as they were, or train again in another folder: --output"
         )
 
     def check_theta(self, found: Mapping[str, Any], where: str) -> None:
