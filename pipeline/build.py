@@ -1,4 +1,4 @@
-"""The composition root: the only file that sees everything and puts it together."""
+"""The composition root: the only file that imports every part and puts them together."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def received(text: str) -> Recipe:
 
 @dataclass(frozen=True)
 class BuildWorker:
-    """A worker, made in whatever process calls; travels as text."""
+    """Builds a worker in the calling process. It is sent as text."""
 
     recipe: str
 
@@ -133,7 +133,7 @@ class BuildWorker:
 
 @dataclass(frozen=True)
 class BuildCoordinator:
-    """The coordinator of a run's theta, made in the process that will hold it."""
+    """Builds the coordinator of a run's theta in the process that will hold it."""
 
     recipe: str
     folder: str
@@ -170,7 +170,7 @@ class BuildCoordinator:
 
 
 def durability(recipe: Recipe, parameters: int, storage: Storage) -> Durability:
-    """When checkpoints are written; for ``auto`` the size of theta decides, never a timing."""
+    """When checkpoints are written. For ``auto`` the size of theta decides, never a timing."""
     every = recipe.checkpoint.every
     if every == "auto":
         every = 1 if parameters <= storage.cheap_parameters else 0
@@ -178,14 +178,14 @@ def durability(recipe: Recipe, parameters: int, storage: Storage) -> Durability:
 
 
 def tracked_run(recipe: Recipe, tags: dict[str, str]) -> TrackedRun:
-    """What the tracker is told of a run."""
+    """What the tracker receives of a run."""
     return TrackedRun(recipe.name, flatten(recipe.public()), tags)
 
 
 def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> dict[str, Outer]:
-    """One outer optimizer for each stepped group; a group the recipe does not name is stepped like ``model``.
+    """One outer optimizer for each stepped group. A group that the recipe does not name uses that of ``model``.
 
-    So ``outer.model`` may stand in any recipe, even where no group is stepped.
+    ``outer.model`` is therefore allowed in any recipe, even where no group is stepped.
     """
     stepped = layout.without(algorithm.unstepped)
     unknown = sorted(set(recipe.outer) - {*stepped, "model"})
@@ -234,7 +234,7 @@ def plan_of(recipe: Recipe, components: Components) -> Plan:
 
 
 def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, learn: bool = True) -> Components:
-    """Learn one training task and score one evaluation task, so that what cannot work fails before anything starts.
+    """Learn one training task and score one evaluation task, so that a mistake fails before the run starts.
 
     ``note`` is told what may be meant. Without ``learn`` it only scores: a run that is trained is not trained again.
 
@@ -261,7 +261,7 @@ def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, 
         check_algorithm(
             components.algorithm, components.source, components.layout.unpack(components.theta), recipe.seed, note
         )
-    # The driver may have no GPU where the workers have one.
+    # The driver may lack a GPU that the workers have.
     numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
     worker = Worker(components.algorithm, components.source, components.layout, numerics, recipe.chunk_size)
     if learn:
@@ -276,7 +276,7 @@ def check_folder(recipe: Recipe, components: Components, storage: Storage) -> No
     storage.probe()
     outer = outer_of(recipe, components.layout, components.algorithm).values()
     validations = recipe.steps // recipe.evaluation.validate_every if recipe.evaluation.validate_every else 0
-    files = recipe.checkpoint.keep + int(validations > 0) + 1  # one is written beside those that stay
+    files = recipe.checkpoint.keep + int(validations > 0) + 1  # one is written beside those that are kept
     size = checkpoint_bytes(components.layout.size, components.layout.dtype.itemsize, outer)
     check_disk_space(storage, size, files, recipe.steps + validations)
 
@@ -285,7 +285,7 @@ def build_executor(
     recipe: Recipe, kind: str, folder: str, address: str | None, timeouts: Timeouts, *, accept_numerics: bool
 ) -> Executor:
     """The executor of a run: ``serial`` in this process, ``ray`` on the cluster at ``address``."""
-    worker = BuildWorker(json.dumps(recipe.public()))  # workers track nothing: they need no password
+    worker = BuildWorker(json.dumps(recipe.public()))  # workers do not write to MLflow, so they get no password
     coordinator = BuildCoordinator(recipe.model_dump_json(), folder, git_commit(), accept_numerics)
     if kind == "serial":
         return SerialExecutor(worker(), coordinator(), recipe.workers.on_poison)
@@ -300,7 +300,7 @@ def build_executor(
 
 
 def build_pool(recipe: Recipe, kind: str, address: str | None, timeouts: Timeouts) -> WorkerPool:
-    """Workers alone, to evaluate a theta that is on disk."""
+    """A pool of workers without a parameter actor, to evaluate a theta on disk."""
     worker = BuildWorker(json.dumps(recipe.public()))
     if kind == "serial":
         return WorkerPool(InProcess(worker()), Monotonic(), Scheduler(timeouts), workers=1)
@@ -323,7 +323,7 @@ def _wanted(recipe: Recipe, tasks: int) -> Any:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested keys as dotted ones, values as text: what a tracker shows as parameters."""
+    """Nested keys as dotted ones and values as text, for the tracker's parameters."""
     flat: dict[str, str] = {}
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
@@ -331,7 +331,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, marked where files differ; ``unknown`` outside a checkout or without git."""
+    """The commit of the running code, marked where files differ; ``unknown`` outside a checkout or without git."""
     if shutil.which("git") is None:
         return "unknown"
     here = Path(__file__).parent

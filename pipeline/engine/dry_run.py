@@ -1,7 +1,7 @@
-"""The dry_run: an algorithm on its first training tasks, looked at closely, so that a mistake in it is one line.
+"""The dry run: checks an algorithm on its first training tasks, so that a mistake in it is one line.
 
-A loss that is no number, a leaf that is never learned or an output of the wrong width would otherwise come out as an
-error deep inside torch, or not at all: broadcasting makes a number of most shapes.
+A loss that is not a number, a leaf that is never learned or an output of the wrong width would otherwise be an error
+deep inside torch, or none at all: broadcasting accepts most shapes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.core.source import TaskSource
 from pipeline.core.types import Batch, Context, MetaParams, Score, Task
 
 TASKS = 3
-"""A leaf without a gradient on so many tasks has none: on one of them it may be chance."""
+"""The tasks on which a leaf must have no gradient to be reported: on one of them it may be chance."""
 
 
 def check_algorithm(
@@ -59,7 +59,7 @@ def check_algorithm(
             return
         solved += _is_solved(score)
         with _error_context(name):
-            # What reads a memory that is empty may learn nothing yet: the next task finds this one in it.
+            # A leaf that reads an empty memory may learn nothing yet; the next task finds this one in the memory.
             theta = theta | algorithm.fold(theta, [score.records] if score.records else [])
     missing = ", ".join(sorted(unlearned or ()))
     if solved:

@@ -1,4 +1,4 @@
-"""Evaluation over fixed tasks: the same tasks for every method, a mean and its 95% interval over tasks."""
+"""Evaluation on fixed tasks: the same tasks for every method, a mean and its 95% interval over tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.engine.interfaces import Scorer
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Which tasks: drawn from a seed of their own, never the run's.
+    """The evaluation tasks, drawn from their own seed, not the run's.
 
     ``adaptation`` tells what else decides the scores and may change between two sessions of a run.
     """
@@ -36,7 +36,7 @@ class EvaluationPlan:
 
     @property
     def hash(self) -> str:
-        """Two evaluations with the same hash saw the same tasks, and only those may be compared."""
+        """Identifies the tasks. Only evaluations with the same hash may be compared."""
         facts = {
             "data": self.data,
             "split": self.split,
@@ -63,7 +63,7 @@ class Row(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Each task's own: metric -> [tasks, points], and the points, in inner steps taken."""
+    """The scores of each task: metric -> [tasks, points], and the points in inner steps taken."""
 
     points: tuple[int, ...]
     metrics: dict[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""What the engine asks of the world: a clock, a transport, an executor and a tracker, and the messages between them."""
+"""The engine's interfaces: a clock, a transport, an executor and a tracker, and the messages between them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Chunk(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the driver learns of a finished chunk: sums over its used tasks, the tasks skipped, and seconds spent.
+    """The driver's report of a finished chunk: sums over its used tasks, the skipped tasks, and the seconds spent.
 
-    ``digest`` is a checksum of the contribution: who computes a chunk again must find the same.
+    ``digest`` is a checksum of the contribution: computing the chunk again must give the same.
     """
 
     chunk: int
@@ -58,13 +58,13 @@ class Applied(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """Contributions of these chunks could not be fetched: learn them again."""
+    """The contributions of these chunks could not be fetched; they must be computed again."""
 
     chunks: tuple[int, ...]
 
 
 class Opened(NamedTuple):
-    """Where a run stands when it is opened: the last finished step, a handle to theta, and what people should know.
+    """The state of a run when it is opened: the last finished step, a handle to theta, and notes to print.
 
     ``epoch`` names the claim under which its files are written.
     """
@@ -76,7 +76,7 @@ class Opened(NamedTuple):
 
 
 class RolledBack(Exception):
-    """Theta's coordinator was lost and stands again at ``opened``, before the step that was asked of it."""
+    """The parameter actor was restarted from a checkpoint older than the requested step; ``opened`` is its state."""
 
     def __init__(self, opened: Opened) -> None:
         super().__init__(f"back at step {opened.step}")
@@ -99,7 +99,7 @@ class Scorer(Protocol):
 
 
 class Executor(Scorer, Protocol):
-    """Runs the work of an outer step somewhere; the loop sees only this."""
+    """Runs the work of an outer step. The loop sees no other interface."""
 
     workers: int
     note: Callable[[str], None]
@@ -113,7 +113,7 @@ class Executor(Scorer, Protocol):
     def stop(self) -> Stop: ...
 
     def open(self) -> Opened:
-        """Where the run stands. From here on any call may raise ``RolledBack``."""
+        """The state of the run. Any later call may raise ``RolledBack``."""
         ...
 
     def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
@@ -142,7 +142,7 @@ class Executor(Scorer, Protocol):
         ...
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        """End the run; returns what could not be sent to the tracker. A killed run takes a second at the most.
+        """End the run. Returns what could not be sent to the tracker. A killed run takes at most a second.
 
         Raises:
             FencedError: another process has taken over the run, and with it the tracked run.
@@ -151,7 +151,7 @@ class Executor(Scorer, Protocol):
 
 
 class Tracker(Protocol):
-    """Where people look at runs. Called from a background thread only; may be slow, may fail."""
+    """Shows runs to people. It is called from a background thread only, and may be slow or fail."""
 
     def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
         """Reopen ``run``, or else the one with the same tag ``RUN_KEY``, or else create one; returns its id.
@@ -174,6 +174,6 @@ class Tracker(Protocol):
 
 
 class Clock(Protocol):
-    """Seconds that only go forward."""
+    """Seconds on a clock that never goes back."""
 
     def now(self) -> float: ...

@@ -13,12 +13,12 @@ from pipeline.engine.evaluate import EvaluationPlan, Row, evaluate
 from pipeline.engine.interfaces import Applied, Chunk, Executor, Report, RolledBack
 
 MAX_SKIPPED = 0.05
-"""Share of one step's tasks that may be skipped for a loss or gradient that is not finite."""
+"""The share of a step's tasks that may be skipped because a loss or gradient is not finite."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained: all of it from the recipe."""
+    """The plan of a training, determined by the recipe."""
 
     seed: int
     steps: int
@@ -27,7 +27,7 @@ class Plan:
     validation: EvaluationPlan | None
     validate_every: int
     metric: str
-    """What validation judges by; of several points the last."""
+    """The metric of validation, at the last point of the trace."""
     higher_is_better: bool
 
 
@@ -51,7 +51,7 @@ class TrainResult(NamedTuple):
 
 
 def train(executor: Executor, plan: Plan, listener: ProgressListener) -> TrainResult:
-    """Outer steps until ``plan.steps``, from wherever the executor opens.
+    """Take outer steps until ``plan.steps``, from the step at which the executor opens.
 
     Raises:
         NonFiniteError: more than 5% of a step's tasks gave a loss or gradient that is not finite.
@@ -63,7 +63,7 @@ def train(executor: Executor, plan: Plan, listener: ProgressListener) -> TrainRe
     for note in opened.notes:
         listener.note(note)
     session = _Session(executor, plan, listener)
-    if step:  # a crash may have come between that step and its validation; the journal keeps the first of two
+    if step:  # a crash may have come before its validation; the journal keeps the first of two entries
         session.validate(theta, step)
     while step < plan.steps:
         try:
@@ -82,7 +82,7 @@ class _Session:
     def __init__(self, executor: Executor, plan: Plan, listener: ProgressListener) -> None:
         self.executor, self.plan, self.listener = executor, plan, listener
         self.started = self.before = time.perf_counter()
-        # A step's timing ends after it: it goes into the journal with the next.
+        # A step's timing is known only after it, so it is journaled with the next step.
         self.timing: dict[str, float] = {}
 
     def step(self, theta: Any, step: int) -> Any:
@@ -98,7 +98,7 @@ class _Session:
         return applied.theta
 
     def validate(self, theta: Any, step: int) -> None:
-        """Score the validation tasks, if ``step`` is one for it."""
+        """Score the validation tasks if ``step`` is due for it."""
         if self.plan.validation is None or step % self.plan.validate_every:
             return
         key = self.plan.validation.key
@@ -115,7 +115,7 @@ class _Session:
 def _outer_step(
     executor: Executor, theta: Any, step: int, chunks: Sequence[Chunk], timing: dict[str, float]
 ) -> tuple[Applied, list[Report]]:
-    """Learn and apply, until nothing is missing."""
+    """Compute the chunks and apply them, until no contribution is missing."""
     handles: dict[int, Any] = {}
     reports: dict[int, Report] = {}
     wanted = list(chunks)
@@ -152,7 +152,7 @@ def _means(reports: Sequence[Report]) -> tuple[float, dict[str, float]]:
 
 
 def _timing(reports: Sequence[Report], applied: Applied, wall: float, workers: int) -> dict[str, float]:
-    """Shares of a step's wall time; what no part accounts for is ``waiting``."""
+    """Shares of a step's wall time; the unaccounted part is ``waiting``."""
     parts = {
         name: sum(report.seconds.get(name, 0.0) for report in reports) / workers / wall
         for name in ("sampling", "inner_loop")

@@ -19,9 +19,10 @@ from pipeline.core.types import MayChange
 
 @dataclass(frozen=True)
 class Numerics:
-    """Threads are torch's in each worker: another number of them gives other bits, so the recipe fixes it.
+    """``threads`` are torch's in each worker. Another number gives other bits, so the recipe fixes it.
 
-    What may change on a resume is compared as part of the fingerprint instead. ``mixed`` admits workers whose numerics
+    The fields that may change on a resume are compared by the fingerprint
+    instead. ``mixed`` admits workers whose numerics
     differ from the first one's; such a run cannot be reproduced bit for bit.
     """
 
@@ -48,10 +49,10 @@ class Numerics:
         if self.torch_device().type == "cuda":
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
-            torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa, by default, in convolutions alone
+            torch.backends.cudnn.allow_tf32 = False  # torch's default rounds to 10 bits of mantissa in convolutions
 
     def fingerprint(self, chunk_size: int) -> dict[str, str]:
-        """What two processes must share to give the same bits."""
+        """The values that two processes must share to compute the same bits."""
         device = self.torch_device()
         return {
             "torch": torch.__version__,
@@ -67,7 +68,7 @@ class Numerics:
 
 
 def processor() -> str:
-    """The model of this machine's CPU: libraries choose their code by it."""
+    """The model of this machine's CPU, by which libraries choose their code."""
     about = Path("/proc/cpuinfo")
     lines = about.read_text("utf-8").splitlines() if about.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -75,9 +76,9 @@ def processor() -> str:
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc not to give large blocks back: each step asks for the same ones, and fresh pages are cleared first.
+    """Make glibc keep large freed blocks: each step asks for the same sizes, and the kernel clears fresh pages first.
 
-    A conv-4 MAML step takes 8% less CPU time. Elsewhere than on glibc this does nothing.
+    It saves 8% of the CPU time of a conv-4 MAML step. Without glibc it does nothing.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is not None and hasattr(libc, "mallopt"):

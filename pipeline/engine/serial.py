@@ -18,7 +18,7 @@ from pipeline.engine.worker import Worker
 
 
 class InProcess:
-    """A transport to the one worker of this process: a lease is carried out when ``poll`` asks for it."""
+    """A transport to the one worker in this process. ``poll`` carries out a lease."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -46,7 +46,7 @@ class InProcess:
 
 
 class SerialExecutor(WorkerPool):
-    """Runs everything here, one chunk after another."""
+    """Runs all chunks in this process, in order."""
 
     def __init__(self, worker: Worker, coordinator: Coordinator, on_poison: OnPoison = "abort") -> None:
         super().__init__(InProcess(worker), Monotonic(), Scheduler(Timeouts(), on_poison), workers=1)
@@ -75,6 +75,6 @@ class SerialExecutor(WorkerPool):
         return theta
 
     def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        if status == "FINISHED":  # all is on disk: what is left may be interrupted
+        if status == "FINISHED":  # the run is on disk; the rest may be interrupted
             return self.stop.interruptible(lambda: self.coordinator.close(status, summary))
         return self.coordinator.close(status, summary)

@@ -1,4 +1,4 @@
-"""A signal asks a run to end: it is noted, and the run ends at the next place where nothing is half done."""
+"""Records a signal; the run ends at the next point at which its state is consistent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Stop:
-    """Whether this process was asked to end. SIGTERM or Ctrl-C asks; a second one ends the process at once."""
+    """Whether SIGTERM or Ctrl-C asked this process to end. A second signal ends the process at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -26,8 +26,8 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals meanwhile, in the main thread."""
-        if threading.current_thread() is not threading.main_thread():  # Python gives signals to that thread alone
+        """Handle the signals inside the block, in the main thread."""
+        if threading.current_thread() is not threading.main_thread():  # Python delivers signals to that thread only
             yield
             return
         before = {number: signal.signal(number, self._asked) for number in SIGNALS}
@@ -38,12 +38,12 @@ class Stop:
                 signal.signal(number, handler or signal.SIG_DFL)
 
     def check(self) -> None:
-        """Raises ``Stopped`` if the process was asked to end: call it where the run can be left."""
+        """Raises ``Stopped`` if the process was asked to end. Call it where the state is consistent."""
         if self.signal is not None:
             raise Stopped(self.signal)
 
     def interruptible(self, compute: Callable[[], T]) -> T:
-        """What ``compute`` returns. It may be left anywhere inside, so it must change nothing that outlives it."""
+        """The result of ``compute``, which a signal may interrupt anywhere, so it must change no lasting state."""
         self.check()
         self._interruptible = True
         try:

@@ -1,4 +1,4 @@
-"""A worker: samples a chunk of tasks, learns from them, packs one vector. Stateless; each call is pure."""
+"""A worker samples the tasks of a chunk, learns from them and packs one vector. Each call is pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SampledTask(NamedTuple):
 
 
 class TaskBatch(NamedTuple):
-    """Tasks of equal shape as one: (support, query, noise), each tensor with a leading task dimension."""
+    """Tasks of equal shape, stacked: (support, query, noise), each tensor with a leading task dimension."""
 
     ways: int
     tensors: tuple[Any, Any, Params]
@@ -47,7 +47,7 @@ class TaskResult(NamedTuple):
 
 
 class Worker:
-    """Computes chunks of one run. Holds what is fixed for the run, and nothing that changes."""
+    """Computes chunks of one run. It holds only what is fixed for the run."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Worker:
         self.device = numerics.torch_device()
 
     def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
-        """The chunk's weighted sum of gradients, and what the driver may know of it.
+        """The chunk's weighted sum of gradients, and a report for the driver.
 
         Raises:
             TaskError: the source or the algorithm raised; names the task and the line that reproduces it.
@@ -99,7 +99,7 @@ class Worker:
         return contribution, report
 
     def learn_alone(self, theta: np.ndarray, ticket: Ticket) -> tuple[MetaParams, Score]:
-        """One task's own gradient and score, to look into."""
+        """The gradient and score of one task, for inspection."""
         task, noise = self._to_device(self._draw(ticket, "train"))
         with _error_context(ticket):
             return self.algorithm.learn(self._theta(theta), task, Context(ticket.step, "train", task.ways, noise))
@@ -139,7 +139,7 @@ class Worker:
             gradient, score = self._learn_together(theta, together, drawn, step)
             if _finite(gradient, score):
                 return gradient, _learned(score, range(len(drawn)))
-        # The loop finds which task is at fault; whether it is used depends on that task alone.
+        # Repeat task by task to find the one at fault; whether a task is used depends on that task alone.
         gradients: dict[int, Tensor] = {}
         groups: dict[str, None] = {}
         learned = []
@@ -167,7 +167,7 @@ class Worker:
             return torch.tensordot(weights, per_task, 1)
 
         if algorithm.differentiable:
-            # One backward through all tasks, theta shared between them.
+            # One backward pass through all tasks, which share theta.
             leaves = require_grad(theta, algorithm.unstepped)
             score = _vmap_tasks(lambda task, noise: algorithm.objective(leaves, task, context(task, noise)), together)
             gradient = gradient_of(weighted_sum(score.loss), leaves, algorithm.unstepped)
@@ -187,7 +187,7 @@ class Worker:
         return {name: torch.tensor([one[name] for one in per_task], dtype=torch.float64) for name in per_task[0]}
 
     def _theta(self, theta: np.ndarray) -> MetaParams:
-        # A copy: the received array lies in memory shared with every other reader, and torch would let us write to it.
+        # Copied: the received array lies in memory that other readers share, and torch would allow writes to it.
         return self.layout.unpack(torch.from_numpy(theta.copy()).to(self.device))
 
     def _draw(self, ticket: Ticket, phase: Phase) -> SampledTask:
@@ -202,7 +202,7 @@ class Worker:
         return tensor.to(self.device, self.layout.dtype if tensor.is_floating_point() else None)
 
     def _stack(self, drawn: list[SampledTask]) -> TaskBatch | None:
-        """All tasks as one, if they may be: a rule on shapes alone, never on timings."""
+        """The stacked tasks, or None. The rule depends on shapes alone, never on timings."""
         if not self.vectorise:
             return None
         flat = [pytree.tree_flatten((task.support, task.query, noise)) for task, noise in drawn]
@@ -225,9 +225,9 @@ def milestones(length: int) -> tuple[int, ...]:
 
 
 class _error_context:
-    """Turns whatever an algorithm or source raises into an error that names the tasks.
+    """Turns an error of an algorithm or a source into one that names the tasks.
 
-    Memory that ran out is no task's fault yet: it comes out as ``MemoryError``, and somebody else may try.
+    Exhausted memory need not be a task's fault: it is raised as ``MemoryError``, and another worker may try.
     """
 
     def __init__(self, what: Chunk | Ticket) -> None:

@@ -1,1 +1,1 @@
-"""What was trained, ready to adapt and answer."""
+"""Serving: a trained theta that adapts and predicts."""

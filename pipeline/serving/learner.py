@@ -1,4 +1,4 @@
-"""A trained theta that adapts to a support set and answers: the algorithm's own ``adapt`` and ``predict``."""
+"""A trained theta that adapts and predicts with the algorithm's own ``adapt`` and ``predict``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Learner:
         """
         x = self.inputs(support_x, "support_x")
         labels, y = self._targets(support_y, len(x))
-        # As it was trained: a sequence is read in the order given, each label after its answer.
+        # As in training, a sequence is read in the given order, each label after its answer.
         support = self.spec.data(x, y)
         ways = max(len(labels), 1)
         # One fixed ticket: serving is deterministic.

@@ -1,4 +1,4 @@
-"""The classes of one split set of a class-indexed Arrow file: what image sources draw their tasks from."""
+"""The classes of one split set of a class-indexed Arrow file, from which image sources draw tasks."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Classes:
         self.input_shape: tuple[int, ...] = (*(colours or [1]), height, width)
 
     def count(self, split: Split, rotations: Rotations) -> int:
-        """How many classes there are; where quarter turns are classes, four of each."""
+        """The number of classes; four times as many where quarter turns are classes."""
         return len(self._classes[split]) * (QUARTERS if rotations == "classes" else 1)
 
     def contents(self, split: Split) -> frozenset[str]:
@@ -79,7 +79,7 @@ class Classes:
                 for index in classes[drawn // turned]
             ]
         )
-        # Drawn last: with and without random turns, a ticket has the same images.
+        # Drawn last, so that a ticket has the same images with and without random rotations.
         turns = rng.integers(QUARTERS, size=shape.ways) if rotations == "random" else drawn % turned
         pixels_WN = self._file.images[rows_WN]
         for pixels_N, turn in zip(pixels_WN, turns, strict=True):

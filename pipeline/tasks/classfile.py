@@ -24,7 +24,7 @@ from pipeline.core.seeding import Split
 from pipeline.storage.local import write_whole
 
 FORMAT = 2
-_CONTENT = 1  # goes into the hash of the content, which is the same in both formats
+_CONTENT = 1  # part of the content hash, which is the same in both formats
 _KEY, _MAGIC = b"metafleet", b"ARROW1\0\0"
 
 Pixels = npt.NDArray[np.uint8]
@@ -50,11 +50,11 @@ class ClassFile:
     checksums: Sequence[int]
 
     def is_whole(self, index: int) -> bool:
-        """Whether the pixels of a class are those that were written: a disk may lose bits and not say so."""
+        """Whether the pixels of a class have their checksum: a disk can lose bits silently."""
         return zlib.crc32(self.images[self.offsets[index] : self.offsets[index + 1]].data) == self.checksums[index]
 
     def summary(self) -> str:
-        """Lines for people: classes, images, the sizes of the splits and the content hash."""
+        """The summary that is printed: classes, images, the sizes of the splits and the content hash."""
         of = "×".join(map(str, self.images.shape[1:]))
         sizes = {
             name: ", ".join(f"{len(indices)} {split}" for split, indices in split_set.items())
@@ -98,7 +98,7 @@ def write(
 
 
 def read(path: Path) -> ClassFile:
-    """Map a file into memory without copying it, and check all of it but its pixels: see ``is_whole``.
+    """Map a file into memory without a copy, and check everything except the pixels, which ``is_whole`` checks.
 
     Raises:
         DataError: there is no such file, or it is not one of ours, or its parts do not fit together.
@@ -125,7 +125,7 @@ def _only_batch(path: Path) -> pa.RecordBatch:
         if footer.num_record_batches != 1:
             raise _Unfit(f"has {footer.num_record_batches} record batches, expected 1")
         batch = _mapped_batch(mapped)
-        batch.validate(full=True)  # of what is left here it takes a microsecond, however large the file
+        batch.validate(full=True)  # it is fast for a file of any size
     except FileNotFoundError:
         raise _Unfit("does not exist") from None
     except PermissionError:
@@ -138,9 +138,9 @@ def _only_batch(path: Path) -> pa.RecordBatch:
 
 
 def _mapped_batch(mapped: pa.Buffer) -> pa.RecordBatch:
-    """The first batch, as windows on the file: no size that a file declares can take more memory than the file has.
+    """The first batch as views of the file, so that no declared size can take more memory than the file has.
 
-    Message by message, as the file's own reader would decompress whatever it is given before anyone can object.
+    Reads message by message, because pyarrow's file reader decompresses before the file can be refused.
     """
     messages = pa.ipc.MessageReader.open_stream(mapped.slice(len(_MAGIC)))
     schema = pa.ipc.read_schema(messages.read_next_message())
@@ -157,7 +157,7 @@ def _mapped_batch(mapped: pa.Buffer) -> pa.RecordBatch:
 
 
 def _is_compressed(metadata: pa.Buffer) -> bool:
-    """Whether a record batch's metadata names a codec, in today's place or in that of 2020.
+    """Whether a record batch's metadata names a codec, in the present field or in that of 2020.
 
     pyarrow does not tell, so this looks into the flatbuffer (Message.fbs of Arrow's format): a table begins with the
     distance to its vtable, and a vtable holds its own size and, from byte 4, the distance of each field or 0.
@@ -191,7 +191,7 @@ def _check_schema(schema: pa.Schema) -> None:
 
 
 def _about(batch: pa.RecordBatch) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
-    """The metadata and its class offsets, once they fit each other and the rows."""
+    """The metadata and the class offsets, checked against each other and the rows."""
     try:
         about = json.loads((batch.schema.metadata or {})[_KEY])
         written = about["format"]
@@ -229,7 +229,7 @@ def _check(about: Any, rows: int) -> None:
 
 
 def _content(images: Pixels, described: Mapping[str, Any]) -> str:
-    """The sha256 of what the file means, free of how Arrow lays it out."""
+    """The sha256 of the content, independent of Arrow's layout."""
     digest = hashlib.sha256(json.dumps([_CONTENT, images.shape, described], sort_keys=True).encode())
     digest.update(images.data)
     return digest.hexdigest()

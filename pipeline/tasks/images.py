@@ -1,4 +1,4 @@
-"""Few-shot image classification from a class-indexed Arrow file, whatever it was ingested from."""
+"""Few-shot image classification from a class-indexed Arrow file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Random quadratics ‖W phi - y‖²: functions for an optimiser to learn on (arXiv 1606.04474, §3.1).
 
-The paper draws W and y from a Gaussian; its authors' code from U[0, 1), which bends one direction far more than all
-others.
+The paper draws W and y from a Gaussian. The authors' code draws them from U[0, 1), which gives one direction a far
+larger curvature than all others.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.core.types import Batch, Task
 
 @dataclass(frozen=True)
 class QuadraticsConfig:
-    """``dimension`` is phi's; ``entries`` says what those of W and y are drawn from: N(0, 1) or U[0, 1)."""
+    """``dimension`` is that of phi. ``entries`` is the distribution of the entries of W and y: N(0, 1) or U[0, 1)."""
 
     dimension: Annotated[int, Ge(1), Le(1 << 12)] = 10
     entries: Literal["gaussian", "uniform"] = "gaussian"
@@ -56,7 +56,7 @@ class Quadratics:
         return Spec(Batch, (self._config.dimension,), 1, "values", "sum_of_squares")
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
-        """Row by row, so that a task of fewer rows has the first ones of a task of more."""
+        """Drawn row by row, so that a smaller task consists of the first rows of a larger one."""
         rng, shape = ticket.rng("task"), (self._shapes.of(ticket).shots, self._config.dimension + 1)
         rows = torch.from_numpy(
             rng.normal(size=shape) if self._config.entries == "gaussian" else rng.uniform(size=shape)

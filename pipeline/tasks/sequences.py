@@ -1,4 +1,4 @@
-"""Images one after the other, each label shown after its answer: the protocol of MANN.
+"""Sequences of images, each label shown after its answer: the protocol of MANN.
 
 Santoro, Bartunov, Botvinick, Wierstra, Lillicrap: One-shot Learning with Memory-Augmented Neural Networks,
 arXiv 1605.06065.
@@ -29,9 +29,9 @@ class SequencesConfig:
     """``path``, ``split``, ``train_rotations`` and ``eval_rotations`` are as for images. ``side``: images are made so
     many pixels square; published is 20.
 
-    In a ``balanced`` sequence, as published, all classes come equally often, so that which label is due can be counted,
-    and methods that learn to count learn nothing else for long. ``training_order: independent`` draws the class of each
-    training example anew: labels tell nothing of those to come. Evaluation stays balanced.
+    In a ``balanced`` sequence, as published, all classes occur equally often. A method can then count which labels
+    remain, and one that learns to count learns nothing else for long. ``training_order: independent`` draws the class
+    of each training example independently, so that labels say nothing about later ones. Evaluation stays balanced.
     """
 
     path: Annotated[str, FilePath()]
@@ -45,10 +45,10 @@ class SequencesConfig:
 class Sequences:
     """``ways`` classes with ``queries`` images each, in random order; a class's slot is drawn anew for each task.
 
-    ``shots`` images of each class come before, judged by nobody; with 0, as published, a task begins with nothing.
-    Of an independent order, an image comes again once all ``queries`` of its class have come.
-    ``x`` is float32 [T, C, H, W] in [0, 1]; ``y`` int64 [T], the slot. Images are made smaller by the mean over the
-    area of a pixel, when a task is sampled: one ingested file serves every size.
+    ``shots`` images of each class come first and are not scored; with 0, as published, a task begins empty.
+    In an independent order an image is repeated after all ``queries`` images of its class.
+    ``x`` is float32 [T, C, H, W] in [0, 1]; ``y`` int64 [T], the slot. Images are resized by area averaging when a task
+    is sampled, so that one ingested file serves every size.
 
     Raises:
         DataError: the file is missing, damaged or has no such split set; or the split ``train`` cannot fill its shape.
@@ -96,14 +96,14 @@ class Sequences:
         ways, each, *_ = pixels_WN.shape
         pixels = channels_first(pixels_WN.reshape(ways * each, *pixels_WN.shape[2:]), self._input_shape[0])[order]
         down, across = self._shares
-        # Whole numbers all the way, which float64 holds exactly: no machine gives other bits.
+        # All values are whole numbers, which float64 holds exactly, so that every machine gives the same bits.
         summed = down @ pixels.astype(np.float64) @ across.T
         x = (summed / (255 * down[0].sum() * across[0].sum())).astype(np.float32)
         return Stream(torch.from_numpy(x), torch.from_numpy(order // each))
 
 
 def _balanced(rng: np.random.Generator, ways: int, each: int) -> npt.NDArray[np.int64]:
-    """Which of ``ways`` × ``each`` images comes when."""
+    """The order of ``ways`` × ``each`` images."""
     return rng.permutation(ways * each)
 
 
@@ -114,7 +114,7 @@ def _independent(rng: np.random.Generator, ways: int, each: int) -> npt.NDArray[
 
 
 def shares(side: int, new: int) -> np.ndarray:
-    """How much of each of ``side`` pixels lies in each of ``new``: whole numbers [new, side], ``side`` to a row."""
+    """The overlap of ``side`` old pixels with ``new`` pixels: whole numbers [new, side]; each row sums to ``side``."""
     starts, old = np.arange(new)[:, None] * side, np.arange(side)[None, :] * new
     overlap = np.minimum(starts + side, old + new) - np.maximum(starts, old)
     return overlap.clip(0).astype(np.float64)

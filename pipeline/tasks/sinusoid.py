@@ -1,7 +1,7 @@
 """Sine waves of random amplitude and phase: the regression that MAML introduced (arXiv 1703.03400, §5.1).
 
-With the published ranges, answering 0 has a mean squared error of 4.25167, and the best answer without adaptation,
--1.6234 cos x, one of 3.00567: whatever is better before it has adapted has seen the query set.
+With the published ranges the constant answer 0 has a mean squared error of 4.25167. The best answer without adaptation,
+-1.6234 cos x, has 3.00567. A method that is better before adaptation has seen the query set.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Sinusoid:
         return Spec(Batch, (1,), 1, "values", "mean_squared_error")
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
-        """Amplitude and phase, then the support set, then the query set, whose size thus changes nothing before it."""
+        """Draws amplitude and phase, then the support set, then the query set, whose size thus changes nothing before
+        it."""
         rng, shape = ticket.rng("task"), self._shapes.of(ticket)
         amplitude, phase = rng.uniform(*self._config.amplitude), rng.uniform(*self._config.phase)
         x = rng.uniform(*self._config.x, size=(shape.shots + shape.queries, 1))

@@ -1,4 +1,4 @@
-"""What every external memory is made of: where it is read and written, how content changes, and what it forgets.
+"""The parts of an external memory: where it is read and written, how its content changes and what it forgets.
 
-``cycle`` has the six steps in which all of them work.
+``cycle`` has the six steps of each memory.
 """

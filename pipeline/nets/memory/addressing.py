@@ -1,4 +1,4 @@
-"""Where in a memory: weights over its slots by content, and the location steps of the Neural Turing Machine.
+"""Addressing: weights over a memory's slots by content, and the location steps of the Neural Turing Machine.
 
 Pure functions; leading dimensions (heads) are free. Shapes: M slots, W width of a slot, S shifts.
 
@@ -14,20 +14,20 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 FLOOR = 1e-3
-"""The shortest a slot or a key is taken to be: nothing is like an empty slot, and its gradient stays small."""
+"""The lower bound on the length of a slot or a key: an empty slot resembles no key, and its gradient stays small."""
 
 SHARP = 10.0
 """What a learned strength starts at: weak ones spread a read over all slots, so that nothing is bound to anything."""
 
 SMALLEST = 1e-16
-"""A weight is taken to be this at least where it is raised to a power: the slope of 0^gamma has no bound."""
+"""The lower bound on a weight that is raised to a power: the slope of 0^gamma is unbounded."""
 
 SHIFTS = 3
 """A head of the Neural Turing Machine moves by -1, 0 or 1 slots."""
 
 
 class Head(NamedTuple):
-    """What a head of the Neural Turing Machine asks: ``key`` [..., W], ``by`` [..., S], the rest [..., 1]."""
+    """The outputs of a head of the Neural Turing Machine: ``key`` [..., W], ``by`` [..., S], the others [..., 1]."""
 
     key: Tensor
     strength: Tensor
@@ -37,17 +37,17 @@ class Head(NamedTuple):
 
     @staticmethod
     def numbers(width: int) -> int:
-        """How many numbers it is made of."""
+        """How many numbers a head needs."""
         return width + SHIFTS + 3
 
     @classmethod
     def of(cls, asked: Tensor, width: int) -> Head:
-        """Of any numbers: a strength becomes positive, a gate a share, shifts sum to 1, and gamma is over 1."""
+        """From real numbers: strengths become positive, gates lie in [0, 1], shifts sum to 1, and gamma is above 1."""
         key, strength, gate, by, gamma = asked.split([width, 1, 1, SHIFTS, 1], -1)
         return cls(torch.tanh(key), softplus(strength), torch.sigmoid(gate), torch.softmax(by, -1), 1 + softplus(gamma))
 
     def locate(self, memory_MW: Tensor, previous_M: Tensor) -> Tensor:
-        """Its weights over slots: content, then gate, then shift, then sharpen."""
+        """The weights over slots: by content, then gated, shifted and sharpened."""
         content_M = by_content(memory_MW, self.key, self.strength)
         return sharpen(shift(interpolate(content_M, previous_M, self.gate), self.by), self.gamma)
 
@@ -73,7 +73,7 @@ def strength(asked: Tensor) -> Tensor:
 
 
 def interpolate(content_M: Tensor, previous_M: Tensor, gate: Tensor) -> Tensor:
-    """``gate`` [..., 1] of the content weights, and the rest of the weights of the step before."""
+    """A share ``gate`` [..., 1] of the content weights, and the remaining share of the previous step's weights."""
     return gate * content_M + (1 - gate) * previous_M
 
 

@@ -1,4 +1,4 @@
-"""The network that works a memory: an LSTM that sees an input and what was last read from the memory."""
+"""The controller of a memory: an LSTM that sees an input and the last read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.nets.net import fan_in_normal
 
 
 class Controller:
-    """``read`` numbers come back from the memory; ``interface`` numbers are what it asks of the memory.
+    """It receives ``read`` numbers from the memory and sends it ``interface`` numbers.
 
-    Its state before a step is {"h": [h, read], "c": c}: both go through one product.
+    Its state before a step is {"h": [h, read], "c": c}, so that one product serves both.
     """
 
     def __init__(self, inputs: int, hidden: int, read: int, interface: int) -> None:
@@ -33,15 +33,15 @@ class Controller:
         }
 
     def start(self, params: Params) -> Params:
-        """The state before anything was seen or read."""
+        """The state before the first input."""
         bias = params["interface/bias"]
         return {"h": bias.new_zeros(self.cell.hidden + self.read), "c": bias.new_zeros(self.cell.hidden)}
 
     def see(self, params: Params, inputs: Tensor) -> Tensor:
-        """Of inputs [..., I] what does not depend on the state."""
+        """The part of the computation on inputs [..., I] that does not depend on the state."""
         return self.cell.see(params, inputs)
 
     def step(self, params: Params, seen: Tensor, state: Params) -> tuple[Params, Tensor]:
-        """{"h": h, "c": c} after an input, and what it asks of the memory, [interface]."""
+        """{"h": h, "c": c} after an input, and the output for the memory [interface]."""
         after = self.cell.step(params, seen, state)
         return after, after["h"] @ params["interface/weight"].T + params["interface/bias"]

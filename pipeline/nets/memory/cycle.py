@@ -1,6 +1,6 @@
-"""The six steps in which a memory works: encode, retrieve, integrate, update, store, forget.
+"""The six steps of a memory: encode, retrieve, integrate, update, store, forget.
 
-The first three answer and change nothing; the last three make the next state of what was seen.
+The first three compute an answer without changing the state; the last three compute the next state.
 
 The steps are named after this project's source articles, of which one means something else: their *update* changes the
 model's parameters, by a gradient step on what was retrieved and integrated. Here an update decides what of an example
@@ -25,7 +25,7 @@ S = TypeVar("S")
 
 
 class Answered(NamedTuple, Generic[C, F]):
-    """What looking something up gave: its code, what the memory had of it, and the two as one ``answer`` [...]."""
+    """The result of a lookup: the code, what the memory holds for it, and both combined as ``answer`` [...]."""
 
     code: C
     found: F
@@ -33,23 +33,23 @@ class Answered(NamedTuple, Generic[C, F]):
 
 
 class Cycle(ABC, Generic[C, F, R, S]):
-    """C: a code (what the memory is asked by); F: what it finds; R: what is to be written; S: its state, a value."""
+    """C: a code, by which the memory is addressed; F: what it finds; R: a record to write; S: the state, a value."""
 
     @abstractmethod
     def encode(self, params: Params, x: Tensor, state: S) -> C:
-        """What the memory is asked by for ``x``."""
+        """The code of ``x``, by which the memory is addressed."""
 
     @abstractmethod
     def retrieve(self, params: Params, code: C, state: S) -> F:
-        """What the memory has of it."""
+        """What the memory holds for a code."""
 
     @abstractmethod
     def integrate(self, params: Params, code: C, found: F) -> Tensor:
-        """The code and what was found, as one answer."""
+        """Combine the code and what was found into an answer."""
 
     @abstractmethod
     def update(self, params: Params, seen: Answered[C, F], state: S) -> R:
-        """What of it is to be written, and where; never a change of ``params``."""
+        """The record to write: what and where; never a change of ``params``."""
 
     @abstractmethod
     def store(self, params: Params, seen: Answered[C, F], record: R, state: S) -> S:
@@ -57,7 +57,7 @@ class Cycle(ABC, Generic[C, F, R, S]):
 
     @abstractmethod
     def forget(self, params: Params, state: S) -> S:
-        """The state after time has passed over it, with the slot named that gives way next."""
+        """The state after one step of forgetting, with the slot that is evicted next."""
 
     @final
     def look(self, params: Params, x: Tensor, state: S) -> Answered[C, F]:

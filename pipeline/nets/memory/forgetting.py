@@ -1,17 +1,17 @@
-"""What a memory forgets: how much of each slot stays at a step, and which slot gives way to what is new.
+"""Forgetting: how much of each slot is retained at a step, and which slot is evicted for new content.
 
-    none        everything stays; once all slots are filled, nothing new is stored
-    decay       a share ``keep`` of everything stays at each step; the slot with the weakest trace of use gives way
-    lru         the slot whose last use is longest ago gives way
-    importance  the least important slot gives way
-    gate        a learned share of each slot stays, by its content; the slot of which least would stay gives way
+    none        everything is retained; once all slots are filled, nothing new is stored
+    decay       a share ``keep`` of everything is retained at each step; the least used slot by a fading trace is evicted
+    lru         the least recently used slot is evicted
+    importance  the least important slot is evicted
+    gate        a learned share of each slot is retained, by its content; the slot with the smallest share is evicted
 
-Importance is a sum over time, without an age: a slot that was just written has been read least, so that it gives way
-next unless it is read more in one step than the least important of the others was in all. The newest slot is evicted
-nearly always, old ones stay, and the policy is close to ``none``. This is what the policy means (least frequent use),
-and why ``lru`` is the default.
+Importance is a sum over time, without an age. A slot that was just written has been read least, so it is evicted next,
+unless it is read more in one step than the least important other slot was in all. The newest slot is evicted nearly
+always, old ones stay, and the policy is close to ``none``. That is least frequent use, and the reason why ``lru`` is
+the default.
 
-A slot that was never filled gives way before all others, the lowest first, and so of equals. All is pure and can be
+Empty slots are evicted before all others. Ties are broken by the lowest index. All functions are pure and can be
 vectorised. A soft memory multiplies its content by ``retention`` at each step and writes to ``victim``; a hard store
 of keys and values overwrites ``victim`` on a miss. Shapes: M slots, W width of a slot.
 """
@@ -35,10 +35,10 @@ OPEN = 5.0
 
 
 class SlotFacts(NamedTuple):
-    """What is known of each slot.
+    """The bookkeeping of the slots.
 
-    ``content`` [M, W] is what it holds (a store's key); ``age`` [M] steps since its last use; ``usage`` [M] a trace of
-    use that fades; ``importance`` [M] what it was good for so far; ``filled`` [M] is 1 where something was stored.
+    ``content`` [M, W] is what a slot holds (a store's key); ``age`` [M] the steps since its last use; ``usage`` [M] a
+    fading trace of use; ``importance`` [M] its contribution so far; ``filled`` [M] is 1 where something was stored.
     """
 
     content: Tensor
@@ -49,10 +49,10 @@ class SlotFacts(NamedTuple):
 
 
 class Policy(ABC):
-    """``keep`` is the share of a slot that time leaves at each step, where time is what forgets."""
+    """``keep`` is the share of a slot that is retained at each step, for the policies that forget by time."""
 
     fades: ClassVar[bool] = False
-    """Whether less than all of a slot may stay: else nobody needs to ask for ``retention``."""
+    """Whether a policy retains less than all of a slot; otherwise ``retention`` need not be called."""
 
     def __init__(self, keep: float = 0.95) -> None:
         self.keep = keep
@@ -62,16 +62,16 @@ class Policy(ABC):
         return {}
 
     def retention(self, params: Params, facts: SlotFacts) -> Tensor:
-        """How much of each slot stays, [M] in [0, 1]. Default: all."""
+        """The share of each slot that is retained, [M] in [0, 1]. Default: all."""
         return torch.ones_like(facts.usage)
 
     def victim(self, params: Params, facts: SlotFacts, count: int = 1) -> Tensor:
-        """[M]: 1 at the ``count`` slots that give way, one by default; 0 everywhere where none does."""
+        """[M]: 1 at the ``count`` evicted slots, one by default; all zeros where none is."""
         return _lowest(self.worth(params, facts), facts.filled, count)
 
     @abstractmethod
     def worth(self, params: Params, facts: SlotFacts) -> Tensor:
-        """What orders filled slots, [M]: the one worth least gives way."""
+        """The worth of filled slots [M]: the slot with the smallest worth is evicted."""
 
 
 class Nothing(Policy):
@@ -103,7 +103,7 @@ class LeastImportant(Policy):
 
 
 class LearnedGate(Policy):
-    """σ(weight · content + bias), for each slot by itself."""
+    """σ(weight · content + bias), computed for each slot."""
 
     fades = True
 
@@ -134,7 +134,7 @@ def age_of_trace(usage_M: Tensor, fade: float) -> Tensor:
 
 
 def _lowest(worth_M: Tensor, filled_M: Tensor, count: int) -> Tensor:
-    # Where, not arithmetic: an empty slot goes first whatever its worth, and of equals the first one.
+    # ``where`` instead of arithmetic: an empty slot is evicted first whatever its worth; ties go to the lowest index.
     ranked = torch.where(filled_M > 0, worth_M.detach(), -math.inf)
     slots = torch.arange(ranked.shape[-1], device=ranked.device)
     if count == 1:

@@ -1,4 +1,4 @@
-"""A hard memory of keys and values: what is like something it holds is averaged into it, all else takes a slot.
+"""A hard memory of keys and values: input like a stored key is averaged into it, other input takes a slot.
 
 The rule is that of Kaiser, Nachum, Roy, Bengio: Learning to Remember Rare Events, arXiv 1703.03129: keys of length 1,
 the nearest by cosine; where it is right (a hit) it becomes the average, at length 1 again, and its age 0; else (a miss)
@@ -22,15 +22,15 @@ from pipeline.nets.memory.cycle import Answered, Cycle
 from pipeline.nets.memory.forgetting import Policy, SlotFacts
 
 ABSENT = -2.0
-"""Stands for the cosine of a slot that holds nothing: below every other."""
+"""The cosine of an empty slot: below every real one."""
 
 
 NEVER = -1e4
-"""What a softmax gives no share to, in any dtype."""
+"""A logit whose softmax is 0 in any dtype."""
 
 
 class Code(NamedTuple):
-    """What was asked or shown: a vector [..., W] as it came, as a key of length 1, and the value [..., V] with it."""
+    """An input: its vector [..., W], the vector as a key of length 1, and its value [..., V]."""
 
     vector: Tensor
     key: Tensor
@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What to write: ``where`` is one-hot [M], or 0 everywhere where no slot gives way; ``hit`` is 1 on a hit."""
+    """A record: ``where`` is one-hot [M], or all zeros where no slot is evicted; ``hit`` is 1 on a hit."""
 
     where: Tensor
     hit: Tensor
@@ -54,14 +54,14 @@ class Entry(NamedTuple):
 
 
 class KeyValue(Cycle[Code, Found, Entry, Params]):
-    """``x`` is a vector [W] with its value [V] behind it; who only looks something up leaves the value out."""
+    """``x`` is a vector [W] followed by its value [V]; a lookup leaves the value out."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
     @abstractmethod
     def right(self, code: Code, nearest: Tensor, value: Tensor) -> Tensor:
-        """Whether the nearest slot, at this cosine [] and with this value [V], is what was shown: bool []."""
+        """Whether the nearest slot, with this cosine [] and this value [V], matches the input: bool []."""
 
     def encode(self, params: Params, x: Tensor, state: Params) -> Code:
         width = state["keys"].shape[-1]
@@ -96,21 +96,21 @@ class KeyValue(Cycle[Code, Found, Entry, Params]):
         }
 
     def forget(self, params: Params, state: Params) -> Params:
-        """Content stays as it is: the trace of its uses fades, and the slot is named that gives way next."""
+        """The content is unchanged: the trace of use fades, and the slot to evict next is chosen."""
         facts = SlotFacts(state["keys"], state["age"], state["uses"], state["uses"], state["filled"])
         uses = state["uses"] * self.policy.retention(params, facts)
         facts = facts._replace(usage=uses, importance=uses)
         return state | {"uses": uses, "victim": self.policy.victim(params, facts)}
 
     def write(self, params: Params, rows: Tensor, state: Params) -> Params:
-        """The state after all rows [N, W + V], one after the other."""
+        """The state after writing all rows [N, W + V] in order."""
         for row in rows:
             _, state = self.turn(params, row, state)
         return state
 
 
 def empty(slots: int, width: int, value_width: int, like: Tensor) -> Params:
-    """The state in which nothing is stored yet, in the dtype and place of ``like``."""
+    """The empty state, with the dtype and device of ``like``."""
     zeros = like.new_zeros(slots)
     return {
         "keys": like.new_zeros(slots, width),

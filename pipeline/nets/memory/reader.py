@@ -1,4 +1,4 @@
-"""A memory cycle as what reads a sequence."""
+"""A memory cycle as a sequence model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.nets.memory.cycle import C, Cycle, F, R, S
 
 
 class MemoryReader(Cycle[C, F, R, S]):
-    """The first ``width`` numbers of a cycle's answer are its answer to the world; the rest is for its next state."""
+    """The first ``width`` numbers of a cycle's answer are the output; the others are kept for its next state."""
 
     width: int
 
@@ -23,7 +23,7 @@ class MemoryReader(Cycle[C, F, R, S]):
 
     @abstractmethod
     def start(self, params: Params) -> S:
-        """The state of nothing read yet."""
+        """The state before the first input."""
 
     @abstractmethod
     def see(self, params: Params, inputs_TI: Tensor) -> Tensor:

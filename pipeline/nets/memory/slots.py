@@ -1,4 +1,4 @@
-"""The slots of a memory that lives for one task: their content, and what a forgetting policy must know of them."""
+"""The slots of a memory that lives for one task: their content and the bookkeeping for a forgetting policy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pipeline.nets.memory.forgetting import FORGETTING, ForgettingName, SlotFact
 from pipeline.nets.memory.writing import WRITES, Record, WriteName, usage
 
 START = 1e-6
-"""What an empty slot holds at first."""
+"""The first content of an empty slot."""
 
 
 class SlotConfig(Protocol):
-    """Of a memory's config: ``slots`` of ``width`` numbers; a trace of use fades by ``fade``, content by ``keep``."""
+    """Fields of a memory's config: ``slots`` of ``width`` numbers; the trace of use fades by ``fade``, content by
+    ``keep``."""
 
     @property
     def slots(self) -> int: ...
@@ -35,7 +36,7 @@ class SlotConfig(Protocol):
 
 
 class Slots(NamedTuple):
-    """``content`` [M, W]; ``usage``, ``importance`` and ``filled`` [M]; ``victim`` [M] is 1 at who gives way next."""
+    """``content`` [M, W]; ``usage``, ``importance`` and ``filled`` [M]; ``victim`` [M] is 1 at the slot evicted next."""
 
     content: Tensor
     usage: Tensor
@@ -47,7 +48,7 @@ class Slots(NamedTuple):
 class SlotMemory:
     """M slots of width W under a write rule and a forgetting policy. The first content is learned (``memory/start``).
 
-    Importance is all the weight that a slot was read with since it last gave way. ``victims`` give way at a step.
+    Importance is the sum of read weights since the slot was last evicted. ``victims`` are evicted at a step.
     """
 
     def __init__(self, config: SlotConfig, victims: int = 1) -> None:
@@ -61,7 +62,7 @@ class SlotMemory:
         return {"memory/start": start} | self.policy.init(rng, self.width)
 
     def start(self, params: Params) -> Slots:
-        """Nothing was written; the first slot counts as used."""
+        """The state before the first write; the first slot counts as used."""
         content = params["memory/start"]
         first = first_slot(self.slots, content)
         return self._named(params, Slots(content, first, torch.zeros_like(first), first, first))
@@ -71,10 +72,10 @@ class SlotMemory:
         return self.rule.change(slots.content, record)
 
     def store(self, slots: Slots, content: Tensor, record: Record, read_HM: Tensor) -> Slots:
-        """The slots with the content that the record made, and after they were read with these weights."""
+        """The slots with new content, and with the bookkeeping of a read with these weights."""
         return Slots(
             content,
-            # Who gives way has no derivative: what it is decided by needs none.
+            # The eviction choice is not differentiable, so its inputs are detached.
             usage(slots.usage, read_HM.detach(), record.weights.detach(), self.fade),
             slots.importance * (1 - record.victim) + read_HM.detach().sum(-2),
             torch.maximum(slots.filled, record.victim),
@@ -82,7 +83,7 @@ class SlotMemory:
         )
 
     def forget(self, params: Params, slots: Slots) -> Slots:
-        """What the policy leaves of the content, and the next victim."""
+        """The content that the policy retains, and the next victim."""
         if self.policy.fades:
             stays = self.policy.retention(params, self._facts(slots))
             slots = slots._replace(content=slots.content * stays.unsqueeze(-1))

@@ -1,4 +1,4 @@
-"""How a memory's content changes: the write rules ``outer | lrua | ntm``, and the bookkeeping of least-recent use.
+"""Writing: the rules ``outer | lrua | ntm``, and the bookkeeping of least-recent use.
 
 Pure functions. Shapes: H heads, M slots, W width of a slot.
 
@@ -18,10 +18,10 @@ WriteName = Literal["outer", "lrua", "ntm"]
 
 
 class Record(NamedTuple):
-    """What is to be written: ``weights`` [H, M] say where, ``values`` [H, W] what.
+    """A record: ``weights`` [H, M] say where to write, ``values`` [H, W] what.
 
-    ``erase`` [H, W] in [0, 1] is looked at by the rules that erase; ``victim`` [M] is 1 at each slot that gives way to
-    what is new, and 0 everywhere where none does.
+    ``erase`` [H, W] in [0, 1] is used by the rules that erase; ``victim`` [M] is 1 at each evicted slot, and all
+    zeros where none is evicted.
     """
 
     weights: Tensor
@@ -31,14 +31,15 @@ class Record(NamedTuple):
 
 
 class Write(NamedTuple):
-    """A write rule: ``change(memory [M, W], record)`` is the memory after it; ``erases``: it looks at ``erase``."""
+    """A write rule: ``change(memory [M, W], record)`` returns the memory after it; ``erases`` says that it uses
+    ``erase``."""
 
     change: Callable[[Tensor, Record], Tensor]
     erases: bool = False
 
 
 def outer(memory_MW: Tensor, record: Record) -> Tensor:
-    """M + Σ w vᵀ: nothing goes."""
+    """M + Σ w vᵀ: nothing is erased."""
     return memory_MW + record.weights.mT @ record.values
 
 

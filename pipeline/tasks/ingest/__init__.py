@@ -1,1 +1,1 @@
-"""Turns data as people publish it into the class-indexed image file."""
+"""Converts published data to the class-indexed image file."""

@@ -1,4 +1,4 @@
-"""Anyone's images: a folder with one sub-folder per class, or ``train``, ``val`` and ``test`` folders of such."""
+"""Images in a folder with one sub-folder for each class, or in ``train``, ``val`` and ``test`` folders of such."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Options:
 
 
 class Ingested(NamedTuple):
-    """The file, and a line for everything that was left out or changed on the way."""
+    """The file, and a line for each thing that was left out or changed."""
 
     file: ClassFile
     notes: list[str]
@@ -76,8 +76,8 @@ class _Decoded(NamedTuple):
 def ingest(folder: Path, to: Path, options: Options) -> Ingested:
     """Write the images under ``folder`` to ``to``, with the split set ``random``, or ``folder`` where folders say it.
 
-    Transparent pixels become white, of an animation the first frame is taken, and cameras' orientation is obeyed. All
-    pixels are held in memory. Hidden files are ignored, and so is whatever does not end like an image.
+    Transparent pixels become white, an animation gives its first frame, and the camera's orientation is applied. All
+    pixels are held in memory. Hidden files, and files without the suffix of an image, are ignored.
 
     Raises:
         ConfigError: an option is out of range, or the shares leave a split without a class.
@@ -95,7 +95,7 @@ def ingest(folder: Path, to: Path, options: Options) -> Ingested:
     if empty and not options.skip_unreadable:
         some = _some(len(empty), "class", empty)
         raise DataError(f"{folder}: {some} without images; remove the folders or pass --skip-unreadable")
-    _chosen(folder, filled, tree.splits, options)  # refuse before decoding what cannot be split anyway
+    _chosen(folder, filled, tree.splits, options)  # refuses a wrong split before any image is decoded
     decoded = _decode_all(folder, tree.classes, options)
     names = [name for name in filled if decoded.counts[name]]
     if decoded.unreadable and not (options.skip_unreadable and names):
@@ -126,7 +126,7 @@ def _check(options: Options) -> None:
 
 
 def _look(folder: Path) -> _Tree:
-    """What there is to read, no deeper than class folders lie, so that no loop of links can hold it up."""
+    """The images to read. It descends no deeper than class folders, so that a loop of links cannot stall it."""
     other: Counter[str] = Counter()
     root = folder.resolve()
     folders = _folders(folder, root, other)
@@ -260,7 +260,7 @@ def _chosen(
 
 
 def _random(names: list[str], options: Options) -> SplitSet:
-    """Shares of the classes, by numpy's legacy generator, whose permutation is frozen for all time."""
+    """Split the classes by shares, with numpy's legacy generator, whose permutation never changes."""
     shares = dict(zip(get_args(Split), options.split or (0.64, 0.16, 0.20), strict=True))
     order = np.random.RandomState(options.seed).permutation(len(names))
     ends = np.rint(np.cumsum(list(shares.values()))[:2] * len(names)).astype(int)
@@ -280,7 +280,7 @@ def _some(count: int, what: str, examples: Sequence[str]) -> str:
 
 
 def _shown(name: object) -> str:
-    """A name from a file system as people may see it: on one line, and no command to their terminal."""
+    """A file's name as it is printed: on one line, without terminal control codes."""
     text = str(name)
     return text if text.isprintable() else ascii(text)
 

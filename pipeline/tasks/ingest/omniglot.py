@@ -38,13 +38,14 @@ VALIDATION_ALPHABETS = (
     "Balinese",
     "Inuktitut_(Canadian_Aboriginal_Syllabics)",
 )
-"""Alphabets of the background set held out whole; drawn once by lot, fixed here so that the split never moves."""
+"""Alphabets of the background set that are held out whole. They were drawn once and are fixed, so that the split never
+changes."""
 
 _RANDOM_SEED, _RANDOM_TRAIN, _RANDOM_VAL = 1623, 1100, 100
 _DRAWN_SIZE = (105, 105)
 _MAX_ENTRIES, _MAX_IMAGE_BYTES, _MAX_ARCHIVE_BYTES = 25_000, 4_096, 1 << 24
 _PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""The other ways to pack can ask for gigabytes of memory in a few bytes; these give at most 1032 bytes for one."""
+"""Other compression methods can expand a few bytes to gigabytes; these expand a byte to at most 1032."""
 
 _TIMEOUT_S = 60.0
 
@@ -74,7 +75,7 @@ def ingest(archives: Mapping[str, bytes], to: Path) -> ClassFile:
 
 
 def from_folder(folder: Path) -> dict[str, bytes]:
-    """The two zips as they lie in ``folder``.
+    """The two zips in ``folder``.
 
     Raises:
         DataError: one is missing, unreadable or far too large.
@@ -119,7 +120,7 @@ def _capped(data: bytes, place: object) -> bytes:
 
 
 def _characters(name: str, archive: bytes) -> Characters:
-    """``Alphabet/characterNN`` -> drawings, whatever the order inside the zip."""
+    """``Alphabet/characterNN`` -> drawings, independent of the order in the zip."""
     characters: Characters = {}
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
@@ -151,14 +152,14 @@ def _drawing(name: str, png: bytes) -> Pixels:
 
 
 def _random_split() -> SplitSet:
-    """1100/100/423 characters as in MAML, by numpy's legacy generator, whose permutation is frozen for all time."""
+    """1100/100/423 characters as in MAML, with numpy's legacy generator, whose permutation never changes."""
     order = np.random.RandomState(_RANDOM_SEED).permutation(CLASSES)
     train, val, test = np.split(order, [_RANDOM_TRAIN, _RANDOM_TRAIN + _RANDOM_VAL])
     return {"train": sorted(train.tolist()), "val": sorted(val.tolist()), "test": sorted(test.tolist())}
 
 
 def _background_split(names: list[str], background: set[str]) -> SplitSet:
-    """Lake's: learn on the 964 characters of the background alphabets, test on the 659 of the other alphabets."""
+    """Lake's split: train on the 964 characters of the background alphabets, test on the 659 of the others."""
     held_out = {name for name in background if name.split("/")[0] in VALIDATION_ALPHABETS}
     parts = {"train": background - held_out, "val": held_out, "test": set(names) - background}
     return {
