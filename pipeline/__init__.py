@@ -1,9 +1,11 @@
 """metafleet: distributed, task-parallel meta-training.
 
 >>> import pipeline
->>> run = pipeline.train("sinusoid_maml", ["steps=100"])            # doctest: +SKIP
->>> learner = pipeline.load(run.folder)                             # doctest: +SKIP
->>> learner.adapt(support_x, support_y).predict(x)                  # doctest: +SKIP
+>>> run = pipeline.train("sinusoid_maml", ["steps=2", "evaluation.tasks=4"])  # doctest: +ELLIPSIS
+step 1/2 ...
+>>> predictor = pipeline.load(run.folder).adapt([[-1.0], [0.5], [2.0]], [[0.8], [-0.4], [-0.9]])
+>>> predictor.predict([[1.0], [1.5]]).shape
+(2, 1)
 """
 
 from __future__ import annotations
@@ -63,7 +65,26 @@ def train(
 ) -> RunResult:
     """Train a packaged recipe or a YAML file; the same as ``python -m jobs.train``.
 
-    Returns the run's folder and summary. Raises ``PipelineError`` with one line that says what to change.
+    Args:
+        recipe: the name of a packaged recipe, or the path of a ``.yaml`` file.
+        overrides: changes to it as ``key=value``, for example ``algorithm.inner_lr=0.02``.
+        executor: ``serial`` for this process, ``ray`` for workers. The result does not depend on it.
+        address: HOST:PORT of a Ray head, ``auto``, or ``local`` to start Ray here.
+        output: the run's folder, or a URI such as ``s3://bucket/run``; by default ``runs/RECIPE/TIME``.
+        resume: continue the run in ``output``, or the newest one of the recipe.
+
+    Returns:
+        The run's folder, its summary, what MLflow did not take, and each test task's scores.
+
+    Raises:
+        PipelineError: one line that names what is wrong and the fix.
+
+    >>> import pipeline
+    >>> run = pipeline.train("sinusoid_maml", ["steps=2", "evaluation.tasks=4"], output="runs/mine")
+    ... # doctest: +ELLIPSIS
+    step 1/2 ...
+    >>> run.summary["tasks_seen"]
+    64
     """
     with _as_it_was():
         from pipeline.config import load as load_recipe
@@ -76,10 +97,21 @@ def train(
 
 
 def load(folder: str | Path, *, normalisation: str | None = None) -> Learner:
-    """The learner of a finished (or interrupted) run: ``adapt`` it to a support set, then ``predict``.
+    """The learner of a finished or interrupted run, at its newest checkpoint.
 
-    ``normalisation`` answers under another mode than the run's. Raises ``ConfigError`` for a transductive run unless
-    that mode is named: its answer for a row depends on the other rows.
+    Args:
+        folder: the run's folder, or its URI.
+        normalisation: predict under another mode than the run's.
+
+    Raises:
+        ConfigError: no run is there; or the run is transductive and no mode is named, since a row's answer would
+            depend on the other rows.
+        ResumeError: the run has no valid checkpoint.
+
+    >>> import pipeline
+    >>> learner = pipeline.load("runs/first")
+    >>> learner.spec.input_shape
+    (1,)
     """
     with _as_it_was():
         from pipeline.runs.run_folder import load_learner
@@ -88,7 +120,24 @@ def load(folder: str | Path, *, normalisation: str | None = None) -> Learner:
 
 
 def replay(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Score]:
-    """Learn one training task of a run again, at its newest theta, in this process: to look into a task that failed."""
+    """Learn one training task of a run again, in this process and at the run's newest theta, to inspect it.
+
+    Args:
+        folder: the run's folder, or its URI.
+        step: the outer step of the task.
+        number: the task's number in the step, from 0.
+
+    Returns:
+        What a worker sends for the task, as group -> leaf -> tensor with the shapes of theta; and the task's score.
+
+    Raises:
+        TaskError: the task fails again.
+
+    >>> import pipeline
+    >>> gradient, score = pipeline.replay("runs/first", step=1, number=0)
+    >>> tuple(gradient["model"]["layer0/weight"].shape), score.loss.shape
+    ((40, 1), torch.Size([]))
+    """
     with _as_it_was():
         from pipeline.runs.run_folder import replay_task
 

@@ -28,11 +28,15 @@ class Learner:
         """A predictor for the task of this support set.
 
         Args:
-            support_x: [N, *input], anything ``numpy.asarray`` takes.
+            support_x: inputs [N, *input], anything that ``numpy.asarray`` takes, in the range of the training inputs.
             support_y: N labels of any hashable kind, or values [N, outputs] for a regression.
 
         Raises:
             DataError: shapes or values that do not fit; more classes than the head has outputs.
+
+        >>> import pipeline
+        >>> learner = pipeline.load("runs/first")
+        >>> predictor = learner.adapt(support_x=[[-1.0], [0.5]], support_y=[[0.8], [-0.4]])
         """
         x = self.inputs(support_x, "support_x")
         labels, y = self._targets(support_y, len(x))
@@ -111,13 +115,37 @@ class Predictor:
         self.learner, self.adapted, self.labels = learner, adapted, labels
 
     def outputs(self, x: Any) -> np.ndarray:
-        """Raw outputs: logits [N, classes] in the order of ``labels``, or values [N, outputs] of a regression."""
+        """Raw outputs for inputs x [N, *input].
+
+        Returns:
+            Logits [N, classes] in the order of ``labels``, or values [N, outputs] of a regression.
+
+        Raises:
+            DataError: x has another shape, or values that are not finite.
+
+        >>> import pipeline
+        >>> predictor = pipeline.load("runs/first").adapt([[-1.0], [0.5]], [[0.8], [-0.4]])
+        >>> predictor.outputs([[1.0], [1.5], [2.0]]).shape
+        (3, 1)
+        """
         with torch.no_grad():
             answer = self.learner.algorithm.predict(self.adapted, self.learner.inputs(x, "x"))
         return answer[:, : len(self.labels)].numpy() if self.labels else answer.numpy()
 
     def predict(self, x: Any) -> Any:
-        """A list of labels, in the support set's own names; for a regression values [N, outputs]."""
+        """Answers for inputs x [N, *input].
+
+        Returns:
+            A list of N labels, as the support set names them; for a regression values [N, outputs].
+
+        Raises:
+            DataError: x has another shape, or values that are not finite.
+
+        >>> import pipeline
+        >>> predictor = pipeline.load("runs/first").adapt([[-1.0], [0.5]], [[0.8], [-0.4]])
+        >>> predictor.predict([[1.0], [1.5], [2.0]]).shape
+        (3, 1)
+        """
         answer = self.outputs(x)
         return [self.labels[slot] for slot in answer.argmax(1)] if self.labels else answer
 

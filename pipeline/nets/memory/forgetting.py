@@ -1,7 +1,7 @@
 """Forgetting: how much of each slot is retained at a step, and which slot is evicted for new content.
 
     none        everything is retained; once all slots are filled, nothing new is stored
-    decay       a share ``keep`` of everything is retained at each step; the least used slot by a fading trace is evicted
+    decay       a share ``keep`` of everything is retained at each step; the slot with the weakest use is evicted
     lru         the least recently used slot is evicted
     importance  the least important slot is evicted
     gate        a learned share of each slot is retained, by its content; the slot with the smallest share is evicted
