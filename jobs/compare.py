@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(
         prog="python -m jobs.compare",
         description="Train every method of a protocol within one budget, a method at a time, and print the table. "
-        "What is done is kept, and not done again: the same command goes on.",
+        "Finished methods are recorded and not repeated: the same command continues.",
         epilog=EXIT_CODES,
     )
     described.add_argument("protocol", help="a packaged protocol or a path to a .yaml file")
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="these methods of the protocol",
     )
-    described.add_argument("--print", action="store_true", help="train nothing: print the table of what is done")
+    described.add_argument("--print", action="store_true", help="train nothing: print the table of finished methods")
     described.add_argument("--results", type=Path, help="where results are kept; default results/PROTOCOL")
     described.add_argument("--output", metavar="DIR", help="where the runs lie; default runs/compare")
     described.add_argument("--executor", choices=["serial", "ray"], default="ray", help="as in jobs.train")
