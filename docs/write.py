@@ -1,4 +1,4 @@
-"""``make docs``: write the pages of algorithms and of results again, from the registry and the results."""
+"""``make docs``: write the pages of algorithms, recipes and results again, as they stand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs import run
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(
         prog="python -m docs.write",
-        description="Write docs/algorithms.md and docs/results.md; make docs ARGS=… does the same.",
+        description="Write docs/algorithms.md, docs/recipes.md and docs/results.md; make docs ARGS=… does the same.",
     )
     described.add_argument(
         "--check", action="store_true", help="write nothing; exit code 2 if a page is not what it is made of"

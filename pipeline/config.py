@@ -51,7 +51,7 @@ def _section(config: type[Any], **extra: Any) -> type[Section]:
     fields: dict[str, Any] = dict(extra)
     for field in dataclasses.fields(config):
         fields[field.name] = (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
-    return create_model(config.__qualname__, __base__=Section, **fields)
+    return create_model(config.__qualname__, __base__=Section, __doc__=config.__doc__, **fields)
 
 
 def _choice(registry: Mapping[str, type[Any]]) -> Any:
@@ -90,7 +90,15 @@ class Tasks(Section):
 
 
 class Evaluation(Section):
-    """The final table's tasks, and validation on the way (``validate_every: 0`` for none)."""
+    """The final table's tasks, and validation on the way.
+
+    Attributes:
+        split: Where the final table's tasks are from.
+        tasks: How many there are.
+        seed: What they are drawn by.
+        validate_every: Outer steps between two validations; 0 is none.
+        validation_tasks: Tasks of a validation.
+    """
 
     split: Split = "test"
     tasks: Annotated[int, Ge(1), Le(MAX_TASKS)] = 600
@@ -100,7 +108,13 @@ class Evaluation(Section):
 
 
 class WorkerCount(Section):
-    """Workers on Ray, the share of a GPU each gets, and what to do with a task that kills whoever computes it."""
+    """Workers on Ray.
+
+    Attributes:
+        count: How many.
+        gpus: The share of a GPU each gets.
+        on_poison: What to do with a task that kills whoever computes it.
+    """
 
     count: Annotated[int, Ge(1), Le(1 << 12)] = 2
     gpus: Annotated[float, Ge(0), Le(1 << 10), AfterValidator(share_of_gpus)] = 0.0
@@ -108,10 +122,11 @@ class WorkerCount(Section):
 
 
 class Checkpoint(Section):
-    """How often theta is made durable, in outer steps, and how many files stay beside the best.
+    """How often theta is made durable.
 
-    ``auto``: after each step where that costs next to nothing, which the size of theta decides (a million numbers on a
-    disk), else once a minute.
+    Attributes:
+        every: In outer steps; ``auto``: each step while theta is small (a million numbers on a disk), else each minute.
+        keep: How many files stay beside the best.
     """
 
     every: Annotated[int | Literal["auto"], BeforeValidator(_steps_or_auto)] = "auto"
@@ -119,14 +134,20 @@ class Checkpoint(Section):
 
 
 class Tracking(Section):
-    """Where MLflow is. A relative sqlite path is made absolute before anything starts.
+    """Where MLflow is.
 
     The defaults are MLflow's own settings: the environment variables MLFLOW_TRACKING_URI, which
     ``mlflow.set_tracking_uri`` sets too, and MLFLOW_EXPERIMENT_NAME. They are read where the recipe is loaded, and the
     values travel with the recipe: the environment of another process does not count.
 
     A password is best given in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. One in the URI works, and is
-    neither printed nor saved. ``parent`` is the id of the MLflow run that this one is shown under, if any.
+    neither printed nor saved.
+
+    Attributes:
+        uri: Where MLflow is; a relative sqlite path is made absolute before anything starts.
+        experiment: The experiment's name.
+        log_every: Outer steps between two points of a curve.
+        parent: The id of the MLflow run that this one is shown under, if any.
     """
 
     uri: str = Field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
@@ -138,10 +159,18 @@ class Tracking(Section):
 
 
 class Recipe(Section):
-    """Everything a run is made of. ``name`` is a folder under ``runs``; ``seed: null`` draws a seed.
+    """Everything a run is made of.
 
     A run that is resumed with another value must be told it is another run, except where the value never decides theta:
     those are marked ``MayChange`` or ``FilePath``, here or in the file of their own config.
+
+    Attributes:
+        name: A folder under ``runs``, and what MLflow shows.
+        seed: What theta's start and all training tasks are drawn by; null draws a seed.
+        steps: Outer steps.
+        tasks_per_step: Tasks of an outer step.
+        chunk_size: Tasks that a worker computes in one call, a power of two.
+        normalisation: What hidden layers are normalised by, if by anything.
     """
 
     name: Annotated[str, AfterValidator(_folder_name), MayChange()]

@@ -19,7 +19,14 @@ from pipeline.families.gradient import GradientBased
 
 @dataclass(frozen=True)
 class ANILConfig:
-    """As MAML's: ``inner_lr`` is per *mean* support loss; ``eval_inner_steps`` count at evaluation and serving."""
+    """The inner loop, as MAML's.
+
+    Attributes:
+        inner_lr: Rate of an inner step, on the *mean* support loss.
+        inner_steps: Inner steps in training.
+        eval_inner_steps: Inner steps at evaluation and in serving.
+        first_order: Leave out second derivatives.
+    """
 
     inner_lr: Rate = 0.01
     inner_steps: InnerSteps = 1

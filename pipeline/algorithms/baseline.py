@@ -34,9 +34,15 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """``cosine`` is Baseline++. The rest is how a fresh head is fitted, by steps on batches of the support set.
+    """The classifier, and how a fresh head is fitted to a support set.
 
     The authors' code takes 100 epochs in batches of 4, which for 5 examples is 200 steps.
+
+    Attributes:
+        classifier: ``cosine`` is Baseline++.
+        eval_inner_lr: Rate of a step of the fresh head, on the *mean* loss of a batch.
+        eval_inner_steps: Steps of the fresh head.
+        eval_inner_batch: Support examples in a batch.
     """
 
     classifier: Literal["linear", "cosine"] = "linear"

@@ -17,7 +17,13 @@ from pipeline.families.meta_gradient import Nothing
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Steps on the *mean* loss of the whole support set, in every phase."""
+    """Steps on the *mean* loss of the whole support set, in every phase.
+
+    Attributes:
+        inner_optimizer: What takes the steps.
+        inner_lr: Rate of a step.
+        inner_steps: Steps for each task.
+    """
 
     inner_optimizer: Annotated[Literal["sgd", "adam"], MayChange()] = "sgd"
     inner_lr: Annotated[Rate, MayChange()] = 0.01

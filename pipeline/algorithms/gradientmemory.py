@@ -43,9 +43,20 @@ from pipeline.nets.memory.keyvalue import Code, Found, KeyValue, attention, empt
 
 @dataclass(frozen=True)
 class GradientMemoryConfig:
-    """The inner loop as MAML's. ``learned_slots`` are M_0's, ``slots`` those that deltas are stored in.
+    """MAML's inner loop, and the memory of past deltas.
 
-    ``forgetting: gate`` is no choice: ``fold`` has no gradient to learn it by. ``keep`` is for ``decay`` alone.
+    ``forgetting: gate`` is no choice: ``fold`` has no gradient to learn it by.
+
+    Attributes:
+        inner_lr: Rate of an inner step, on the *mean* support loss.
+        inner_steps: Inner steps in training.
+        eval_inner_steps: Inner steps at evaluation and in serving.
+        first_order: Leave out second derivatives.
+        slots: Slots that deltas are stored in.
+        learned_slots: Slots of M_0, which is learned by gradient.
+        same: The cosine from which on a task counts as one that is stored.
+        forgetting: Which slot is evicted on a miss.
+        keep: The share of the content that stays at each step under ``forgetting: decay``.
     """
 
     inner_lr: Rate = 0.01

@@ -23,10 +23,15 @@ from pipeline.families.meta_gradient import Implicit
 
 @dataclass(frozen=True)
 class IMAMLConfig:
-    """``proximal`` is lambda, ``solver_steps`` are of conjugate gradient, in the inner steps too that need it.
+    """The inner loop, and the solver of the implicit gradient.
 
-    An inner step of ``gradient`` has the rate ``inner_lr``, per *mean* support loss; the paper's other one,
-    ``hessian_free``, has none.
+    Attributes:
+        inner_lr: Rate of an inner step of ``gradient``, on the *mean* support loss; ``hessian_free`` has no rate.
+        inner_steps: Inner steps in training.
+        eval_inner_steps: Inner steps at evaluation and in serving.
+        proximal: Lambda: how strongly phi is pulled towards theta.
+        solver_steps: Steps of conjugate gradient, in a ``hessian_free`` inner step too.
+        inner_solver: What an inner step is; the paper has both.
     """
 
     inner_lr: Annotated[Rate, OnlyWith("inner_solver", "gradient")] = 0.01

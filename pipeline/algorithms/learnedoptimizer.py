@@ -28,9 +28,16 @@ P_LOG = 10.0
 
 @dataclass(frozen=True)
 class LearnedOptimizerConfig:
-    """``output_scale`` keeps the first steps near 0; ``preprocess`` is what the gradient goes through.
+    """The inner loop and the LSTM.
 
-    The paper takes the gradient as it is on quadratics, and its logarithm and sign on networks.
+    Attributes:
+        inner_steps: Inner steps in training.
+        eval_inner_steps: Inner steps at evaluation and in serving.
+        cell_size: Width of the state of each of the two LSTM layers.
+        preprocess: What the gradient goes through; the paper takes it as it is on quadratics, and its logarithm and
+            sign on networks.
+        output_scale: What an update is multiplied by, which keeps the first steps near 0.
+        detach_every: Inner steps in a segment, after which the LSTM's state becomes a constant.
     """
 
     inner_steps: InnerSteps = 100

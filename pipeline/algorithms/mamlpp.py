@@ -22,10 +22,16 @@ from pipeline.families.gradient import GradientBased
 
 @dataclass(frozen=True)
 class MAMLPPConfig:
-    """``inner_lr`` is what the rates start at, per *mean* support loss.
+    """The inner loop, and which parts of MAML++ are on.
 
-    Until outer step ``multi_step_until`` the losses after all inner steps count, less and less but for the last one's;
-    until ``first_order_until`` second derivatives are left out. 0 turns either off.
+    Attributes:
+        inner_lr: What the rates start at, on the *mean* support loss.
+        inner_steps: Inner steps in training.
+        eval_inner_steps: Inner steps at evaluation and in serving.
+        learn_rates: Learn one rate for each layer and inner step.
+        multi_step_until: Until this outer step the losses after all inner steps count, less and less but for the last
+            one's; 0 is never.
+        first_order_until: Until this outer step second derivatives are left out; 0 is never.
     """
 
     inner_lr: Rate = 0.01

@@ -40,15 +40,27 @@ from pipeline.nets.memory.writing import Record, WriteName, least_used_or_last_r
 
 @dataclass(frozen=True)
 class MANNConfig(ReadingConfig):
-    """Published are the sizes, LRUA and least-recent use. A head writes the key it reads by; a read has no strength.
+    """The controller and its memory. The defaults are the published sizes and rules but for ``write_to``.
 
-    ``write_to: one`` slot that is evicted is not as published; ``several`` is: as many as there are heads. ``softmax``
-    is of this project's source articles: the controller's own shares of all slots for each head, of which none is
-    emptied or evicted, so that ``write: lrua`` is ``outer`` and only ``decay`` and ``gate`` forget.
-    ``stores: values`` writes a vector of its own, as does the implementation these settings are from (T. Deleu's);
-    ``strength: learned`` sharpens each read.
-    ``fade`` is γ of the trace of use by which the least used slot is found; ``keep`` is what ``forgetting: decay``
-    leaves of the content at each step.
+    In the paper a head writes the key it reads by, and a read has no strength. Values that are written apart from keys
+    are those of the implementation that these settings are from (T. Deleu's).
+
+    Attributes:
+        hidden: Width of the controller.
+        slots: Slots of the memory.
+        width: Width of a slot.
+        reads: Heads; each one reads and writes.
+        write: How the content changes.
+        forgetting: Which slot is evicted when a new entry needs one.
+        write_to: ``one`` evicted slot, which is not as published; ``several``, as many as there are heads, which is; or
+            ``softmax``, the controller's own shares of all slots for each head, of which none is evicted, so that
+            ``write: lrua`` is ``outer`` and only ``decay`` and ``gate`` forget.
+        stores: ``keys``: a head writes the key it reads by; ``values``: a vector of its own.
+        strength: ``learned`` sharpens each read.
+        fade: γ of the fading trace of use, by which the least used slot is found.
+        keep: The share of the content that stays at each step under ``forgetting: decay``.
+        previous: What of the example before stands beside an example of a sequence: it with its label, or the label
+            alone, as published.
     """
 
     hidden: Width = 200

@@ -29,9 +29,12 @@ EPSILON = 1e-12
 
 @dataclass(frozen=True)
 class MatchingNetConfig:
-    """The paper's attention is the softmax of the bare cosine, a ``temperature`` of 1; a smaller one is sharper.
+    """The attention over the support set.
 
-    ``reads``: how often a query looks at the support set under ``full_context``.
+    Attributes:
+        full_context: Embed each example in the light of the whole support set.
+        reads: How often a query looks at the support set under ``full_context``.
+        temperature: What a cosine is divided by: 1, the bare cosine, is published; a smaller one is sharper.
     """
 
     full_context: bool = False

@@ -36,9 +36,17 @@ NO_STEPS = NotWith(local_steps=(0,), eval_local_steps=(0,))
 
 @dataclass(frozen=True)
 class MBPAConfig:
-    """``local_lr`` is per neighbours' weighted *mean* loss; ``pull`` holds the output network near where it was.
+    """The local adaptation for each query.
 
-    The paper's alpha_M is ``local_lr``, its beta ``local_lr`` · ``pull``. ``epsilon`` bounds a neighbour's weight.
+    The paper's alpha_M is ``local_lr``, its beta ``local_lr`` · ``pull``.
+
+    Attributes:
+        neighbours: Support examples that a query adapts to.
+        local_lr: Rate of a local step, on the neighbours' weighted *mean* loss.
+        local_steps: Local steps in training.
+        eval_local_steps: Local steps at evaluation and in serving.
+        pull: How strongly the output network is held near where it was.
+        epsilon: Bounds the weight of a neighbour that is very near.
     """
 
     neighbours: Annotated[Count, NO_STEPS] = 10

@@ -35,7 +35,19 @@ from pipeline.nets.net import fan_in_normal
 
 @dataclass(frozen=True)
 class MemoryGatedConfig(ReadingConfig):
-    """Sizes and rules as MANN's, whose row this one stands beside."""
+    """Sizes and rules as MANN's, whose row this one stands beside.
+
+    Attributes:
+        hidden: Width of the controller.
+        slots: Slots of the memory.
+        width: Width of a slot.
+        write: How the content changes.
+        forgetting: Which slot is evicted when a new entry needs one.
+        fade: γ of the fading trace of use, by which the least used slot is found.
+        keep: The share of the content that stays at each step under ``forgetting: decay``.
+        previous: What of the example before stands beside an example of a sequence: it with its label, or the label
+            alone, as published.
+    """
 
     hidden: Width = 200
     slots: Annotated[Count, Ge(2)] = 128

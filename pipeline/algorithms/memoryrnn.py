@@ -20,7 +20,14 @@ from pipeline.nets.cells import CELLS, CellName
 
 @dataclass(frozen=True)
 class MemoryRNNConfig(ReadingConfig):
-    """``cell`` and its hidden size; published beside MANN is an LSTM of 200."""
+    """The recurrent network; published beside MANN is an LSTM of 200.
+
+    Attributes:
+        cell: The recurrent cell.
+        hidden: Width of its state.
+        previous: What of the example before stands beside an example of a sequence: it with its label, or the label
+            alone, as published.
+    """
 
     cell: CellName = "lstm"
     hidden: Width = 200

@@ -32,7 +32,16 @@ GATES = {"forget": (4.0, 5.0), "input": (-5.0, -4.0)}
 
 @dataclass(frozen=True)
 class MetaLSTMConfig:
-    """Each step sees the whole support set, as published for 5 ways: 8 steps for 5 shots, 12 for one."""
+    """The inner loop. Each step sees the whole support set.
+
+    Published for 5 ways are 8 steps for 5 shots and 12 for one.
+
+    Attributes:
+        inner_steps: Inner steps in training.
+        eval_inner_steps: Inner steps at evaluation and in serving.
+        cell_size: Width of the LSTM's state.
+        detach_every: Inner steps in a segment, after which the LSTM's state becomes a constant.
+    """
 
     inner_steps: InnerSteps = 8
     eval_inner_steps: Annotated[InnerSteps, MayChange()] = 8

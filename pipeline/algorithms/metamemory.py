@@ -43,11 +43,20 @@ from pipeline.nets.net import fan_in_normal
 
 @dataclass(frozen=True)
 class MetaMemoryConfig:
-    """``slots`` of the lasting memory and ``episode_slots`` of a task's; ``sharpness`` is the inverse temperature.
+    """The memory of a task and the one that lasts.
 
-    A support set of more classes and surprises than ``episode_slots`` loses its oldest, as the published rule has it,
-    of those whose class has another. A task of as many classes or more has one slot more than it has classes.
-    ``forgetting: gate`` is no choice: ``fold`` has no gradient to learn it by. ``keep`` is for ``decay`` alone.
+    ``forgetting: gate`` is no choice: ``fold`` has no gradient to learn it by.
+
+    Attributes:
+        slots: Slots of the lasting memory.
+        same: The cosine from which on a class counts as one that is stored.
+        forgetting: Which slot of the lasting memory is evicted on a miss.
+        keep: The share of the content that stays at each step under ``forgetting: decay``.
+        episode_slots: Slots of a task's memory; more classes and surprises than that lose the oldest of those whose
+            class has another slot. A task of as many classes or more has one slot more than it has classes.
+        nearest: How many of the nearest keys answer a query.
+        sharpness: Inverse temperature of the softmax over them.
+        margin: Alpha of the published memory loss.
     """
 
     slots: Count = 256

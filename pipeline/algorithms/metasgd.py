@@ -19,9 +19,14 @@ from pipeline.families.gradient import GradientBased
 
 @dataclass(frozen=True)
 class MetaSGDConfig:
-    """``inner_lr`` is what each rate starts at, per *mean* support loss. Published is one inner step, everywhere.
+    """The inner loop. Published is one inner step, everywhere.
 
     The authors draw the first rates from U(0.005, 0.1); here they are equal, so that the first step is MAML's.
+
+    Attributes:
+        inner_lr: What each learned rate starts at, on the *mean* support loss.
+        inner_steps: Inner steps in training.
+        eval_inner_steps: Inner steps at evaluation and in serving.
     """
 
     inner_lr: Rate = 0.01

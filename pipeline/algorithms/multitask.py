@@ -22,9 +22,12 @@ from pipeline.families.frozen_body import FrozenBody, all_data
 
 @dataclass(frozen=True)
 class MultitaskConfig:
-    """A head starts at zero and takes steps of gradient descent on all examples, the features staying what they are.
+    """How a head is fitted: gradient descent from zero on all examples, with the features as they are.
 
-    Their rate is ``inner_lr`` over 1 + the features' mean square length, so that 1 is stable whatever their size.
+    Attributes:
+        inner_lr: Rate of a step, over 1 + the features' mean square length, so that 1 is stable whatever their size.
+        inner_steps: Inner steps in training.
+        eval_inner_steps: Inner steps at evaluation and in serving.
     """
 
     inner_lr: Rate = 1.0

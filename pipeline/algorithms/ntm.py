@@ -30,9 +30,22 @@ from pipeline.nets.memory.writing import Record, WriteName
 
 @dataclass(frozen=True)
 class NTMConfig(ReadingConfig):
-    """Published for the copy task: 100 hidden, 128 slots of 20, one head of each kind, ``write: ntm``, no forgetting.
+    """The controller and its memory.
 
-    With ``write: lrua`` the slot that the policy names is emptied at each step. ``fade`` and ``keep`` as for MANN.
+    Published for the copy task: 100 hidden, 128 slots of 20, one head of each kind, ``write: ntm``, no forgetting.
+
+    Attributes:
+        hidden: Width of the controller.
+        slots: Slots of the memory.
+        width: Width of a slot.
+        reads: Heads that read.
+        writes: Heads that write.
+        write: How the content changes; ``lrua`` empties the slot that ``forgetting`` names at each step.
+        forgetting: Which slot is evicted when a new entry needs one.
+        fade: γ of the fading trace of use, by which the least used slot is found.
+        keep: The share of the content that stays at each step under ``forgetting: decay``.
+        previous: What of the example before stands beside an example of a sequence: it with its label, or the label
+            alone, as published.
     """
 
     hidden: Width = 100

@@ -17,7 +17,12 @@ from pipeline.families.gradient import GradientBased
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """How it is fine-tuned: steps of gradient descent on the *mean* support loss. Training has none."""
+    """How it is fine-tuned. Training has no inner steps.
+
+    Attributes:
+        eval_inner_lr: Rate of a step of gradient descent, on the *mean* support loss.
+        eval_inner_steps: Inner steps at evaluation and in serving.
+    """
 
     eval_inner_lr: Annotated[Rate, MayChange()] = 0.01
     eval_inner_steps: Annotated[InnerSteps, MayChange()] = 10

@@ -12,12 +12,12 @@ Shapes: N support, Q query, C ways, D embedding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from annotated_types import Gt
 from torch import Tensor
 
+from pipeline.core.bounds import Rate
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
@@ -27,13 +27,17 @@ from pipeline.families.metric import MetricBased, one_hot
 
 @dataclass(frozen=True)
 class ProtoNetConfig:
-    """Squared distances are divided by ``temperature``; published is 1. ``batch`` is what is normalised together.
+    """The softmax over distances, and what is normalised together.
 
     Distances grow with the width of an embedding. Where the softmax gives a query's class all of its weight, loss
     and gradient are 0, and a higher temperature lets the network learn.
+
+    Attributes:
+        temperature: What squared distances are divided by; published is 1.
+        batch: Whether support and queries are normalised ``apart`` or as one ``joint`` batch.
     """
 
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Rate = 1.0
     batch: Literal["apart", "joint"] = "apart"
 
 

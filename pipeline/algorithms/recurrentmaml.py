@@ -26,7 +26,14 @@ from pipeline.nets.stateful import Stateful
 
 @dataclass(frozen=True)
 class RecurrentMAMLConfig:
-    """``inner_lr`` is per *mean* support loss; ``eval_inner_steps`` count at evaluation and serving."""
+    """The cell that reads the support set, and MAML's inner loop.
+
+    Attributes:
+        cell: The recurrent cell.
+        inner_lr: Rate of an inner step, on the *mean* support loss.
+        inner_steps: Inner steps in training.
+        eval_inner_steps: Inner steps at evaluation and in serving.
+    """
 
     cell: CellName = "lstm"
     inner_lr: Rate = 0.01

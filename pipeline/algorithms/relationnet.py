@@ -28,8 +28,13 @@ Aggregate = Literal["feature_sum", "score_sum", "score_mean"]
 
 @dataclass(frozen=True)
 class RelationNetConfig:
-    """``feature_sum``, the published one, relates a query to the sum of a class's embeddings; the others relate it to
-    each support example and sum or average the scores. ``hidden`` is the width of the head's linear layer."""
+    """The head that compares a query with a class.
+
+    Attributes:
+        aggregate: ``feature_sum``, the published one, compares a query with the sum of a class's embeddings; the others
+            compare it with each support example and sum or average the scores.
+        hidden: Width of the head's linear layer.
+    """
 
     aggregate: Aggregate = "feature_sum"
     hidden: Width = 8

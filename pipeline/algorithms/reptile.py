@@ -24,10 +24,19 @@ from pipeline.families.meta_gradient import Delta
 
 @dataclass(frozen=True)
 class ReptileConfig:
-    """Each inner step sees a mini-batch of ``inner_batch`` support examples, dealt from shuffles of the support set.
+    """The inner loop over mini-batches, dealt from shuffles of the support set.
 
     The published inner optimizer is Adam without momentum. Its second moments start at zero for each task here; the
     authors' code carries them from task to task, which makes the answer depend on the order of the tasks.
+
+    Attributes:
+        inner_lr: Rate of an inner step, on the *mean* loss of a mini-batch.
+        inner_steps: Inner steps in training.
+        inner_batch: Support examples in a mini-batch in training.
+        eval_inner_steps: Inner steps at evaluation and in serving.
+        eval_inner_batch: Support examples in a mini-batch at evaluation and in serving.
+        inner_optimizer: What takes the inner steps.
+        inner_beta1: Momentum of the inner Adam; 0 is published.
     """
 
     inner_lr: Rate = 1e-3

@@ -16,9 +16,14 @@ from pipeline.core.types import D, Params, Targets, Task
 
 @dataclass(frozen=True)
 class TaskShape:
-    """How big a task is. ``shots`` and ``queries`` count per way; a regression task has one way.
+    """How big a task is.
 
-    Only a sequence may have no shots: it can begin with nothing.
+    Attributes:
+        ways: Classes; a regression task has one.
+        shots: Support examples of each way; only a sequence may have none, as it can begin with nothing.
+        queries: Query examples of each way.
+        rotations: Whether and how images are turned by quarters: each turn a class of its own, or one turn drawn per
+            class and task.
     """
 
     ways: Count = 1

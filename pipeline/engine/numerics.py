@@ -19,11 +19,16 @@ from pipeline.core.types import MayChange
 
 @dataclass(frozen=True)
 class Numerics:
-    """``threads`` are torch's in each worker. Another number gives other bits, so the recipe fixes it.
+    """How numbers are computed.
 
-    The fields that may change on a resume are compared by the fingerprint
-    instead. ``mixed`` admits workers whose numerics
-    differ from the first one's; such a run cannot be reproduced bit for bit.
+    What may change on a resume is compared as part of the fingerprint instead.
+
+    Attributes:
+        dtype: The type of theta and of all that is computed with it.
+        device: Where workers compute; ``auto`` is a GPU where there is one.
+        threads: Torch's threads in each worker: another number of them gives other bits.
+        vectorise: Compute the tasks of a chunk together where they have one shape.
+        mixed: Admit workers whose numerics differ from the first one's; such a run cannot be reproduced bit for bit.
     """
 
     dtype: Literal["float32", "float64"] = "float32"

@@ -25,6 +25,14 @@ BLOCKS = 4
 
 @dataclass(frozen=True)
 class Conv4Config:
+    """Four blocks of convolution.
+
+    Attributes:
+        channels: Channels of each block.
+        shrink: What halves an image in each block: a stride of 2, or max pooling.
+        readout: What of the last block's map is read: the mean over positions, or all of them.
+    """
+
     channels: Annotated[int, Ge(1), Le(1 << 12)] = 64
     shrink: Literal["stride", "pool"] = "stride"
     readout: Literal["mean", "flatten"] = "mean"

@@ -21,7 +21,12 @@ NO_BODY = "net.name: linear has no hidden layer to embed by; use mlp"
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """Weights start as N(0, ``init_deviation``²); 0.01 is the learned optimiser's authors' on quadratics."""
+    """One linear map.
+
+    Attributes:
+        init_deviation: Weights start as N(0, ``init_deviation``²); 0.01 is the learned optimiser's authors' on
+            quadratics.
+    """
 
     init_deviation: Rate = 0.01
 

@@ -21,9 +21,13 @@ from pipeline.nets.normalisation import Normaliser
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """Hidden weights start as N(0, init_gain / fan_in): 2 keeps the variance under ReLU, 1 under tanh.
+    """Fully connected layers.
 
-    ``hidden: []`` embeds an input as its own numbers, for a method that reads them as they are.
+    Attributes:
+        hidden: Widths of the hidden layers; ``[]`` embeds an input as its own numbers, for a method that reads them as
+            they are.
+        activation: What follows each hidden layer.
+        init_gain: Hidden weights start as N(0, init_gain / fan_in): 2 keeps the variance under ReLU, 1 under tanh.
     """
 
     hidden: Annotated[tuple[Width, ...], Len(0, 16)] = (40, 40)

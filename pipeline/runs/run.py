@@ -136,8 +136,6 @@ def _look_for_tracker(recipe: Recipe, storage: Storage, listener: ProgressListen
         listener.note(f"{error}. The run goes on without it: its metrics wait in the journal")
 
 
-
-
 def where_to_look(ended: RunResult, recipe: Recipe) -> dict[str, str]:
     """The rows that are printed of a finished run: where its folder is, what it did and how to open MLflow."""
     storage = storage_at(ended.folder)

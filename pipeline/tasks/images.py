@@ -19,15 +19,20 @@ from pipeline.tasks.classfile import Pixels
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """``path`` of an ingested file and the name of one of its split sets, such as ``random`` or ``background``.
-
-    ``train_rotations`` and ``eval_rotations`` say what quarter turns of training and of evaluation tasks are: nothing,
-    classes of their own, or one drawn at random for each class and task.
+    """An ingested file of images.
 
     With ``labels: classes`` an example of a training task is labelled with its class's number in the split ``train``
     (where quarter turns are classes, with that of class and turn): for methods that train one classifier for them all.
-    ``query_order: sorted`` gives queries by class, in the order of the support set: a method that sees them together
-    could learn their labels from their places. It repeats the bits of runs from before queries were shuffled.
+
+    Attributes:
+        path: The file that jobs.ingest wrote.
+        split: The name of one of its split sets, such as ``random`` or ``background``.
+        labels: What labels of training tasks count: a class's slot in its task, or its number among all of the split's.
+        train_rotations: What quarter turns of training tasks are: nothing, classes of their own, or one drawn at random
+            for each class and task.
+        eval_rotations: The same for evaluation tasks.
+        query_order: ``sorted`` gives queries by class, in the order of the support set. A method that sees them together
+            could learn their labels from their places. It repeats the bits of runs from before queries were shuffled.
     """
 
     path: Annotated[str, FilePath()]

@@ -21,7 +21,12 @@ from pipeline.core.types import Batch, Task
 
 @dataclass(frozen=True)
 class QuadraticsConfig:
-    """``dimension`` is that of phi. ``entries`` is the distribution of the entries of W and y: N(0, 1) or U[0, 1)."""
+    """The functions that are to be made small.
+
+    Attributes:
+        dimension: Numbers in phi.
+        entries: What the entries of W and y are drawn from: N(0, 1) or U[0, 1).
+    """
 
     dimension: Annotated[int, Ge(1), Le(1 << 12)] = 10
     entries: Literal["gaussian", "uniform"] = "gaussian"

@@ -26,12 +26,20 @@ from pipeline.tasks.classfile import Pixels
 
 @dataclass(frozen=True)
 class SequencesConfig:
-    """``path``, ``split``, ``train_rotations`` and ``eval_rotations`` are as for images. ``side``: images are made so
-    many pixels square; published is 20.
+    """Images one after the other, each label one step late.
 
-    In a ``balanced`` sequence, as published, all classes occur equally often. A method can then count which labels
-    remain, and one that learns to count learns nothing else for long. ``training_order: independent`` draws the class
-    of each training example independently, so that labels say nothing about later ones. Evaluation stays balanced.
+    In a ``balanced`` sequence, as published, all classes come equally often, so that which label is due can be counted,
+    and methods that learn to count learn nothing else for long. ``independent`` draws the class of each training
+    example anew: labels tell nothing of those to come. Evaluation stays balanced.
+
+    Attributes:
+        path: The file that jobs.ingest wrote.
+        split: The name of one of its split sets.
+        side: Images are made so many pixels square; published is 20, and null keeps their size.
+        training_order: How often the classes of a training sequence come.
+        train_rotations: What quarter turns of training tasks are: nothing, classes of their own, or one drawn at random
+            for each class and task.
+        eval_rotations: The same for evaluation tasks.
     """
 
     path: Annotated[str, FilePath()]

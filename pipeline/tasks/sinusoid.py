@@ -27,7 +27,13 @@ Input = Annotated[float, Ge(-1e3), Le(1e3)]
 
 @dataclass(frozen=True)
 class SinusoidConfig:
-    """Bounds of uniform draws: ``amplitude`` and ``phase`` (radians) for each task, ``x`` for each example."""
+    """Bounds of uniform draws.
+
+    Attributes:
+        amplitude: Of a task's wave.
+        phase: Of a task's wave, in radians.
+        x: Of each example's input.
+    """
 
     amplitude: tuple[Amplitude, Amplitude] = (0.1, 5.0)
     phase: tuple[Phase, Phase] = (0.0, math.pi)

@@ -7,14 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.comparison.pages import algorithms, measured
+from pipeline.comparison.pages import algorithms, measured, packaged
 from pipeline.core.failures import ConfigError
 from pipeline.runs.recorded import RESULTS
 from pipeline.storage.local import write_whole
 
 DOCS = Path(__file__).parents[3] / "docs"
 
-PAGES: dict[str, Callable[[Path], str]] = {"algorithms.md": algorithms.page, "results.md": measured.page}
+PAGES: dict[str, Callable[[Path], str]] = {
+    "algorithms.md": algorithms.page,
+    "recipes.md": packaged.page,
+    "results.md": measured.page,
+}
 """File name -> its text, given the folder of recorded results."""
 
 

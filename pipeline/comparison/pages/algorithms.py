@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
-from pipeline.comparison.protocol import read
+from pipeline.comparison.pages.measured import line, reached
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
@@ -18,8 +18,7 @@ from pipeline.core.types import Batch, Family, Needs, Stream
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES
-from pipeline.runs.recorded import RESULTS, Result, recorded
-from pipeline.runs.report import in_the_end
+from pipeline.runs.recorded import RESULTS, recorded
 
 _ABOUT: dict[Family, str] = {
     "optimisation": "A task adapts weights by gradient steps; what is learned is where and how they start.",
@@ -49,21 +48,22 @@ def page(results: Path = RESULTS) -> str:
         "# Algorithms",
         "Made by `make docs` out of what each algorithm says of itself; do not edit. Groups of theta in "
         "brackets are there in some settings only; those in italics are state: folded, never stepped by an optimizer. "
-        "Measured is what a run came to in a protocol of `jobs.compare`, with its 95% interval over tasks and its "
-        "normalisation; [results.md](results.md) has it all.",
+        "Measured is what a run came to in a protocol of `jobs.compare`, or of a recipe by itself (`recipes`), with "
+        "its 95% interval over tasks and its normalisation; [results.md](results.md) and [recipes.md](recipes.md) have "
+        "it all.",
     ]
     for family in get_args(Family):
         names = [name for name, algorithm in ALGORITHMS.items() if algorithm.about.family == family]
         rows = [_row(name, used.get(name, []), measured.get(name, [])) for name in names]
         if rows:
-            head = [_line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
+            head = [line(_COLUMNS), line(["---"] * len(_COLUMNS))]
             parts += [f"## {family[0].upper()}{family[1:]}", _ABOUT[family], "\n".join(head + rows)]
     return "\n\n".join(parts)
 
 
 def _row(name: str, used: list[str], measured: list[str]) -> str:
     algorithm = ALGORITHMS[name]
-    return _line(
+    return line(
         [
             f"`{name}`",
             algorithm.about.paper,
@@ -131,14 +131,6 @@ def _measured(results: Path) -> dict[str, list[str]]:
     """Algorithm -> what its recorded runs came to."""
     found: dict[str, list[str]] = {}
     for one in recorded(results):
-        found.setdefault(one.algorithm, []).append(_told(one))
+        told = f"`{one.protocol}`, {one.method}: {reached(one)} ({one.evaluation['normalisation']})"
+        found.setdefault(one.algorithm, []).append(told)
     return found
-
-
-def _told(one: Result) -> str:
-    steps, values = in_the_end(one.evaluation)
-    after = f" after {steps} steps" if steps.isdigit() else ""
-    known = one.protocol in recipes.protocol_names()
-    judged = [read(one.protocol).columns[0].partition("@")[0]] if known else list(values)
-    numbers = ", ".join(f"{metric} {values[metric]}" for metric in judged)
-    return f"`{one.protocol}`, {one.method}: {numbers}{after} ({one.evaluation['normalisation']})"

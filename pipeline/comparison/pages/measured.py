@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline import recipes
 from pipeline.comparison.leaderboard import table
 from pipeline.comparison.protocol import read
 from pipeline.core.failures import DataError
 from pipeline.runs.recorded import RESULTS, Result, load
+from pipeline.runs.report import in_the_end
 
 FOUND = "README.md"
 """The text about a protocol's rows: a file beside them."""
@@ -57,8 +59,26 @@ def _made(rows: Sequence[Result]) -> dict[str, list[str]]:
 
 
 def _where(one: Result) -> str:
-    run = one.summary
+    return f"{one.summary['date'][:10]}, {machine(one.summary)}"
+
+
+def machine(run: Mapping[str, Any]) -> str:
+    """The device and the executor of a run, from its summary."""
     cpu = run.get("cpu") or "a CPU that was not recorded"
     device = cpu if run.get("device") in (None, "cpu") else f"{run['device']} beside {cpu}"
     executor = f"Ray with {run['workers']} workers" if run["executor"] == "ray" else "one process"
-    return f"{run['date'][:10]}, {device}, {executor}"
+    return f"{device}, {executor}"
+
+
+def reached(one: Result) -> str:
+    """What a run came to at its last point: by the metric that decides its protocol, or by all where there is none."""
+    steps, values = in_the_end(one.evaluation)
+    after = f" after {steps} steps" if steps.isdigit() else ""
+    known = one.protocol in recipes.protocol_names()
+    judged = [read(one.protocol).columns[0].partition("@")[0]] if known else list(values)
+    return ", ".join(f"{metric} {values[metric]}" for metric in judged) + after
+
+
+def line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -23,11 +23,23 @@ MOST_STEPS = 1 << 53
 
 @dataclass(frozen=True)
 class Outer:
-    """``clip`` bounds the 2-norm of the group's mean gradient. Reptile's epsilon is ``sgd`` with ``lr`` epsilon.
+    """The outer optimizer of a group of theta. Reptile's epsilon is ``sgd`` with ``lr`` epsilon.
 
     ``step_factor`` is at most 1: a rate that grows at each step overflows in the end.
 
     Optimizers are those that work on each coordinate alone, since a group is stepped as one vector.
+
+    Attributes:
+        optimizer: Which of torch's optimizers.
+        lr: Its rate at the first step.
+        momentum: Of ``sgd`` and ``rmsprop``.
+        beta1: Of ``adam`` and ``adamw``.
+        beta2: Of ``adam`` and ``adamw``.
+        weight_decay: Torch's ``weight_decay`` of that optimizer.
+        clip: Bound of the 2-norm of the group's mean gradient; null is none.
+        schedule: How the rate changes; ``linear`` and ``cosine`` reach 0 after the last step.
+        step_every: Outer steps between two changes under ``step``.
+        step_factor: What the rate is multiplied by under ``step``.
     """
 
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"

@@ -1,0 +1,121 @@
+"""Every field of a recipe as tables: its type, default and bounds, and the line that its class's docstring has for it.
+
+A class says what its fields mean in the list ``Attributes:`` of its docstring, one ``name: sentence`` each.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+
+from pipeline.comparison.pages.measured import line
+from pipeline.config import Section
+
+_COLUMNS = ("field", "type", "default", "bounds", "meaning")
+_WORDS = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", NoneType: "`null`"}
+_LIST = "Attributes:\n"
+
+
+def sections(recipe: type[Section]) -> Iterator[str]:
+    """Markdown: the recipe's own fields, then those of its parts; a part that is chosen has a table for each choice."""
+    parts = {key: _sections_in(field.annotation) for key, field in recipe.model_fields.items()}
+    yield "## Fields"
+    yield (
+        "A dotted key such as `outer.model.lr` names a field of a part. What has no default must be given. `outer` has "
+        "a part for each group of theta; `outer.model` also serves groups that are not named."
+    )
+    yield _table(recipe, [key for key, found in parts.items() if not found])
+    for key, found in parts.items():
+        chosen = [one for one in found if "name" in one.model_fields]
+        if chosen:
+            yield f"### `{key}`"
+            yield f"One of {', '.join(f'`{_name(one)}`' for one in chosen)}, by `{key}.name`."
+        for one in found:
+            many = ".GROUP" if get_origin(recipe.model_fields[key].annotation) is dict else ""
+            yield from _part(f"#### `{_name(one)}`" if one in chosen else f"### `{key}{many}`", one)
+
+
+def meanings(section: type[Any]) -> dict[str, str]:
+    """Field -> its line in the docstring of its class."""
+    listed = inspect.cleandoc(section.__doc__ or "").partition(_LIST)[2].split("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", listed, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _part(heading: str, section: type[Section]) -> Iterator[str]:
+    yield heading
+    told = inspect.cleandoc(section.__doc__ or "").partition(_LIST)[0]
+    yield from (" ".join(paragraph.split()) for paragraph in told.split("\n\n") if paragraph.strip())
+    inner = {key: _sections_in(field.annotation) for key, field in section.model_fields.items()}
+    own = [key for key, found in inner.items() if not found and key != "name"]
+    if own:
+        yield _table(section, own)
+    shared: dict[str, list[str]] = {}
+    for key, found in inner.items():
+        for one in found:
+            shared.setdefault(one.__name__, []).append(key)
+    for keys in shared.values():
+        yield f"Of {' and '.join(f'`{key}`' for key in keys)} each:"
+        yield _table(inner[keys[0]][0])
+
+
+def _table(section: type[Section], keys: list[str] | None = None) -> str:
+    said = meanings(section)
+    rows = [line(_COLUMNS), line(["---"] * len(_COLUMNS))]
+    for key in section.model_fields if keys is None else keys:
+        field = section.model_fields[key]
+        hint: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        default = "–" if field.is_required() else f"`{json.dumps(field.default)}`"
+        rows.append(
+            line([f"`{key}`", _type(hint), default, ", ".join(dict.fromkeys(_bounds(hint))), said.get(key, "–")])
+        )
+    return "\n".join(rows)
+
+
+def _name(section: type[Section]) -> str:
+    """What chooses it: the one value that its ``name`` may have."""
+    (name,) = get_args(section.model_fields["name"].annotation)
+    return str(name)
+
+
+def _sections_in(hint: Any) -> list[type[Section]]:
+    """The sections that a field holds: itself, the choices of a union, the values of a mapping."""
+    if inspect.isclass(hint) and issubclass(hint, Section):
+        return [hint]
+    found = [one for argument in get_args(hint) for one in _sections_in(argument)]
+    return list(dict.fromkeys(found))
+
+
+def _type(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(_type(one) for one in arguments)
+    if origin is tuple:
+        many = arguments[1:] == (...,)
+        return f"list of {_type(arguments[0])}s" if many else f"list of {len(arguments)} {_type(arguments[0])}s"
+    return _WORDS[hint]
+
+
+def _bounds(hint: Any) -> Iterator[str]:
+    for mark in getattr(hint, "__metadata__", ()):
+        signs = ((Ge, "≥", "ge"), (Gt, ">", "gt"), (Le, "≤", "le"), (Lt, "<", "lt"))
+        yield from (f"{sign} {_number(getattr(mark, name))}" for kind, sign, name in signs if isinstance(mark, kind))
+        if isinstance(mark, Len) and mark.max_length is not None:
+            yield f"{mark.min_length} to {mark.max_length} of them"
+    for argument in get_args(hint):
+        yield from _bounds(argument)
+
+
+def _number(value: float) -> str:
+    power = int(value).bit_length() - 1
+    return f"2^{power}" if value >= 1 << 12 and value == 1 << power else f"{value:g}"
