@@ -38,15 +38,14 @@ def shares(text: str) -> tuple[float, ...]:
 def main() -> None:
     asked = parser().parse_args()
     from pipeline.tasks.ingest import folder, omniglot
+    from pipeline.tasks.ingest.options import Options
 
     if asked.command == "omniglot":
         archives = omniglot.download() if asked.origin == "download" else omniglot.from_folder(Path(asked.origin))
         file, to = omniglot.ingest(archives, asked.to), asked.to
     else:
         to = asked.to or Path("data") / f"{asked.path.resolve().name}.arrow"
-        options = folder.Options(
-            asked.size, asked.mode, asked.split, asked.seed, asked.skip_unreadable, asked.min_images
-        )
+        options = Options(asked.size, asked.mode, asked.split, asked.seed, asked.skip_unreadable, asked.min_images)
         file, notes = folder.ingest(asked.path, to, options)
         print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
     print(f"{file.summary()}\nfile {to}")

@@ -16,7 +16,7 @@ from jobs import run
 from pipeline.core.failures import ClusterError, ConfigError, DataError
 from pipeline.tasks import classfile
 from pipeline.tasks.ingest import folder
-from pipeline.tasks.ingest.folder import Options
+from pipeline.tasks.ingest.options import Options
 
 ROOT = Path(__file__).parents[2]
 RNG = np.random.default_rng(3)

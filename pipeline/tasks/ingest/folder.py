@@ -6,20 +6,21 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Split
 from pipeline.tasks import classfile
-from pipeline.tasks.classfile import ClassFile, Pixels, SplitSet
+from pipeline.tasks.classfile import ClassFile, Pixels
 from pipeline.tasks.ingest.copies import Copies
 from pipeline.tasks.ingest.links import OUTWARD, leads_out
+from pipeline.tasks.ingest.options import Options
 from pipeline.tasks.ingest.pictures import MAX_SIDE, SUFFIXES, UNREADABLE, decode, grey_bits, read, reason
+from pipeline.tasks.ingest.splits import chosen
+from pipeline.tasks.ingest.wording import shown, some_of
 
 SPELLINGS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -29,23 +30,6 @@ SPELLINGS: dict[str, Split] = {
 JUNK = ("__MACOSX", "@eaDir")
 """Folders that other programs put beside what a person has packed."""
 MAX_DEPTH = 8
-
-
-@dataclass(frozen=True)
-class Options:
-    """``size`` is the side of the square every image is resized to, whatever its proportions.
-
-    ``split`` are the shares of train, val and test classes (0.64, 0.16 and 0.20 where nothing is said), drawn by
-    ``seed``; ``skip_unreadable`` leaves out what cannot be read instead of refusing the folder, and
-    ``min_images`` the classes with fewer.
-    """
-
-    size: int = 84
-    mode: Literal["grey", "rgb"] = "rgb"
-    split: tuple[float, ...] | None = None
-    seed: int = 0
-    skip_unreadable: bool = False
-    min_images: int = 1
 
 
 class Ingested(NamedTuple):
@@ -86,25 +70,25 @@ def ingest(folder: Path, to: Path, options: Options) -> Ingested:
     _check(options)
     tree = _large_enough(_look(folder), options.min_images)
     if not any(tree.classes.values()):
-        saw = ", ".join(f"{count} {_shown(kind)}" for kind, count in sorted(tree.other.items())) or "nothing"
+        saw = ", ".join(f"{count} {shown(kind)}" for kind, count in sorted(tree.other.items())) or "nothing"
         raise DataError(
             f"{folder}: no images found (looked for CLASS/IMAGE ending in {', '.join(SUFFIXES)}; saw {saw})"
         )
     filled = [name for name, files in tree.classes.items() if files]
     empty = [name for name in tree.classes if name not in filled]
     if empty and not options.skip_unreadable:
-        some = _some(len(empty), "class", empty)
+        some = some_of(len(empty), "class", empty)
         raise DataError(f"{folder}: {some} without images; remove the folders or pass --skip-unreadable")
-    _chosen(folder, filled, tree.splits, options)  # refuses a wrong split before any image is decoded
+    chosen(folder, filled, tree.splits, options)  # refuses a wrong split before any image is decoded
     decoded = _decode_all(folder, tree.classes, options)
     names = [name for name in filled if decoded.counts[name]]
     if decoded.unreadable and not (options.skip_unreadable and names):
-        some = _some(len(decoded.unreadable), "unreadable image", decoded.unreadable)
+        some = some_of(len(decoded.unreadable), "unreadable image", decoded.unreadable)
         fix = "nothing is left" if options.skip_unreadable else "mend them, or leave them out with --skip-unreadable"
         raise DataError(f"{folder}: {some}; {fix}")
     if len(decoded.flat) == len(decoded.images):
         raise DataError(f"{folder}: every image is one flat colour, so there is nothing to learn; look at the files")
-    splits = _chosen(folder, names, tree.splits, options)
+    splits = chosen(folder, names, tree.splits, options)
     decoded.copies.refuse_in_two_splits(folder, names, splits)
     file = classfile.write(to, decoded.images, [decoded.counts[name] for name in names], names, splits, decoded.source)
     return Ingested(file, _notes(tree, decoded, options))
@@ -139,7 +123,7 @@ def _look(folder: Path) -> _Tree:
         of_split = _classes(path, _folders(path, root, other), root, other)
         twice = [f"{name} in {owner[name]} and {split}" for name in of_split if name in owner]
         if twice:
-            some = _some(len(twice), "class", twice)
+            some = some_of(len(twice), "class", twice)
             raise DataError(f"{folder}: {some} in two splits; the splits of few-shot learning share no class")
         classes |= of_split
         owner |= dict.fromkeys(of_split, split)
@@ -153,7 +137,7 @@ def _by_split(folder: Path, folders: dict[str, Path]) -> dict[Split, Path]:
     for split in get_args(Split):
         named = [name for name in folders if SPELLINGS.get(name.lower()) == split]
         if len(named) > 1:
-            raise DataError(f"{folder}: {' and '.join(map(_shown, named))} are both {split}; merge the folders")
+            raise DataError(f"{folder}: {' and '.join(map(shown, named))} are both {split}; merge the folders")
         if named:
             found[split] = folders[named[0]]
     return found
@@ -183,7 +167,7 @@ def _large_enough(tree: _Tree, least: int) -> _Tree:
     """The tree without the classes that have images, and fewer than ``least``."""
     small = {name: len(files) for name, files in tree.classes.items() if 0 < len(files) < least}
     classes = {name: files for name, files in tree.classes.items() if name not in small}
-    return tree._replace(classes=classes, small=tuple(f"{_shown(name)} ({count})" for name, count in small.items()))
+    return tree._replace(classes=classes, small=tuple(f"{shown(name)} ({count})" for name, count in small.items()))
 
 
 def _entries(folder: Path, root: Path, other: Counter[str]) -> list[Path]:
@@ -227,62 +211,21 @@ def _decode_all(folder: Path, classes: dict[str, list[Path]], options: Options) 
     copies = Copies()
     for name, files in classes.items():
         for path in files:
-            shown = path.relative_to(folder)
+            inside = path.relative_to(folder)
             try:
                 data = read(path)
                 images[row], mode = decode(data, options.size, options.mode, bits)
             except UNREADABLE as error:
-                unreadable.append(f"{_shown(shown)} ({reason(error)})")
+                unreadable.append(f"{shown(inside)} ({reason(error)})")
                 continue
             if (images[row] == images[row, 0, 0]).all():
-                flat.append(_shown(shown))
-            copies.add(name, _shown(shown), images[row])
-            source.update(hashlib.sha256(os.fsencode(shown) + b"\0" + data).digest())
+                flat.append(shown(inside))
+            copies.add(name, shown(inside), images[row])
+            source.update(hashlib.sha256(os.fsencode(inside) + b"\0" + data).digest())
             modes[mode] += 1
             counts[name] += 1
             row += 1
     return _Decoded(images[:row], counts, unreadable, modes, flat, source.hexdigest(), bits, copies)
-
-
-def _chosen(
-    folder: Path, names: list[str], by_folder: dict[Split, list[str]] | None, options: Options
-) -> dict[str, SplitSet]:
-    if by_folder is None:
-        return {"random": _random(names, options)}
-    if options.split:
-        raise ConfigError(f"--split: {folder} is already split into {', '.join(by_folder)}; leave the option out")
-    index = {name: number for number, name in enumerate(names)}
-    split_set = {split: [index[name] for name in members if name in index] for split, members in by_folder.items()}
-    bare = [split for split, indices in split_set.items() if not indices]
-    if bare:
-        raise DataError(f"{folder}: {_some(len(bare), 'split', bare)} without a class; fill or remove the folders")
-    return {"folder": split_set}
-
-
-def _random(names: list[str], options: Options) -> SplitSet:
-    """Split the classes by shares, with numpy's legacy generator, whose permutation never changes."""
-    shares = dict(zip(get_args(Split), options.split or (0.64, 0.16, 0.20), strict=True))
-    order = np.random.RandomState(options.seed).permutation(len(names))
-    ends = np.rint(np.cumsum(list(shares.values()))[:2] * len(names)).astype(int)
-    parts = dict(zip(shares, np.split(order, ends), strict=True))
-    bare = [split for split, share in shares.items() if share and not len(parts[split])]
-    if bare:
-        raise ConfigError(
-            f"--split: {', '.join(f'{share:g}' for share in shares.values())} of {len(names)} classes leaves"
-            f" {' and '.join(bare)} empty; give it a larger share, or 0"
-        )
-    return {split: sorted(part.tolist()) for split, part in parts.items() if len(part)}
-
-
-def _some(count: int, what: str, examples: Sequence[str]) -> str:
-    plural = f"{what}{'es' if what.endswith('s') else 's'}" if count > 1 else what
-    return f"{count} {plural} ({'; '.join(map(_shown, examples[:3]))}{'; …' if count > 3 else ''})"
-
-
-def _shown(name: object) -> str:
-    """A file's name as it is printed: on one line, without terminal control codes."""
-    text = str(name)
-    return text if text.isprintable() else ascii(text)
 
 
 def _notes(tree: _Tree, decoded: _Decoded, options: Options) -> list[str]:
@@ -290,8 +233,8 @@ def _notes(tree: _Tree, decoded: _Decoded, options: Options) -> list[str]:
     return [
         *(f"left out, unreadable: {image}" for image in decoded.unreadable),
         *(f"left out, fewer than {options.min_images} images: class {name}" for name in tree.small),
-        *(f"left out, no images: class {_shown(name)}" for name, count in decoded.counts.items() if not count),
-        *(f"ignored: {count} {_shown(kind)}" for kind, count in sorted(tree.other.items())),
+        *(f"left out, no images: class {shown(name)}" for name, count in decoded.counts.items() if not count),
+        *(f"ignored: {count} {shown(kind)}" for kind, count in sorted(tree.other.items())),
         *(f"one flat colour: {image}" for image in decoded.flat),
         *decoded.copies.notes(),
         *(f"grey levels of {decoded.bits} bits: scaled to 8" for mode in decoded.modes if mode.startswith("I;16")),
