@@ -20,18 +20,6 @@ from jobs.signals import end_with_ray
 from jobs.stopping import listening
 from pipeline.core.failures import PipelineError, Stopped
 
-EXIT_CODES = (
-    "exit codes: 0 done, 1 MLflow refused a call, 2 wrong recipe, arguments, data or resume, 3 cluster error, "
-    "4 losses are not finite, 5 a task raised an error, 6 a task ends every worker, 7 the run's folder cannot be "
-    "written, 8 another process took over the run, 9 two workers disagree, 70 internal error, 130 Ctrl-C, 143 SIGTERM "
-    "(--resume continues after the last finished step)"
-)
-
-ADDRESS = (
-    "HOST:PORT of a Ray head, auto, or local to start a Ray here; default: RAY_ADDRESS, else auto in a Ray job, else "
-    "local"
-)
-
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Call ``main`` and end the process: 0, the exit code of its ``PipelineError``, 130 for Ctrl-C, 143 for SIGTERM."""

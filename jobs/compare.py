@@ -6,7 +6,8 @@ import argparse
 from contextlib import closing
 from pathlib import Path
 
-from jobs import EXIT_CODES, run
+from jobs import run
+from jobs.options import EXIT_CODES, add_executor, add_plugins, import_plugins
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,14 +29,15 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--print", action="store_true", help="train nothing: print the table of finished methods")
     described.add_argument("--results", type=Path, help="where results are kept; default results/PROTOCOL")
     described.add_argument("--output", metavar="DIR", help="where the runs lie; default runs/compare")
-    described.add_argument("--executor", choices=["serial", "ray"], default="ray", help="as in jobs.train")
+    add_executor(described)
     described.add_argument("--workers", type=int, metavar="N", default=2, help="Ray workers (2)")
-    described.add_argument("--address", help="as in jobs.train")
+    add_plugins(described)
     return described
 
 
 def main() -> None:
     asked = parser().parse_intermixed_args()
+    import_plugins(asked)
 
     from pipeline.comparison.compare import compare
     from pipeline.comparison.leaderboard import table
@@ -44,8 +46,7 @@ def main() -> None:
     from pipeline.runs.report import Progress
     from pipeline.runs.run import RunOptions
 
-    kept = asked.results or RESULTS / Path(asked.protocol).stem
-    protocol = read(asked.protocol)
+    kept, protocol = asked.results or RESULTS / Path(asked.protocol).stem, read(asked.protocol)
     if not asked.print:
         overrides = [*asked.overrides, f"workers.count={asked.workers}"]
         options = RunOptions(asked.executor, asked.address, asked.output)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from jobs import ADDRESS, run
+from jobs import run
+from jobs.options import ADDRESS, add_plugins, import_plugins
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,11 +21,13 @@ def parser() -> argparse.ArgumentParser:
     )
     described.add_argument("--address", help=ADDRESS)
     described.add_argument("--output", metavar="DIR", default="runs", help="a folder or URI where runs are to be kept")
+    add_plugins(described)
     return described
 
 
 def main() -> None:
     arguments = parser().parse_intermixed_args()
+    import_plugins(arguments)
 
     from pipeline.config import load
     from pipeline.core.failures import ClusterError

@@ -7,7 +7,8 @@ import json
 import sys
 from contextlib import nullcontext
 
-from jobs import ADDRESS, run
+from jobs import run
+from jobs.options import add_executor, add_plugins, import_plugins
 from jobs.output import stdout_for_the_result
 
 
@@ -20,17 +21,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="key=value",
         help="for example normalisation=support source.eval_rotations=random evaluation.tasks=100",
     )
-    described.add_argument(
-        "--executor", choices=["serial", "ray"], default="ray", help="this process, or Ray workers (default)"
-    )
+    add_executor(described)
     described.add_argument("--workers", type=int, metavar="N", help="Ray workers")
-    described.add_argument("--address", help=ADDRESS)
     described.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_plugins(described)
     return described
 
 
 def main() -> None:
     arguments = parser().parse_intermixed_args()
+    import_plugins(arguments)
     overrides = arguments.overrides
     if arguments.workers is not None:
         overrides = [*overrides, f"workers.count={arguments.workers}"]

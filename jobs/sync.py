@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from jobs import run
+from jobs.options import add_plugins, import_plugins
 
 
 def parser() -> argparse.ArgumentParser:
@@ -13,11 +14,13 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument(
         "overrides", nargs="*", metavar="tracking.uri=…", help="where MLflow is now, if not where the run left it"
     )
+    add_plugins(described)
     return described
 
 
 def main() -> None:
     arguments = parser().parse_args()
+    import_plugins(arguments)
 
     from pipeline.runs.report import key_values
     from pipeline.runs.sync import sync_run

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from contextlib import closing
 
-from jobs import ADDRESS, EXIT_CODES, run
+from jobs import run
+from jobs.options import EXIT_CODES, add_executor, add_plugins, import_plugins
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,11 +19,8 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument(
         "overrides", nargs="*", metavar="key=value", help="for example steps=200 algorithm.inner_lr=0.02"
     )
-    described.add_argument(
-        "--executor", choices=["serial", "ray"], default="ray", help="this process, or Ray workers (default)"
-    )
+    add_executor(described)
     described.add_argument("--workers", type=int, metavar="N", help="Ray workers; the result does not depend on them")
-    described.add_argument("--address", help=ADDRESS)
     described.add_argument(
         "--output", metavar="DIR", help="the run's folder, or a URI such as s3://bucket/run; default runs/RECIPE/TIME"
     )
@@ -30,11 +28,13 @@ def parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="continue the run in --output, or the newest run of the recipe"
     )
     described.add_argument("--accept-numerics", action="store_true", help="resume on other numerics, and record it")
+    add_plugins(described)
     return described
 
 
 def main() -> None:
     arguments = parser().parse_intermixed_args()
+    import_plugins(arguments)
     recipe, overrides = arguments.recipe, arguments.overrides
     if "=" in recipe:  # no RECIPE means the default one
         recipe, overrides = "sinusoid_maml", [recipe, *overrides]

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.core.types import MetaParams, Score
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.serving.learner import Learner
 
 __version__ = "0.1.0"
+__all__ = ["load", "register", "replay", "train"]
 
 if sys.platform == "win32":
     raise ImportError("metafleet runs on Linux and macOS, and on Windows inside WSL 2: it locks files with fcntl")
@@ -62,6 +63,7 @@ def train(
     address: str | None = None,
     output: str | Path | None = None,
     resume: bool = False,
+    plugins: Sequence[str] = (),
 ) -> RunResult:
     """Train a packaged recipe or a YAML file; the same as ``python -m jobs.train``.
 
@@ -72,6 +74,7 @@ def train(
         address: HOST:PORT of a Ray head, ``auto``, or ``local`` to start Ray here.
         output: the run's folder, or a URI such as ``s3://bucket/run``; by default ``runs/RECIPE/TIME``.
         resume: continue the run in ``output``, or the newest one of the recipe.
+        plugins: dotted names of your own modules, imported here and in every worker before the recipe is read.
 
     Returns:
         The run's folder, its summary, what MLflow did not take, and each test task's scores.
@@ -88,20 +91,42 @@ def train(
     """
     with _as_it_was():
         from pipeline.config import load as load_recipe
+        from pipeline.core.plugins import import_plugins
         from pipeline.runs.report import Progress
         from pipeline.runs.run import RunOptions, train_run
 
+        import_plugins(plugins)
         options = RunOptions(executor, address, output, resume)
         with closing(Progress()) as progress:
             return train_run(load_recipe(recipe, overrides), options, progress)
 
 
-def load(folder: str | Path, *, normalisation: str | None = None) -> Learner:
+def register(name: str, thing: Any) -> None:
+    """Make a part of your own known to recipes; call it in a module that ``--import`` or ``plugins`` names.
+
+    Args:
+        name: what recipes call it, for example ``algorithm: {name: mine}``; of a loss, what ``Spec.loss`` says.
+        thing: an ``Algorithm`` class, a ``Net`` class, a source class (with ``spec`` and ``sample``) or a ``TaskLoss``.
+
+    Raises:
+        ConfigError: the name is taken, or a class lacks something; names it.
+
+    >>> import pipeline
+    >>> from pipeline.core.losses import TaskLoss, mean_squared_error
+    >>> pipeline.register("squares", TaskLoss(mean_squared_error, "mse", higher_is_better=False))
+    """
+    from pipeline.registry import register as registered
+
+    registered(name, thing)
+
+
+def load(folder: str | Path, *, normalisation: str | None = None, plugins: Sequence[str] = ()) -> Learner:
     """The learner of a finished or interrupted run, at its newest checkpoint.
 
     Args:
         folder: the run's folder, or its URI.
         normalisation: predict under another mode than the run's.
+        plugins: the plug-ins that the run was trained with.
 
     Raises:
         ConfigError: no run is there; or the run is transductive and no mode is named, since a row's answer would
@@ -114,18 +139,21 @@ def load(folder: str | Path, *, normalisation: str | None = None) -> Learner:
     (1,)
     """
     with _as_it_was():
+        from pipeline.core.plugins import import_plugins
         from pipeline.runs.run_folder import load_learner
 
+        import_plugins(plugins)
         return load_learner(folder, normalisation)
 
 
-def replay(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Score]:
+def replay(folder: str | Path, step: int, number: int, *, plugins: Sequence[str] = ()) -> tuple[MetaParams, Score]:
     """Learn one training task of a run again, in this process and at the run's newest theta, to inspect it.
 
     Args:
         folder: the run's folder, or its URI.
         step: the outer step of the task.
         number: the task's number in the step, from 0.
+        plugins: the plug-ins that the run was trained with.
 
     Returns:
         What a worker sends for the task, as group -> leaf -> tensor with the shapes of theta; and the task's score.
@@ -139,6 +167,8 @@ def replay(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Scor
     ((40, 1), torch.Size([]))
     """
     with _as_it_was():
+        from pipeline.core.plugins import import_plugins
         from pipeline.runs.run_folder import replay_task
 
+        import_plugins(plugins)
         return replay_task(folder, step, number)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,17 +17,16 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
-from pipeline.core.seeding import Split, Ticket, init_rng
+from pipeline.core.plugins import import_plugins, imported
+from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec, TaskSource, Varied
 from pipeline.core.types import Needs
 from pipeline.engine.clock import Monotonic
-from pipeline.engine.dry_run import check_algorithm
 from pipeline.engine.durability.coordinator import Coordinator, Durability
-from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher, TrackedRun
 from pipeline.engine.evaluate import EvaluationPlan
-from pipeline.engine.interfaces import Chunk, Executor
+from pipeline.engine.interfaces import Executor
 from pipeline.engine.loop import Plan
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.optimizer import Outer
@@ -45,6 +41,7 @@ from pipeline.nets.model import NormalisedNet
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
 from pipeline.tasks import SOURCES
+from pipeline.tracking.commit import git_commit
 
 
 class Components(NamedTuple):
@@ -125,8 +122,10 @@ class BuildWorker:
     """Builds a worker in the calling process. It is sent as text."""
 
     recipe: str
+    plugins: tuple[str, ...] = ()
 
     def __call__(self) -> Worker:
+        import_plugins(self.plugins)
         recipe = received(self.recipe)
         return build_worker(recipe, build_components(recipe))
 
@@ -139,8 +138,10 @@ class BuildCoordinator:
     folder: str
     commit: str
     accept_numerics: bool
+    plugins: tuple[str, ...] = ()
 
     def __call__(self) -> Coordinator:
+        import_plugins(self.plugins)
         from pipeline.tracking.mlflow_tracker import MLflowTracker
 
         recipe = received(self.recipe)
@@ -156,6 +157,8 @@ class BuildCoordinator:
         }
         if recipe.tracking.parent:
             tags["mlflow.parentRunId"] = recipe.tracking.parent
+        if self.plugins:
+            tags["plugins"] = ", ".join(self.plugins)
         tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)
         return Coordinator(
             Store(algorithm, layout, theta, outer_of(recipe, layout, algorithm), recipe.steps),
@@ -165,6 +168,7 @@ class BuildCoordinator:
             journal,
             Publisher(tracker, journal, tracked_run(recipe, tags), storage, recipe.tracking.log_every),
             recipes.dump(recipe.public()),
+            plugins=self.plugins,
             accept_numerics=self.accept_numerics,
         )
 
@@ -233,60 +237,14 @@ def plan_of(recipe: Recipe, components: Components) -> Plan:
     )
 
 
-def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, learn: bool = True) -> Components:
-    """Learn one training task and score one evaluation task, so that a mistake fails before the run starts.
-
-    ``note`` is told what may be meant. Without ``learn`` it only scores: a run that is trained is not trained again.
-
-    Raises:
-        ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have, an algorithm
-            whose loss, outputs or gradient are not what they should be.
-        DataError: a split that cannot fill the tasks' shape.
-        TaskError: the algorithm raised.
-    """
-    components = build_components(recipe)
-    outer_of(recipe, components.layout, components.algorithm)
-    splits: set[Split] = {recipe.evaluation.split} | ({"val"} if learn and recipe.evaluation.validate_every else set())
-    for split in sorted(splits - set(components.source.splits)):
-        raise ConfigError(
-            f"evaluation.split: the source has no {split!r}, it has {', '.join(components.source.splits)}"
-        )
-    shapes, needs = recipe.shapes(), components.algorithm.needs
-    if needs.head and "classes" not in needs.targets and shapes.eval.ways > shapes.train.ways:
-        raise ConfigError(
-            f"task.eval.ways: {shapes.eval.ways}, but {recipe.algorithm.name} has a head of task.train.ways = "
-            f"{shapes.train.ways} outputs; make them equal, or use a metric method"
-        )
-    if learn:
-        check_algorithm(
-            components.algorithm, components.source, components.layout.unpack(components.theta), recipe.seed, note
-        )
-    # The driver may lack a GPU that the workers have.
-    numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
-    worker = Worker(components.algorithm, components.source, components.layout, numerics, recipe.chunk_size)
-    if learn:
-        worker.learn(components.theta.numpy(), Chunk(1, 0, (Ticket(recipe.seed, "train", "train", 1, 0),)))
-    for split in sorted(splits):
-        worker.score(components.theta.numpy(), Chunk(0, 0, (Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0),)))
-    return components
-
-
-def check_folder(recipe: Recipe, components: Components, storage: Storage) -> None:
-    """Raises ``ConfigError`` where the run's folder cannot be written, or has no room for it."""
-    storage.probe()
-    outer = outer_of(recipe, components.layout, components.algorithm).values()
-    validations = recipe.steps // recipe.evaluation.validate_every if recipe.evaluation.validate_every else 0
-    files = recipe.checkpoint.keep + int(validations > 0) + 1  # one is written beside those that are kept
-    size = checkpoint_bytes(components.layout.size, components.layout.dtype.itemsize, outer)
-    check_disk_space(storage, size, files, recipe.steps + validations)
-
-
 def build_executor(
     recipe: Recipe, kind: str, folder: str, address: str | None, timeouts: Timeouts, *, accept_numerics: bool
 ) -> Executor:
     """The executor of a run: ``serial`` in this process, ``ray`` on the cluster at ``address``."""
-    worker = BuildWorker(json.dumps(recipe.public()))  # workers do not write to MLflow, so they get no password
-    coordinator = BuildCoordinator(recipe.model_dump_json(), folder, git_commit(), accept_numerics)
+    worker = BuildWorker(
+        json.dumps(recipe.public()), imported()
+    )  # workers do not write to MLflow, so they get no password
+    coordinator = BuildCoordinator(recipe.model_dump_json(), folder, git_commit(), accept_numerics, imported())
     if kind == "serial":
         return SerialExecutor(worker(), coordinator(), recipe.workers.on_poison)
     from pipeline.runtime.executor import RayExecutor
@@ -301,7 +259,7 @@ def build_executor(
 
 def build_pool(recipe: Recipe, kind: str, address: str | None, timeouts: Timeouts) -> WorkerPool:
     """A pool of workers without a parameter actor, to evaluate a theta on disk."""
-    worker = BuildWorker(json.dumps(recipe.public()))
+    worker = BuildWorker(json.dumps(recipe.public()), imported())
     if kind == "serial":
         return WorkerPool(InProcess(worker()), Monotonic(), Scheduler(timeouts), workers=1)
     from pipeline.runtime.transport import RayTransport
@@ -328,18 +286,3 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
     return flat
-
-
-def git_commit() -> str:
-    """The commit of the running code, marked where files differ; ``unknown`` outside a checkout or without git."""
-    if shutil.which("git") is None:
-        return "unknown"
-    here = Path(__file__).parent
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() or "unknown"

@@ -37,6 +37,7 @@ ALGORITHMS, TASKS = "pipeline.algorithms", "pipeline.tasks"
 STORAGE, ENGINE, RUNTIME = "pipeline.storage", "pipeline.engine", "pipeline.runtime"
 TRACKING, SERVING, RECIPES = "pipeline.tracking", "pipeline.serving", "pipeline.recipes"
 RUNS, COMPARISON = "pipeline.runs", "pipeline.comparison"
+COMPOSED = ("pipeline.config", "pipeline.tracking.commit")
 TESTING = "pipeline.testing"
 ARRAYS = ("torch", "numpy")
 BACKENDS = (*ARRAYS, "ray", "mlflow", "rich")
@@ -60,15 +61,16 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/serving/": Rule((CORE, ENGINE, SERVING), (*ARRAYS, "safetensors")),
     "pipeline/recipes/": Rule((CORE,), ("yaml",)),
     "pipeline/testing/": Rule((CORE, NETS, TASKS, ENGINE, TESTING), ARRAYS, ("pytest",)),
-    "pipeline/config.py": Rule(
+    "pipeline/config/": Rule(
         (
-            *(CORE, NETS, ALGORITHMS, TASKS, RECIPES),
+            *(CORE, NETS, ALGORITHMS, TASKS, RECIPES, "pipeline.config"),
             *("pipeline.engine.durability.identity", "pipeline.engine.numerics", "pipeline.engine.outer.optimizer"),
         ),
         ("annotated_types", "pydantic", "pydantic_core", "yaml"),
     ),
+    "pipeline/registry.py": Rule((CORE, NETS, ALGORITHMS, TASKS)),
     "pipeline/build.py": Rule(
-        (CORE, NETS, ALGORITHMS, TASKS, STORAGE, ENGINE, SERVING, RECIPES, "pipeline.config"),
+        (CORE, NETS, ALGORITHMS, TASKS, STORAGE, ENGINE, SERVING, RECIPES, *COMPOSED),
         ARRAYS,
         (RUNTIME, TRACKING, "ray", "mlflow"),
     ),

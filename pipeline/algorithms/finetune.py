@@ -11,8 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import SGD, Adam, Rule, unroll
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
-from pipeline.families.gradient import GradientBased
-from pipeline.families.meta_gradient import Nothing
+from pipeline.families.gradient import GradientBased, Nothing
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from pipeline.core.inner import SGD, hessian_free, iterate
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
-from pipeline.families.gradient import GradientBased
-from pipeline.families.meta_gradient import Implicit
+from pipeline.families.gradient import GradientBased, Implicit
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.effects import NotWith, OnlyWith
 from pipeline.core.inner import SGD, Adam, Rule, iterate
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
-from pipeline.families.gradient import GradientBased
-from pipeline.families.meta_gradient import Delta
+from pipeline.families.gradient import Delta, GradientBased
 
 
 @dataclass(frozen=True)

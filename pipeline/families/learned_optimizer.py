@@ -14,8 +14,7 @@ from torch.utils import _pytree as pytree
 from pipeline.core.algorithm import detach
 from pipeline.core.flat import join, split
 from pipeline.core.types import Batch, Context, MetaParams, Params, Score, Task
-from pipeline.families.gradient import GradientBased
-from pipeline.families.meta_gradient import MetaGradient
+from pipeline.families.gradient import GradientBased, MetaGradient
 
 State = Params
 """``phi`` [P], all of a learner's weights; support ``loss`` and ``gradient`` [P] there; what the optimiser keeps."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pipeline.nets.conv4 import Conv4
 from pipeline.nets.linear import Linear
 from pipeline.nets.mlp import MLP
+from pipeline.nets.module import OwnModule
 from pipeline.nets.net import Net
+from pipeline.nets.resnet12 import ResNet12
 
-NETS: dict[str, type[Net]] = {"mlp": MLP, "conv4": Conv4, "linear": Linear}
+NETS: dict[str, type[Net]] = {"mlp": MLP, "conv4": Conv4, "linear": Linear, "resnet12": ResNet12, "module": OwnModule}

@@ -12,18 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipeline.build import (
-    Components,
-    build_executor,
-    build_pool,
-    check_folder,
-    dry_run,
-    evaluation_plan,
-    git_commit,
-    plan_of,
-    worker_count,
-)
-from pipeline.config import Recipe, file_fields
+from pipeline.build import Components, build_executor, build_pool, evaluation_plan, plan_of, worker_count
+from pipeline.config import Recipe
 from pipeline.core.failures import ConfigError, ResumeError
 from pipeline.core.flat import sha256
 from pipeline.core.losses import LOSSES
@@ -34,6 +24,8 @@ from pipeline.engine.evaluate import Scores, evaluate
 from pipeline.engine.interfaces import Scorer
 from pipeline.engine.loop import ProgressListener, TrainResult
 from pipeline.engine.scheduling.timeouts import Timeouts
+from pipeline.runs.dry_run import check_folder, dry_run
+from pipeline.runs.paths import absolute, refuse_relative
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
 from pipeline.runtime.job import in_ray_job
@@ -41,6 +33,7 @@ from pipeline.storage import named, storage_at
 from pipeline.storage.interface import Storage
 from pipeline.storage.texts import read_word
 from pipeline.tracking import uri as tracking_uri
+from pipeline.tracking.commit import git_commit
 from pipeline.tracking.mlflow_tracker import how_to_open, probe
 
 
@@ -262,37 +255,6 @@ def _summary(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "evaluation": evaluation_facts(recipe, components, rows),
     }
-
-
-def absolute(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths, since a worker's working directory is not the driver's."""
-    uri = tracking_uri.absolute(recipe.tracking.uri)
-    update: dict[str, Any] = {"tracking": recipe.tracking.model_copy(update={"uri": uri})}
-    files = {name: str(Path(path).expanduser().absolute()) for name, path in _files(recipe).items()}
-    if files:
-        update["source"] = recipe.source.model_copy(update=files)
-    return recipe.model_copy(update=update)
-
-
-def refuse_relative(output: str | Path | None, recipe: Recipe) -> None:
-    """Raises ``ConfigError`` with each path that is relative to a Ray job's working directory, and the fix."""
-    problems = []
-    if output is None or not (Path(output).is_absolute() or "://" in str(output)):
-        given = "is missing" if output is None else f"{str(output)!r} is relative"
-        problems.append(f"--output {given}: name a folder that stays, such as /shared/runs/first")
-    if tracking_uri.is_relative(uri := recipe.tracking.uri):
-        problems.append(f"tracking.uri {uri!r} is relative: write http://HEAD:5000 or sqlite:////FOLDER/mlflow.db")
-    for name, path in _files(recipe).items():
-        if not Path(path).expanduser().is_absolute():
-            problems.append(f"source.{name} {path!r} is relative: name a file that every node can read at that path")
-    if problems:
-        raise ConfigError(f"Ray deletes a job's working directory when the job ends: {'; '.join(problems)}")
-
-
-def _files(recipe: Recipe) -> dict[str, str]:
-    """The source's file fields that are set, by name."""
-    found = {name: getattr(recipe.source, name) for name in file_fields(recipe.source)}
-    return {name: path for name, path in found.items() if path}
 
 
 def _folder(recipe: Recipe, options: RunOptions) -> Path | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,12 @@ from pipeline import recipes
 from pipeline.build import Components, build_components, build_worker, source_of
 from pipeline.config import Recipe, validate
 from pipeline.core.failures import ConfigError, DataError, InternalError, ResumeError
+from pipeline.core.plugins import imported
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import HasClasses, TaskSource
 from pipeline.core.types import MetaParams, Score
 from pipeline.engine.durability.checkpoint import FORMAT, Checkpoint, Checkpoints, name_of
+from pipeline.engine.durability.coordinator import PLUGINS
 from pipeline.engine.durability.identity import is_identity
 from pipeline.engine.durability.journal import last_step
 from pipeline.serving.learner import Learner, refuse_transductive
@@ -31,8 +34,22 @@ def validate_folder(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe
     if text is None:
         raise ConfigError(f"{folder}: no run (no recipe.yaml); expected the --output of a training run")
     where = f"{folder}/recipe.yaml"
+    _require_plugins(folder)
     saved = recipes.parse(text, where)
     return validate(recipes.parse(text, where, overrides), where, saved)
+
+
+def _require_plugins(folder: str | Path) -> None:
+    """Raise ``ConfigError`` where this process has not imported what the run did: a run's folder imports no code."""
+    text = read_text(storage_at(folder), PLUGINS)
+    try:
+        named = json.loads(text or "[]")
+    except ValueError as error:
+        raise ConfigError(f"{folder}/{PLUGINS}: is no JSON ({error}); put back a copy") from None
+    missing = [one for one in named if one not in imported()] if isinstance(named, list) else []
+    if missing:
+        wanted = " ".join(f"--import {one}" for one in missing)
+        raise ConfigError(f"{folder}: was trained with plug-ins; add {wanted} (in Python: plugins={missing})")
 
 
 def newest(folder: str | Path, data: str | None = None) -> tuple[Checkpoint, str]:

@@ -16,7 +16,7 @@ from pipeline.engine.durability.identity import is_identity
 from pipeline.engine.durability.journal import STATUSES, Journal
 from pipeline.engine.durability.publisher import Publisher
 from pipeline.engine.interfaces import Status
-from pipeline.runs.run import absolute
+from pipeline.runs.paths import absolute
 from pipeline.runs.run_folder import validate_folder
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage

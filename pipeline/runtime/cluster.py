@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
-from urllib.parse import urlsplit
+
+from pipeline.runtime.addresses import probe, same
 
 # Ray reads these when it is imported.
 # Sends no usage statistics.
@@ -27,9 +27,8 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from pipeline.core.failures import ClusterError, PipelineError, Stopped
-from pipeline.runtime.job import cluster_address, shown
-
-PROBE_S = 3.0
+from pipeline.core.plugins import places
+from pipeline.runtime.job import cluster_address, in_ray_job, shown
 
 
 @dataclass(frozen=True)
@@ -67,19 +66,27 @@ def join(address: str) -> str:
     Raises:
         ClusterError: nobody listens there, or those who do are of another version or ask for another token.
     """
-    _probe(address)
+    probe(address)
     try:
         with _signals():
-            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            context = ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_own_code()
+            )
     except (RuntimeError, ConnectionError, AuthenticationError) as error:
         raise ClusterError(f"{shown(address)}: {_refusal(error)}") from error
     return str(context.dashboard_url or "")
 
 
+def _own_code() -> dict[str, list[str]] | None:
+    """The plug-ins' code, for the nodes of a cluster; a job's is in its working directory already."""
+    found = [] if in_ray_job() else places()
+    return {"py_modules": found} if found else None
+
+
 def _refuse_another(address: str) -> None:
     """Raises ``ClusterError`` where the cluster that this process has joined is not the one at ``address``."""
     joined = ray.get_runtime_context().gcs_address
-    if address == "auto" or (address == "local" and _started_here()) or _same(address, joined):
+    if address == "auto" or (address == "local" and _started_here()) or same(address, joined):
         return
     raise ClusterError(
         f"{shown(address)}: this process has joined the Ray at {joined}; leave --address out to use that one, "
@@ -91,20 +98,6 @@ def _started_here() -> bool:
     from ray._private import worker
 
     return worker._global_node is not None and bool(worker._global_node.head)
-
-
-def _same(address: str, other: str) -> bool:
-    """Whether two HOST:PORT are one; Ray calls this machine by its address in the network."""
-    (host, _, port), (other_host, _, other_port) = address.rpartition(":"), other.rpartition(":")
-    return port == other_port and bool(_hosts(host) & _hosts(other_host))
-
-
-def _hosts(name: str) -> set[str]:
-    try:
-        found = {str(row[4][0]) for row in socket.getaddrinfo(name.strip("[]"), None)}
-    except OSError:
-        return {name}
-    return found | ({ray.util.get_node_ip_address()} if found & {"127.0.0.1", "::1"} else set())
 
 
 @contextmanager
@@ -127,7 +120,7 @@ def _signals() -> Iterator[None]:
 
 def _refusal(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
-    # With a wrong token Ray says after 20 s that it failed to connect, although _probe has found a listener.
+    # With a wrong token Ray says after 20 s that it failed to connect, although probe has found a listener.
     if isinstance(error, AuthenticationError) or text.startswith("Failed to connect"):
         return (
             "the cluster does not let this process in: it has no token or another; set RAY_AUTH_MODE=token and give it "
@@ -240,27 +233,6 @@ def _loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-def _probe(address: str) -> None:
-    if address == "auto":
-        return
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if parts.scheme != "ray" or not host or not port:
-        raise ClusterError(
-            f"{shown(address)}: expected HOST:PORT of a Ray head (its default port is 6379), auto or local"
-        )
-    try:
-        socket.create_connection((host, port), PROBE_S).close()
-    except OSError as error:
-        raise ClusterError(
-            f"{shown(address)}: no Ray head answers at {host}:{port} ({error}); "
-            "start one with ray start --head, or pass --address local"
-        ) from error
 
 
 def check_resources(resources: Mapping[str, float], workers: Workers) -> None:

@@ -31,8 +31,9 @@ class ImagesConfig:
         train_rotations: What quarter turns of training tasks are: nothing, classes of their own, or one drawn at random
             for each class and task.
         eval_rotations: The same for evaluation tasks.
-        query_order: ``sorted`` gives queries by class, in the order of the support set. A method that sees them together
-            could learn their labels from their places. It repeats the bits of runs from before queries were shuffled.
+        query_order: ``sorted`` gives queries by class, in the order of the support set. A method that sees them
+            together could learn their labels from their places. It repeats the bits of runs from before queries were
+            shuffled.
     """
 
     path: Annotated[str, FilePath()]

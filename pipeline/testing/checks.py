@@ -5,7 +5,6 @@ They are functions, so that they can be held against algorithms that break the c
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import pickle
@@ -19,11 +18,10 @@ from torch.utils import _pytree as pytree
 
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.seeding import init_rng
-from pipeline.core.types import Context, MetaParams, Params, Phase, Score
-from pipeline.engine.numerics import Numerics
-from pipeline.engine.worker import Worker
+from pipeline.core.types import MetaParams, Params, Phase
 from pipeline.testing.case import SEED, TASKS, Case, chunk_of, vector_of
 from pipeline.testing.compare import CLOSE, assert_close, assert_same_bits, global_states, norm, seed_globals, tensors
+from pipeline.testing.workers import by_worker, with_loss, worker_of
 
 STEPS = 8
 """Outer steps in one of which every leaf must get a gradient."""
@@ -117,7 +115,7 @@ def check_trace_ends_in_adapt(case: Case) -> None:
 def check_vectorised_learn_equals_the_loop(case: Case) -> None:
     what = "objective" if case.algorithm.differentiable else "learn"
     (gradient, report), (looped, loop_report) = (
-        _by_worker(case, what, vectorise, lambda worker: worker.learn(vector_of(case), chunk_of(case)))
+        by_worker(case, what, vectorise, lambda worker: worker.learn(vector_of(case), chunk_of(case)))
         for vectorise in (True, False)
     )
     assert (gradient.groups, gradient.weight) == (looped.groups, looped.weight)
@@ -136,9 +134,9 @@ def check_vectorised_learn_equals_the_loop(case: Case) -> None:
 
 
 def check_vectorised_score_equals_the_loop(case: Case) -> None:
-    chunk, told = chunk_of(case, evaluate=True), _with_loss(case)
+    chunk, told = chunk_of(case, evaluate=True), with_loss(case)
     together, alone = (
-        _by_worker(told, "trace", vectorise, lambda worker: worker.score(vector_of(case), chunk))
+        by_worker(told, "trace", vectorise, lambda worker: worker.score(vector_of(case), chunk))
         for vectorise in (True, False)
     )
     assert together.points == alone.points
@@ -230,7 +228,7 @@ def check_state_groups_are_folded_only(case: Case) -> None:
 
 
 def check_messages_can_travel(case: Case) -> None:
-    worker, theta = _worker(case, vectorise=True), vector_of(case)
+    worker, theta = worker_of(case, vectorise=True), vector_of(case)
     messages: dict[str, Any] = {
         "task and context": case.drawn(0),
         "chunk": chunk_of(case),
@@ -265,42 +263,3 @@ def claims_a_derivative(algorithm: type[Algorithm[Any, Any]]) -> bool:
     """Whether ``learn`` is the derivative of ``objective``: said by the class, or by the meta-gradient it holds."""
     meta_gradient = getattr(algorithm, "meta_gradient", None)
     return bool(algorithm.differentiable if meta_gradient is None else meta_gradient.differentiable)
-
-
-def _altered(algorithm: Algorithm[Any, Any], **calls: Callable[..., Any]) -> Any:
-    """A copy of the algorithm with some of its calls replaced."""
-    altered = copy.copy(algorithm)
-    for name, call in calls.items():
-        setattr(altered, name, call)
-    return altered
-
-
-def _with_loss(case: Case) -> Case:
-    """The case of an algorithm that reports its query loss too: accuracy alone is too coarse to compare."""
-
-    def score(adapted: Any, query: Any, context: Context) -> Score:
-        score = case.algorithm.score(adapted, query, context)
-        return score._replace(metrics=score.metrics | {"loss": score.loss})
-
-    return case._replace(algorithm=_altered(case.algorithm, score=score))
-
-
-def _by_worker(case: Case, what: str, vectorise: bool, compute: Callable[[Worker], Any]) -> Any:
-    """What a worker computes. It must call the algorithm's ``what`` once for all tasks together, or once for each."""
-    call, calls = getattr(case.algorithm, what), []
-
-    def note(*arguments: Any) -> Any:
-        calls.append(what)
-        return call(*arguments)
-
-    worker = _worker(case._replace(algorithm=_altered(case.algorithm, **{what: note})), vectorise)
-    calls.clear()  # theta was made meanwhile
-    computed = compute(worker)
-    wanted = 1 if vectorise else TASKS
-    assert len(calls) == wanted, f"{what} was called {len(calls)} times for {TASKS} tasks, expected {wanted}"
-    return computed
-
-
-def _worker(case: Case, vectorise: bool) -> Worker:
-    numerics = Numerics(dtype="float64", device="cpu", vectorise=vectorise)
-    return Worker(case.algorithm, case.source, case.layout(), numerics, TASKS)

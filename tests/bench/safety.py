@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config import load
-from pipeline.runs.run import absolute
+from pipeline.runs.paths import absolute
 from tests.bench.coordinators import BuildKeeperByTurns, Turns
 from tests.bench.ratio import Ratio, ratio
 from tests.bench.stepping import Rates, train

@@ -13,11 +13,11 @@ from pipeline.algorithms.gradientmemory import GradientMemoryMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
-from pipeline.build import dry_run
 from pipeline.config import Recipe, load, validate
 from pipeline.core.algorithm import detach
 from pipeline.core.failures import ConfigError, TaskError
 from pipeline.core.types import Score
+from pipeline.runs.dry_run import dry_run
 from tests import quiet_runs
 from tests.contract.bad_input import ELSEWHERE, ROWS, Place, Row, run
 from tests.runtime import tiny

@@ -26,7 +26,7 @@ from pipeline.engine.durability.checkpoint import Checkpoint, read_checkpoint, w
 from pipeline.storage.local import Local
 from pipeline.tasks import classfile
 from pipeline.tasks.ingest import folder, omniglot
-from pipeline.tasks.ingest.folder import Options
+from pipeline.tasks.ingest.options import Options
 from tests.contract.bad_input import SERIAL, Ended, rewrite, run
 from tests.mlflow_server import Answering, answering
 

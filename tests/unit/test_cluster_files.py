@@ -14,7 +14,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from jobs.train import parser
 from pipeline.config import load
-from pipeline.runs.run import refuse_relative
+from pipeline.runs.paths import refuse_relative
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "clusters"

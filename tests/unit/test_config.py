@@ -17,14 +17,16 @@ from pydantic import ValidationError
 
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
-from pipeline.build import build_components, dry_run, flatten, git_commit, outer_of
+from pipeline.build import build_components, flatten, outer_of
 from pipeline.config import Recipe, expected, load, plain, validate
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.source import TaskShape
 from pipeline.nets import NETS
+from pipeline.runs.dry_run import dry_run
 from pipeline.runs.run import describe
 from pipeline.runs.run_folder import validate_folder
 from pipeline.tasks import SOURCES
+from pipeline.tracking.commit import git_commit
 from tests.runtime import tiny
 
 pytestmark = pytest.mark.usefixtures("torch_threads")

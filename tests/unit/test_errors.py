@@ -67,7 +67,7 @@ def test_exit_codes_keep_their_meaning() -> None:
 
 
 def test_the_help_of_every_job_names_each_exit_code() -> None:
-    codes = {int(found) for found in re.findall(r"(\d+) (?=[a-zA-Z])", jobs.EXIT_CODES)}
+    codes = {int(found) for found in re.findall(r"(\d+) (?=[a-zA-Z])", jobs.options.EXIT_CODES)}
     assert codes == {0, 130, 143, *EXIT_CODES.values()}
 
 

@@ -16,7 +16,6 @@ from pipeline.algorithms.finetune import Finetune
 from pipeline.algorithms.multitask import Multitask
 from pipeline.algorithms.nearest import Nearest
 from pipeline.algorithms.pretrain import Pretrain
-from pipeline.build import dry_run
 from pipeline.core.batches import batches
 from pipeline.core.inner import Momentum, unroll
 from pipeline.core.losses import cross_entropy, mean_squared_error
@@ -26,6 +25,7 @@ from pipeline.core.types import Batch, Context, MetaParams, Params, Phase, Task
 from pipeline.nets.conv4 import Conv4
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import NormalisedNet
+from pipeline.runs.dry_run import dry_run
 from pipeline.serving.learner import Learner
 from tests.quiet_runs import run
 from tests.runtime import tiny

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.build import build_components, check_folder, durability
+from pipeline.build import build_components, durability
 from pipeline.core.failures import ConfigError, StorageError
 from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.engine.durability.coordinator import Durability
 from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
 from pipeline.engine.outer.optimizer import Outer
+from pipeline.runs.dry_run import check_folder
 from pipeline.storage.local import Local
 from pipeline.storage.sizes import size_text
 from tests.quiet_runs import durable, run

@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from pipeline.config import Tracking, load
 from pipeline.core.failures import ConfigError, PipelineError
 from pipeline.core.redact import redact
-from pipeline.runs.run import absolute as run_absolute
+from pipeline.runs.paths import absolute as run_absolute
 from pipeline.runs.run import describe
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
 from pipeline.tracking.uri import absolute, check_database, database, run_url

@@ -31,6 +31,8 @@ from pipeline.engine.resumable import check_resumable, check_state, entries_of
 from pipeline.storage.interface import Storage
 
 BEST = "best.safetensors"
+PLUGINS = "plugins.json"
+"""The names of the modules that the run's processes imported."""
 UNKNOWN = ""
 """The evaluation of a best theta that was kept before evaluations had keys."""
 SYNC_EVERY = 8
@@ -65,10 +67,11 @@ class Coordinator:
         recipe: str,
         *,
         accept_numerics: bool,
+        plugins: Sequence[str] = (),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store, self.storage, self.durability, self.identity = store, storage, durability, identity
-        self.recipe, self.now = recipe, now
+        self.recipe, self.plugins, self.now = recipe, list(plugins), now
         self.checkpoints = Checkpoints(storage, durability.keep)
         self.journal, self.publisher, self.accept_numerics = journal, publisher, accept_numerics
         self.numerics: dict[str, Any] = {}
@@ -107,6 +110,8 @@ class Coordinator:
             self._best = self._kept_best(notes)
         self._opened, self._saved, self._saved_at = True, self.store.version, self.now()
         self.storage.write("recipe.yaml", self.recipe.encode())
+        if self.plugins:
+            self.storage.write(PLUGINS, json.dumps(self.plugins).encode())
         self.publisher.start({f"numerics.{key}": value for key, value in numerics.items()})
         return Opened(self.store.version, self.store.vector(), tuple(notes), self.storage.names("epochs")[-1])
 

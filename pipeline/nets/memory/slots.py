@@ -36,7 +36,7 @@ class SlotConfig(Protocol):
 
 
 class Slots(NamedTuple):
-    """``content`` [M, W]; ``usage``, ``importance`` and ``filled`` [M]; ``victim`` [M] is 1 at the slot evicted next."""
+    """``content`` [M, W]; ``usage``, ``importance`` and ``filled`` [M]; ``victim`` [M] marks the slot evicted next."""
 
     content: Tensor
     usage: Tensor

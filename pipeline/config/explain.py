@@ -1,0 +1,89 @@
+"""What is wrong with a recipe, in words of our own: pydantic's sentences change with its releases."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline import recipes
+from pipeline.config.recipe import REGISTRIES, Recipe
+from pipeline.engine.outer.optimizer import Outer
+
+
+def explain(details: Any, data: Mapping[str, Any]) -> str:
+    path, at = [], data
+    for key in details["loc"]:
+        # pydantic puts a union's tag into the path; people do not write it there.
+        if isinstance(at, Mapping) and at.get("name") == key and key not in at:
+            continue
+        path.append(str(key))
+        at = at.get(key, {}) if isinstance(at, Mapping) else {}
+    dotted = ".".join(path)
+    if details["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1], data)
+        close = difflib.get_close_matches(path[-1], known, 1)
+        return f"{dotted}: unknown key" + (
+            f", did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+        )
+    if details["type"] == "missing":
+        return f"{dotted}: is missing"
+    if details["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        known = _known_names(path[-1])
+        given = at.get("name") if isinstance(at, Mapping) else at
+        close = difflib.get_close_matches(str(given), known, 1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        return f"{dotted}.name: unknown {path[-1]} {recipes.shown(given)}; {hint}"
+    return f"{dotted}: {expected(details)}, found {recipes.shown(details['input'])}"
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "keys and values",
+    "extra_forbidden": "no key of that name",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "literal_error": "{expected}",
+    "missing": "a value for this key",
+    "model_type": "keys and values",
+    "string_type": "text",
+    "too_long": "at most {max_length} items",
+    "too_short": "at least {min_length} items",
+    "tuple_type": "a list",
+}
+"""What a value should have been, for each type of error that pydantic names; its own sentences change with releases."""
+
+
+def expected(details: Any) -> str:
+    """What was expected where pydantic found an error, in words of ours."""
+    phrase = _EXPECTED.get(details["type"])
+    if phrase is None:  # a validator of ours has said it, or an error that no field of ours gives today
+        message = details["msg"].removeprefix("Value error, ")
+        return f"{message[0].lower()}{message[1:]}"
+    limits = details.get("ctx", {})
+    whole = {name: int(limit) for name, limit in limits.items() if isinstance(limit, float) and limit.is_integer()}
+    return f"expected {phrase.format(**limits | whole)}"
+
+
+def _known_names(part: str) -> list[str]:
+    return list(REGISTRIES[part])
+
+
+def _known_keys(path: Sequence[str], data: Mapping[str, Any]) -> list[str]:
+    if not path:
+        return list(Recipe.model_fields)
+    registry = REGISTRIES.get(path[0])
+    if registry is not None:
+        return ["name", *(field.name for field in dataclasses.fields(registry[data[path[0]]["name"]].Config))]
+    if path[0] == "outer":
+        return [field.name for field in dataclasses.fields(Outer)]
+    section: Any = Recipe
+    for key in path:
+        section = section.model_fields[key].annotation
+    return list(section.model_fields)

@@ -1,0 +1,119 @@
+"""A recipe as one frozen, typed value, made of sections and of whatever is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AfterValidator, Field, create_model
+
+from pipeline.algorithms import ALGORITHMS
+from pipeline.config.sections import (
+    MAX_TASKS,
+    Checkpoint,
+    Evaluation,
+    Section,
+    Tasks,
+    Tracking,
+    WorkerCount,
+    choice_of,
+    folder_name,
+    plain,
+    power_of_two,
+    section_of,
+)
+from pipeline.core.bounds import OuterSteps
+from pipeline.core.plugins import imported
+from pipeline.core.redact import redact_uri
+from pipeline.core.source import TaskShape, TaskShapes
+from pipeline.core.types import FilePath, MayChange
+from pipeline.engine.durability.identity import Identity
+from pipeline.engine.numerics import Numerics
+from pipeline.engine.outer.optimizer import Outer
+from pipeline.nets import NETS
+from pipeline.nets.normalisation import Mode
+from pipeline.tasks import SOURCES
+
+
+class Recipe(Section):
+    """Everything a run is made of.
+
+    A run that is resumed with another value must be told it is another run, except where the value never decides theta:
+    those are marked ``MayChange`` or ``FilePath``, here or in the file of their own config.
+
+    Attributes:
+        name: A folder under ``runs``, and what MLflow shows.
+        seed: What theta's start and all training tasks are drawn by; null draws a seed.
+        steps: Outer steps.
+        tasks_per_step: Tasks of an outer step.
+        chunk_size: Tasks that a worker computes in one call, a power of two.
+        normalisation: What hidden layers are normalised by, if by anything.
+    """
+
+    name: Annotated[str, AfterValidator(folder_name), MayChange()]
+    seed: Annotated[int, Ge(0), Lt(2**64)] = 0
+    steps: OuterSteps
+    tasks_per_step: Annotated[int, Gt(0), Le(MAX_TASKS)]
+    chunk_size: Annotated[int, Gt(0), Le(MAX_TASKS), AfterValidator(power_of_two)]
+    algorithm: Any
+    net: Any
+    source: Any
+    normalisation: Mode
+    task: Tasks
+    outer: dict[str, section_of(Outer)]  # type: ignore[valid-type]
+    evaluation: Annotated[Evaluation, MayChange()] = Evaluation()
+    numerics: section_of(Numerics) = section_of(Numerics)()  # type: ignore[valid-type]
+    workers: Annotated[WorkerCount, MayChange()] = WorkerCount()
+    checkpoint: Annotated[Checkpoint, MayChange()] = Checkpoint()
+    tracking: Annotated[Tracking, MayChange()] = Field(default_factory=Tracking)
+
+    def shapes(self) -> TaskShapes:
+        return TaskShapes(plain(self.task.train, TaskShape), plain(self.task.eval, TaskShape))
+
+    def public(self) -> dict[str, Any]:
+        """Keys and values as they are printed, saved with the run and logged: without the tracking URI's secrets."""
+        whole = self.model_dump(mode="json")
+        return whole | {"tracking": whole["tracking"] | {"uri": redact_uri(self.tracking.uri)}}
+
+    def identity(self, data: str) -> Identity:
+        """What a resume is compared by. ``data`` is the source's fingerprint."""
+        values = {key: (value, free) for key, value, free in _values(self)}
+        # Steps decide theta only where the learning rate follows them.
+        follows = any(outer.schedule in ("linear", "cosine") for outer in self.outer.values())
+        values["steps"] = (self.steps, not follows)
+        del values["tracking.uri"]  # it may hold a password, and checkpoints are copied about
+        if imported():
+            values["plugins"] = (list(imported()), True)
+        return Identity(
+            {"data": data} | {key: value for key, (value, free) in values.items() if not free},
+            {key: value for key, (value, free) in values.items() if free},
+        )
+
+
+REGISTRIES: dict[str, Mapping[str, type[Any]]] = {"algorithm": ALGORITHMS, "net": NETS, "source": SOURCES}
+
+
+def recipe_type() -> type[Recipe]:
+    """``Recipe`` with the sections of everything that is registered now, plug-ins included."""
+    return _recipe_type(tuple(ALGORITHMS), tuple(NETS), tuple(SOURCES))
+
+
+@lru_cache(maxsize=4)
+def _recipe_type(*names: tuple[str, ...]) -> type[Recipe]:
+    choices: dict[str, Any] = {part: (choice_of(registry), ...) for part, registry in REGISTRIES.items()}
+    return create_model("Recipe", __base__=Recipe, __doc__=Recipe.__doc__, **choices)
+
+
+def _values(part: Any, key: str = "", free: bool = False) -> Iterator[tuple[str, Any, bool]]:
+    """Everything in a section by dotted key, and whether it may change on a resume."""
+    if isinstance(part, Section):
+        for name, field in type(part).model_fields.items():
+            marked = any(isinstance(mark, MayChange | FilePath) for mark in field.metadata)
+            yield from _values(getattr(part, name), f"{key}.{name}" if key else name, free or marked)
+    elif isinstance(part, dict):
+        for name, inner in part.items():
+            yield from _values(inner, f"{key}.{name}", free)
+    else:
+        yield key, list(part) if isinstance(part, tuple) else part, free

@@ -1,0 +1,158 @@
+"""The parts of a recipe as frozen, typed sections."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le, Len, Lt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+from pipeline.core.bounds import OuterSteps, share_of_gpus
+from pipeline.core.effects import NotWith
+from pipeline.core.seeding import Split
+from pipeline.core.source import TaskShape
+from pipeline.core.types import FilePath, MayChange
+
+TASK_SHAPE_ROLE = Literal["train", "eval"]
+
+
+class Section(BaseModel):
+    """A part of a recipe: no key it does not know, no change after it is made, no number that is not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def section_of(config: type[Any], **extra: Any) -> type[Section]:
+    """A frozen dataclass as a section with the same fields, limits and defaults."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    fields: dict[str, Any] = dict(extra)
+    for field in dataclasses.fields(config):
+        fields[field.name] = (hints[field.name], _default(field))
+    return create_model(config.__qualname__, __base__=Section, __doc__=config.__doc__, **fields)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return Field(default_factory=field.default_factory)
+    return ... if field.default is dataclasses.MISSING else field.default
+
+
+def choice_of(registry: Mapping[str, type[Any]]) -> Any:
+    """One section for each registered class, told apart by ``name``."""
+    members = [section_of(cls.Config, name=(Literal[name], ...)) for name, cls in registry.items()]
+    return Annotated[reduce(or_, members), Field(discriminator="name")] if len(members) > 1 else members[0]
+
+
+def power_of_two(value: int) -> int:
+    if value & (value - 1):
+        raise ValueError(f"expected a power of two, for example {1 << (value.bit_length() - 1)}")
+    return value
+
+
+def _steps_or_auto(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10**9):
+        return value
+    raise ValueError("expected a number of outer steps, 1 or more, or auto")
+
+
+def folder_name(value: str) -> str:
+    if value in ("", ".", "..") or {"/", "\\"} & set(value) or not value.isprintable() or len(value.encode()) > 200:
+        raise ValueError("expected the name of a folder: no slash, nothing unprintable, 1 to 200 bytes")
+    return value
+
+
+MAX_TASKS = 1 << 20
+"""Of one step or one evaluation: more is a slip, and their tickets would fill the driver's memory."""
+
+
+class Tasks(Section):
+    """Shapes of training and of evaluation tasks."""
+
+    train: section_of(TaskShape)  # type: ignore[valid-type]
+    eval: Annotated[section_of(TaskShape), MayChange()]  # type: ignore[valid-type]
+
+
+class Evaluation(Section):
+    """The final table's tasks, and validation on the way.
+
+    Attributes:
+        split: Where the final table's tasks are from.
+        tasks: How many there are.
+        seed: What they are drawn by.
+        validate_every: Outer steps between two validations; 0 is none.
+        validation_tasks: Tasks of a validation.
+    """
+
+    split: Split = "test"
+    tasks: Annotated[int, Ge(1), Le(MAX_TASKS)] = 600
+    seed: Annotated[int, Ge(0), Lt(2**64)] = 20260
+    validate_every: Annotated[int, Ge(0), Le(10**9)] = 0
+    validation_tasks: Annotated[int, Ge(1), Le(MAX_TASKS), NotWith(validate_every=(0,))] = 200
+
+
+class WorkerCount(Section):
+    """Workers on Ray.
+
+    Attributes:
+        count: How many.
+        gpus: The share of a GPU each gets.
+        on_poison: What to do with a task that kills whoever computes it.
+    """
+
+    count: Annotated[int, Ge(1), Le(1 << 12)] = 2
+    gpus: Annotated[float, Ge(0), Le(1 << 10), AfterValidator(share_of_gpus)] = 0.0
+    on_poison: Literal["abort", "skip"] = "abort"
+
+
+class Checkpoint(Section):
+    """How often theta is made durable.
+
+    Attributes:
+        every: In outer steps; ``auto``: each step while theta is small (a million numbers on a disk), else each minute.
+        keep: How many files stay beside the best.
+    """
+
+    every: Annotated[int | Literal["auto"], BeforeValidator(_steps_or_auto)] = "auto"
+    keep: Annotated[int, Ge(1), Le(10**6)] = 2
+
+
+class Tracking(Section):
+    """Where MLflow is.
+
+    The defaults are MLflow's own settings: the environment variables MLFLOW_TRACKING_URI, which
+    ``mlflow.set_tracking_uri`` sets too, and MLFLOW_EXPERIMENT_NAME. They are read where the recipe is loaded, and the
+    values travel with the recipe: the environment of another process does not count.
+
+    A password is best given in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. One in the URI works, and is
+    neither printed nor saved.
+
+    Attributes:
+        uri: Where MLflow is; a relative sqlite path is made absolute before anything starts.
+        experiment: The experiment's name.
+        log_every: Outer steps between two points of a curve.
+        parent: The id of the MLflow run that this one is shown under, if any.
+    """
+
+    uri: str = Field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+    experiment: Annotated[str, Len(1, 500)] = Field(
+        default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME") or "metafleet"
+    )
+    log_every: OuterSteps = 20
+    parent: str = ""
+
+
+def file_fields(section: Section) -> list[str]:
+    """The fields of a section that are paths of files."""
+    fields = type(section).model_fields.items()
+    return [name for name, field in fields if any(isinstance(mark, FilePath) for mark in field.metadata)]
+
+
+def plain(section: Section, config: type[Any]) -> Any:
+    """A section as the dataclass it was made from."""
+    return config(**{field.name: getattr(section, field.name) for field in dataclasses.fields(config)})

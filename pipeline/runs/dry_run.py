@@ -1,0 +1,65 @@
+"""What is tried before a run starts: one task, and the room in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pipeline.build import Components, build_components, outer_of
+from pipeline.config import Recipe, plain
+from pipeline.core.failures import ConfigError
+from pipeline.core.seeding import Split, Ticket
+from pipeline.engine.dry_run import check_algorithm
+from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
+from pipeline.engine.interfaces import Chunk
+from pipeline.engine.numerics import Numerics
+from pipeline.engine.worker import Worker
+from pipeline.storage.interface import Storage
+
+
+def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, learn: bool = True) -> Components:
+    """Learn one training task and score one evaluation task, so that a mistake fails before the run starts.
+
+    ``note`` is told what may be meant. Without ``learn`` it only scores: a run that is trained is not trained again.
+
+    Raises:
+        ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have, an algorithm
+            whose loss, outputs or gradient are not what they should be.
+        DataError: a split that cannot fill the tasks' shape.
+        TaskError: the algorithm raised.
+    """
+    components = build_components(recipe)
+    outer_of(recipe, components.layout, components.algorithm)
+    splits: set[Split] = {recipe.evaluation.split} | ({"val"} if learn and recipe.evaluation.validate_every else set())
+    for split in sorted(splits - set(components.source.splits)):
+        raise ConfigError(
+            f"evaluation.split: the source has no {split!r}, it has {', '.join(components.source.splits)}"
+        )
+    shapes, needs = recipe.shapes(), components.algorithm.needs
+    if needs.head and "classes" not in needs.targets and shapes.eval.ways > shapes.train.ways:
+        raise ConfigError(
+            f"task.eval.ways: {shapes.eval.ways}, but {recipe.algorithm.name} has a head of task.train.ways = "
+            f"{shapes.train.ways} outputs; make them equal, or use a metric method"
+        )
+    if learn:
+        check_algorithm(
+            components.algorithm, components.source, components.layout.unpack(components.theta), recipe.seed, note
+        )
+    # The driver may lack a GPU that the workers have.
+    numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
+    worker = Worker(components.algorithm, components.source, components.layout, numerics, recipe.chunk_size)
+    if learn:
+        worker.learn(components.theta.numpy(), Chunk(1, 0, (Ticket(recipe.seed, "train", "train", 1, 0),)))
+    for split in sorted(splits):
+        worker.score(components.theta.numpy(), Chunk(0, 0, (Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0),)))
+    return components
+
+
+def check_folder(recipe: Recipe, components: Components, storage: Storage) -> None:
+    """Raises ``ConfigError`` where the run's folder cannot be written, or has no room for it."""
+    storage.probe()
+    outer = outer_of(recipe, components.layout, components.algorithm).values()
+    validations = recipe.steps // recipe.evaluation.validate_every if recipe.evaluation.validate_every else 0
+    files = recipe.checkpoint.keep + int(validations > 0) + 1  # one is written beside those that are kept
+    size = checkpoint_bytes(components.layout.size, components.layout.dtype.itemsize, outer)
+    check_disk_space(storage, size, files, recipe.steps + validations)
