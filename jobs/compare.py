@@ -1,4 +1,5 @@
-"""``python -m jobs.compare PROTOCOL [--only METHOD,…]``: every method within one budget, judged on the same tasks."""
+"""``python -m jobs.compare PROTOCOL [--only METHOD,…]``: trains every method within one budget and evaluates all on the
+same tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m jobs.doctor``: whether this machine or a cluster has what a recipe asks for, and how to mend what not."""
+"""``python -m jobs.doctor``: checks that this machine or a cluster has what a recipe needs, and names each fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m jobs.evaluate DIR [key=value …]``: score a run's theta on fixed tasks, its own or others."""
+"""``python -m jobs.evaluate DIR [key=value …]``: evaluates a run's theta on fixed tasks, its own or others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn published image data into the one file that image tasks are sampled from."""
+"""Convert published image data to the file that image tasks are sampled from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m jobs.sync DIR``: send what MLflow has not seen of a run's journal, and end the run there."""
+"""``python -m jobs.sync DIR``: sends to MLflow what it missed of a run's journal, and ends the run there."""
 
 from __future__ import annotations
 
