@@ -24,9 +24,7 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument(
         "--output", metavar="DIR", help="the run's folder, or a URI such as s3://bucket/run; default runs/RECIPE/TIME"
     )
-    described.add_argument(
-        "--resume", action="store_true", help="continue the run in --output, or the newest of RECIPE"
-    )
+    described.add_argument("--resume", action="store_true", help="continue the run in --output, or RECIPE's newest")
     described.add_argument("--accept-numerics", action="store_true", help="resume on other numerics, and record it")
     add_plugins(described)
     return described
