@@ -1,4 +1,4 @@
-"""Where the output of jobs goes: to a terminal of few characters, to nobody, or to whoever reads JSON."""
+"""The output of jobs: for terminals with few characters, closed pipes and readers of JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def show_what_a_terminal_can() -> None:
 
 
 def nobody_reads() -> bool:
-    """Whether whoever read our output has gone, as ``head`` does; what is left of it then goes nowhere."""
+    """Whether the reader of the output has closed it, as ``head`` does. Later output is then discarded."""
     looked = select.poll()
     looked.register(1, select.POLLOUT)
     if not any(event & select.POLLERR for _, event in looked.poll(0)):
@@ -29,7 +29,7 @@ def nobody_reads() -> bool:
 
 @contextmanager
 def stdout_for_the_result() -> Iterator[None]:
-    """Whatever is printed meanwhile, by any library or process of ours, goes to stderr."""
+    """Send all output inside the block to stderr, also that of libraries and child processes."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

@@ -20,9 +20,9 @@ PATIENCE_S = 1.0
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """A signal raises ``Stopped`` in the main thread, and ends the process where that does not in ``PATIENCE_S``.
+    """A signal raises ``Stopped`` in the main thread. After ``PATIENCE_S`` it ends the process.
 
-    A library may keep the main thread for long, as Ray does while it starts, or swallow what is raised in it.
+    A library may hold the main thread for long, as Ray does at its start, or swallow an exception.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -55,6 +55,6 @@ def _watch(reader: socket.socket) -> None:
 
 
 def _is_noted(number: int) -> bool:
-    """Whether a run takes the signal and ends by itself. Where its module is not imported, none is under way."""
+    """Whether a run handles the signal and ends by itself. There is none before its module is imported."""
     stop = sys.modules.get("pipeline.engine.stop")
     return stop is not None and bool(stop.is_noted(number))

@@ -29,12 +29,12 @@ if sys.platform == "win32":
     raise ImportError("metafleet runs on Linux and macOS, and on Windows inside WSL 2: it locks files with fcntl")
 
 _SET: dict[str, str] = {}
-"""Environment variables that MLflow and Ray read and that an earlier call has set, here or inside them."""
+"""Environment variables of MLflow and Ray that an earlier call has set."""
 
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Leave the caller's torch threads, and the environment variables of MLflow and Ray, as they were."""
+    """Restore the caller's torch threads and the environment variables of MLflow and Ray."""
     import torch
 
     threads, before = torch.get_num_threads(), _variables()

@@ -109,7 +109,7 @@ def build_worker(recipe: Recipe, components: Components) -> Worker:
 
 
 def received(text: str) -> Recipe:
-    """A recipe out of another process.
+    """Parse a recipe from another process.
 
     Raises:
         ConfigError: the code here knows other keys than the code there.
@@ -270,7 +270,7 @@ def build_pool(recipe: Recipe, kind: str, address: str | None, timeouts: Timeout
 
 
 def worker_count(recipe: Recipe, tasks: int) -> int:
-    """How many workers are started: as many as asked for, and no more than there are chunks of so many tasks."""
+    """The number of workers to start: as many as asked for, and at most one for each chunk of these tasks."""
     return min(recipe.workers.count, -(-tasks // recipe.chunk_size))
 
 

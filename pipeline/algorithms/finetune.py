@@ -1,4 +1,4 @@
-"""Random initialisation and fine-tuning: what a support set alone teaches, without any other task.
+"""Fine-tuning from a random initialisation: uses the support set and no other task.
 
 Many papers call this baseline "random" or "from scratch".
 """
@@ -30,7 +30,7 @@ class FinetuneConfig:
 
 
 class Finetune(GradientBased):
-    """Theta is what ``init`` drew from the run's seed, and stays so: no optimizer steps it, and outer steps do nothing.
+    """Theta stays what ``init`` drew from the run's seed. No optimizer steps it, and outer steps do nothing.
 
     A run of one step is enough; more of them are more evaluations of the same theta on training tasks.
     """

@@ -1,4 +1,4 @@
-"""iMAML: the meta-gradient from the implicit function theorem at the end of the inner loop, whatever way led there.
+"""iMAML: the meta-gradient by the implicit function theorem at the end of the inner loop, independent of its path.
 
 Rajeswaran, Finn, Kakade, Levine: Meta-Learning with Implicit Gradients, arXiv 1909.04630.
 """
@@ -44,7 +44,7 @@ class IMAMLConfig:
 class IMAML(GradientBased):
     """phi* = argmin L_support(phi) + lambda/2 ‖phi - theta‖²; (I + H(phi*)/lambda) g = ∇L_query(phi*) (lemma 1).
 
-    Nothing is kept of the inner steps but where they end: however many there are, they need the memory of one. The
+    Only the end of the inner steps is kept, so any number of them needs the memory of one. The
     authors' code takes plain gradient steps and one proximal one, and solves with another operator; here both are as
     written in the paper. Metrics: how far phi is from the minimum (``inner_gradient``, relative to the query's) and g
     from the solution (``solver_residual``).

@@ -1,4 +1,4 @@
-"""An optimiser that is an LSTM, the same one for each coordinate, trained on what it makes of the loss on its way.
+"""An LSTM as an optimiser, shared by all coordinates and trained on the sum of the losses along its trajectory.
 
 Andrychowicz et al.: Learning to learn by gradient descent by gradient descent, arXiv 1606.04474, §2.
 

@@ -1,4 +1,4 @@
-"""MANN: an LSTM with an external memory that binds what it saw to its label.
+"""MANN: an LSTM with an external memory that binds examples to labels.
 
 Santoro, Bartunov, Botvinick, Wierstra, Lillicrap: One-shot Learning with Memory-Augmented Neural Networks,
 arXiv 1605.06065.

@@ -1,4 +1,4 @@
-"""A memory that lasts: classes met in earlier tasks tell what the embeddings of this one are to become.
+"""A lasting memory: classes of earlier tasks correct the embeddings of the present one.
 
 Kaiser, Nachum, Roy, Bengio: Learning to Remember Rare Events, arXiv 1703.03129. Their memory maps keys to labels and
 lasts for all of training, since their labels do. Here a label is a slot, which means something inside one task only; so
@@ -12,7 +12,7 @@ there are two memories, both written by their rule of hit, miss and age (``nets/
 * The *lasting* one is a state group of theta. Its keys are support means of classes of earlier tasks, its values what
   those classes turned out to be: the means of their query embeddings. Each embedding z of a task looks it up, and
   becomes z + W r with a learned W. After a step ``fold`` writes the classes of all its tasks, one after the other. A
-  hit is a cosine of ``same`` or more, as there are no labels to compare; ``forgetting`` says which slot gives way on a
+  hit is a cosine of ``same`` or more, as there are no labels to compare; ``forgetting`` says which slot is evicted on a
   miss.
 
 Shapes: N support, Q query, C ways, D embedding, M slots, K nearest.

@@ -1,4 +1,4 @@
-"""Meta-SGD: beside the initialisation, a learned rate for each weight, which is the inner step's direction too.
+"""Meta-SGD: learns the initialisation and a rate for each weight, which also sets the direction of the inner step.
 
 Li, Zhou, Chen, Li: Meta-SGD, Learning to Learn Quickly for Few-Shot Learning, arXiv 1707.09835.
 """

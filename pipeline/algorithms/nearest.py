@@ -1,4 +1,4 @@
-"""1-NN on pixels: a query is of the class of the support example that is nearest to it, as it was given.
+"""1-NN on pixels: a query gets the class of the nearest support example, without an embedding.
 
 Fix and Hodges (1951); without a network, it says how much of a task is there to see without learning anything.
 
@@ -23,7 +23,7 @@ from pipeline.core.types import About, Batch, Context, MetaParams, Needs, Score
 
 @dataclass(frozen=True)
 class NearestConfig:
-    """Nothing to set: neither the network of a recipe is used nor anything of it but the normalisation ``none``."""
+    """Has no fields: the network of a recipe is not used."""
 
 
 class Neighbours(NamedTuple):
@@ -37,7 +37,7 @@ class Neighbours(NamedTuple):
 class Nearest(Differentiable[Batch, Neighbours]):
     """Logits are minus the mean squared difference to a class's nearest example, times a sharpness.
 
-    The sharpness is all there is to learn: it makes of answers a loss, and never changes one of them.
+    The sharpness alone is learned. It gives a loss and never changes an answer.
 
     Raises:
         ConfigError: a normalisation other than ``none``: there is no network to normalise.

@@ -1,4 +1,4 @@
-"""RelationNet: the metric is learned too, as a network that says how alike a query and a class are.
+"""RelationNet: learns the metric too, as a network that scores the similarity of a query and a class.
 
 Sung, Yang, Zhang, Xiang, Torr, Hospedales: Learning to Compare: Relation Network for Few-Shot Learning,
 arXiv 1711.06025.

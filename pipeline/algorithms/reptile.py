@@ -1,4 +1,4 @@
-"""Reptile: move the initialisation towards what several inner steps of plain training arrive at.
+"""Reptile: moves the initialisation towards the weights after several inner steps of plain training.
 
 Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, arXiv 1803.02999.
 """
@@ -52,7 +52,7 @@ class ReptileConfig:
 class Reptile(GradientBased):
     """theta <- theta - epsilon · mean(theta - phi_k) (algorithm 2), so *before - after* takes a gradient's place.
 
-    The query set is looked at for the training score alone, always by its own batch statistics.
+    The query set is used for the training score only, with its own batch statistics.
     """
 
     Config: ClassVar[type[ReptileConfig]] = ReptileConfig

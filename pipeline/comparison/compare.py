@@ -229,7 +229,7 @@ def _parent(name: str, protocol: Protocol, folder: Path, recipe: Recipe) -> Iter
         raise
     finally:
         try:
-            storage.check()  # the MLflow run of a comparison that was taken over is the other process's
+            storage.check()  # the MLflow run belongs to the process that took the comparison over
             tracker.end(status)
         finally:
             storage.release()

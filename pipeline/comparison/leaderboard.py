@@ -70,7 +70,7 @@ def _paired(result: Result, other: Result, column: str) -> str:
 
 
 def shown(mean: float, half: float, unit: str) -> str:
-    """A mean and half its 95% interval, in percent where the unit is a share."""
+    """A mean with half its 95% interval, in percent where the unit is ``share``."""
     if unit == "share":
         return f"{100 * mean:.2f} ± {100 * half:.2f}"
     return f"{mean:.3f} ± {half:.3f}{f' {unit}' if unit else ''}"

@@ -1,1 +1,1 @@
-"""The contract: what a task, a source and an algorithm are. torch and numpy only; it knows no engine, no Ray."""
+"""The contract of tasks, sources and algorithms. It imports torch and numpy, but no engine and no Ray."""

@@ -79,7 +79,7 @@ class Algorithm(ABC, Generic[D, A]):
         """The first theta, in any floating dtype: the store casts it to the recipe's."""
 
     def draw(self, rng: np.random.Generator, task: Task[D], phase: Phase) -> Params:
-        """All randomness of one task, as tensors, before any vectorisation: action noise too. Default: none."""
+        """All randomness of one task as tensors, drawn before any vectorisation. Default: none."""
         return {}
 
     @abstractmethod
@@ -122,7 +122,7 @@ class Differentiable(Algorithm[D, A]):
 
 
 class Game(Algorithm[D, A]):
-    """An algorithm whose groups of theta each descend a loss of their own: a generator and a critic, for example."""
+    """An algorithm in which each group of theta descends its own loss, for example a generator and a critic."""
 
     @abstractmethod
     def losses(self, theta: MetaParams, task: Task[D], context: Context) -> tuple[dict[str, Tensor], Score]:
@@ -144,7 +144,7 @@ class Game(Algorithm[D, A]):
 def backprop(
     algorithm: Algorithm[D, A], theta: MetaParams, task: Task[D], context: Context
 ) -> tuple[MetaParams, Score]:
-    """The derivative of an algorithm's ``objective`` with respect to theta, and the objective's score."""
+    """The derivative of an algorithm's ``objective`` with respect to theta, and the score of the objective."""
     leaves = require_grad(theta, algorithm.unstepped)
     score = algorithm.objective(leaves, task, context)
     return gradient_of(score.loss, leaves, algorithm.unstepped), detach(score)
@@ -159,7 +159,7 @@ def require_grad(theta: MetaParams, unstepped: frozenset[str]) -> MetaParams:
 
 
 def gradient_of(loss: Tensor, theta: MetaParams, unstepped: frozenset[str]) -> MetaParams:
-    """The gradient of ``loss`` with respect to theta; zeros where a leaf plays no part."""
+    """The gradient of ``loss`` with respect to theta; zeros for leaves that it does not depend on."""
     groups = [group for group in theta if group not in unstepped]
     leaves = [(group, name) for group in groups for name in theta[group]]
     values = torch.autograd.grad(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def batches(rng: np.random.Generator, rows: int, steps: int, batch: int) -> Tensor:
-    """Numbers of rows [steps, batch], dealt from shuffles of all ``rows``: each is used up before the next begins."""
+    """Row numbers [steps, batch] from consecutive shuffles of all ``rows``; each shuffle is used up before the next."""
     size = min(batch, rows)
     shuffles = -(-steps * size // rows)
     order = np.concatenate([rng.permutation(rows) for _ in range(shuffles)])

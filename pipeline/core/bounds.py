@@ -1,6 +1,6 @@
-"""Bounds of the numbers in a recipe, as types: whatever they admit, no process crashes and no float32 overflows.
+"""Bounds of the numbers in a recipe, as types. No admitted value crashes a process or overflows float32.
 
-They are far beyond what anybody trains with. More is a slip of the hand, and is refused before anything starts.
+They are far beyond useful values. A larger value is a mistake and is refused before the run starts.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Rate = Annotated[float, Gt(0), Le(1e6)]
 """A learning rate, or another positive factor."""
 
 Divisor = Annotated[float, Ge(1e-6), Le(1e6)]
-"""What something is divided by, or is large where it is small."""
+"""A divisor, or a value whose reciprocal is used."""
 
 
 def share_of_gpus(value: float) -> float:
-    """As Ray counts them: in ten-thousandths of one, and whole ones above. Raises ``ValueError``."""
+    """GPUs as Ray counts them: ten-thousandths of one, or whole ones. Raises ``ValueError``."""
     if 0 < value < 1e-4 or (value > 1 and value != int(value)):
         raise ValueError("expected 0, a share of one GPU that is at least 0.0001, or a whole number of GPUs")
     return value

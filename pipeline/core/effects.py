@@ -1,4 +1,4 @@
-"""Which settings have no effect beside which others, declared where the setting is.
+"""Declares beside a setting under which other settings it has no effect.
 
 ``Annotated[float, OnlyWith("optimizer", "sgd")]`` has an effect under ``optimizer: sgd`` alone, and
 ``Annotated[float, NotWith(neighbours=(1,))]`` has none under ``neighbours: 1``. A recipe that gives such a setting
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Missing = tuple[tuple[str, ...], str]
-"""The other fields that take a value's effect away, and the values of theirs that would give it back."""
+"""The other fields that remove a value's effect, and their values that would restore it."""
 
 
 class OnlyWith:
@@ -43,7 +43,8 @@ class NotWith:
 
 
 def idle(name: str, value: Any, default: Any, marks: Iterable[Any], beside: Mapping[str, Any]) -> str | None:
-    """What to say of a setting that differs from its default and has no effect; ``beside`` are all fields' values."""
+    """The error for a setting that differs from its default and has no effect; ``beside`` are the values of all
+    fields."""
     missing = [mark.missing(value, beside) for mark in marks if isinstance(mark, OnlyWith | NotWith)]
     for fields, needed in filter(None, missing if value != default else ()):
         found = " and ".join(f"{field}: {written(beside[field])}" for field in fields)
@@ -55,7 +56,7 @@ def idle(name: str, value: Any, default: Any, marks: Iterable[Any], beside: Mapp
 
 
 def written(value: Any) -> str:
-    """A value as it stands in a recipe."""
+    """A value as a recipe writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"[{', '.join(map(written, value))}]" if isinstance(value, tuple) else str(value)

@@ -57,7 +57,7 @@ class TaskError(PipelineError):
 
 
 class PoisonError(PipelineError):
-    """A chunk whose workers die, whoever computes it."""
+    """A chunk that ends every worker that computes it."""
 
     exit_code = 6
 
@@ -69,7 +69,7 @@ class StorageError(PipelineError):
 
 
 class ForeignFileError(StorageError):
-    """Something in a run's folder that no run writes there: a link, a FIFO, a device."""
+    """A file in a run's folder that no run writes: a link, a FIFO, a device."""
 
     exit_code = 2
 
@@ -87,7 +87,7 @@ class CorruptionError(PipelineError):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the process to end. No ``Exception``: nothing on its way may take it for a fault."""
+    """A signal asked the process to end. It is no ``Exception``, so that no handler takes it for a fault."""
 
     def __init__(self, signal: int) -> None:
         super().__init__(signal)
@@ -95,6 +95,6 @@ class Stopped(KeyboardInterrupt):
 
 
 class InternalError(PipelineError):
-    """A broken promise of ours, not a user's mistake."""
+    """An internal error, not a user's mistake."""
 
     exit_code = 70

@@ -18,7 +18,7 @@ State = dict[str, Params]
 InnerLoss = Callable[[Params, int], Tensor]
 """The support loss at phi for inner step j."""
 STEP_FRACTIONS = (1.0, 0.25, 0.0625, 0.015625, 0.00390625, 0.0009765625, 0.0)
-"""The fractions of a Newton step that are tried: all of it, quarters of quarters, none."""
+"""The fractions of a Newton step that the line search tries: 1, powers of a quarter, and 0."""
 
 
 class Rule(Protocol):
@@ -109,7 +109,7 @@ class Adam:
 
 
 def iterate(loss: InnerLoss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> Iterator[Params]:
-    """phi before adaptation and after each of ``steps`` inner steps, none of which is kept here.
+    """Yields phi before adaptation and after each of ``steps`` inner steps, and keeps none of them.
 
     With ``first_order`` the inner gradients are constants (MAML, arXiv 1703.03400, §5.2: d phi / d theta = 1), and no
     graph is kept of them.
@@ -126,16 +126,16 @@ def iterate(loss: InnerLoss, theta: Params, steps: int, rule: Rule, *, first_ord
 
 
 def unroll(loss: InnerLoss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> tuple[Params, ...]:
-    """All that ``iterate`` gives; length ``steps + 1``."""
+    """All iterates; length ``steps + 1``."""
     return tuple(iterate(loss, theta, steps, rule, first_order=first_order))
 
 
 def hessian_free(loss: InnerLoss, theta: Params, steps: int, solver_steps: int) -> Iterator[Params]:
-    """phi before adaptation and after each of ``steps`` Newton steps, none of which is kept here, nor any graph.
+    """Yields phi before adaptation and after each of ``steps`` Newton steps, and keeps neither them nor a graph.
 
     Martens, Deep learning via Hessian-free optimization, ICML 2010: the direction solves H(phi) d = gradient by
-    ``solver_steps`` of conjugate gradient. Of ``STEP_FRACTIONS`` it takes the one with the lowest loss. One fraction
-    is 0, so no step climbs, however sharply the loss curves.
+    ``solver_steps`` of conjugate gradient. Of ``STEP_FRACTIONS`` it takes the one with the lowest loss. One fraction is
+    0, so no step increases the loss, whatever its curvature.
     """
     phi = {name: value.detach() for name, value in theta.items()}
     yield phi
@@ -163,10 +163,10 @@ def _newton(loss: InnerLoss, phi: Params, j: int, solver_steps: int) -> Params:
 def conjugate_gradient(operator: Callable[[Params], Params], b: Params, steps: int) -> tuple[Params, Tensor]:
     """x with ``operator`` x = b, for a symmetric operator, and ‖b - operator x‖ / ‖b‖.
 
-    Hestenes & Stiefel (1952). It starts at 0 and takes ``steps`` steps whatever happens, so that it can be vectorised;
-    once it has arrived, it stays. So it does where a direction curves down (Steihaug 1983): the operator is not
-    positive definite, and that way leads on without bound; where the first one does, x is b. The residual is the one
-    that the method carries along: it costs no further call.
+    Hestenes & Stiefel (1952). It starts at 0 and always takes ``steps`` steps, so that it can be vectorised. After
+    convergence x no longer changes. At negative curvature x stops too (Steihaug 1983), since the method would diverge
+    there; at negative curvature in the first direction x is b. The residual is the recursively updated one, which costs
+    no further call.
     """
     x = {name: torch.zeros_like(value) for name, value in b.items()}
     r, p, rr = b, b, _dot(b, b)
@@ -195,6 +195,6 @@ def _dot(a: Params, b: Params) -> Tensor:
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """0 where there is nothing left to divide by."""
+    """The quotient, or 0 where the divisor is 0."""
     nothing = b == 0
     return torch.where(nothing, torch.zeros_like(a), a / torch.where(nothing, torch.ones_like(b), b))

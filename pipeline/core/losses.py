@@ -1,4 +1,4 @@
-"""Losses by name: what a query set's outputs are scored by, with the metric that people read and its direction.
+"""Losses by name. Each scores outputs on a query set and names the metric that is reported, with its direction.
 
 A source names one in its ``Spec``. Validation, comparisons and pages read the metric's direction and unit from here.
 """
@@ -68,6 +68,6 @@ LOSSES: dict[str, TaskLoss] = {
 
 
 def loss_of_metric(metric: str) -> TaskLoss | None:
-    """The loss whose metric this is, or of which it is a part: ``accuracy_3`` is one of ``accuracy``."""
+    """The loss that reports this metric, or a part of it: ``accuracy_3`` is a part of ``accuracy``."""
     known = {one.metric: one for one in LOSSES.values()}
     return known.get(metric) or known.get(metric.rpartition("_")[0])

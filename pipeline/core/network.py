@@ -1,4 +1,4 @@
-"""What an algorithm may ask of its network: forward passes as functions of parameters, under a normalisation mode."""
+"""The interface of a network for algorithms: forward passes as functions of parameters, under a normalisation mode."""
 
 from __future__ import annotations
 

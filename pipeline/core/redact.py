@@ -1,6 +1,6 @@
-"""Texts without the secrets of the URIs in them. Every error of ours goes through here on its way to people.
+"""Removes the secrets of URIs from texts. Every error message passes through here.
 
-A URI with a secret may be malformed, and then nobody can say where the secret ends. The patterns rather take too much.
+The end of a secret in a malformed URI is ambiguous, so the patterns remove too much rather than too little.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def redact(text: str) -> str:
 
 
 def redact_uri(uri: str) -> str:
-    """As ``redact``, of a text that is nothing but one URI, however malformed: all before its last @ goes."""
+    """Like ``redact``, for a text that is one URI: everything before its last @ is removed."""
     head, found, tail = uri.rpartition("@")
     if found and not uri.startswith("sqlite:"):
         scheme, separator, _ = head.partition("://")

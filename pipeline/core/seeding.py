@@ -19,18 +19,18 @@ Purpose = Literal["train", "evaluate", "serve", "init"]
 Split = Literal["train", "val", "test"]
 Stream = Literal["task", "noise"]
 
-# The codes are part of what a seed means: changing one changes every run. Only ever append.
+# The codes decide what a seed means: changing one changes every run. Append only.
 _PURPOSES: dict[Purpose, int] = {"train": 0, "evaluate": 1, "serve": 2, "init": 3}
 _SPLITS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
 _STREAMS: dict[Stream, int] = {"task": 0, "noise": 1}
 
 
 BYTES_A_PARAMETER = 32
-"""As it is drawn, theta, its gradient, the vectors of an optimizer and a worker's copy."""
+"""How many vectors of theta's size a run needs: the draw, theta, its gradient, the optimizer's and a worker's copy."""
 
 
 class Ticket(NamedTuple):
-    """The right to sample one task. Seeds travel to the workers, data does not."""
+    """Determines one task. Workers receive seeds, not data."""
 
     seed: int
     purpose: Purpose
@@ -55,7 +55,7 @@ def _key(seed: int, purpose: int, split: int, step: int) -> NDArray[np.unsignedi
 
 
 class _WithinMemory(np.random.Generator):
-    """Refuses to draw a theta that this machine cannot train: Linux would end the process without a word."""
+    """Refuses to draw a theta that does not fit into memory, where Linux would kill the process silently."""
 
     drawn = 0
 

@@ -1,4 +1,4 @@
-"""Where tasks come from: the contract of a task source, the shape of a task and what a source says of itself."""
+"""The contract of a task source, the shape of a task and the spec of a source."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TaskSource(Protocol[D]):
 
 @runtime_checkable
 class Judge(Protocol):
-    """A source with metrics that are no tensor operations, such as BLEU."""
+    """A source with metrics that are not tensor operations, such as BLEU."""
 
     def judge(self, answers: Params, query: Any) -> dict[str, float]:
         """Metrics of one task on the host, given ``Score.answers`` and the task's query set, both on the CPU."""
@@ -120,8 +120,8 @@ class Varied(Protocol):
 
 @runtime_checkable
 class HasClasses(Protocol):
-    """A source whose tasks are drawn from classes of examples: what was trained on can be told from what was not."""
+    """A source whose tasks are drawn from classes of examples, so that trained classes can be recognised."""
 
     def contents(self, split: Split) -> frozenset[str]:
-        """One text for each class of a split, which is equal for the same examples, in whatever file they are."""
+        """One identifier for each class of a split, equal for the same examples in any file."""
         ...

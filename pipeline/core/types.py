@@ -1,4 +1,4 @@
-"""The words of the project and the values that carry them.
+"""The glossary of the project and its value types.
 
 Glossary
     theta       the meta-parameters: what the outer loop learns and all tasks start from.
@@ -36,7 +36,7 @@ Targets = Literal["slots", "classes", "values", "none"]
 real values, or nothing at all (a simulator). Evaluation tasks with classes always count slots."""
 
 Family = Literal["optimisation", "metric", "memory", "learned optimiser", "baseline"]
-"""What adaptation is made of: inner steps, distances, a state that is written to, an optimiser that was learned."""
+"""The means of adaptation: inner steps, distances, a state that is written, or a learned optimiser."""
 
 
 class Needs(NamedTuple):
@@ -62,15 +62,15 @@ class About(NamedTuple):
 
 @dataclass(frozen=True)
 class MayChange:
-    """Marks a field of a config, as in ``Annotated[int, MayChange()]``: it never decides theta, so it may change."""
+    """Marks a field that never decides theta, as in ``Annotated[int, MayChange()]``. A resume may change it."""
 
 
 @dataclass(frozen=True)
 class FilePath:
     """Marks a field of a config as the path of a file, as in ``Annotated[str, FilePath()]``.
 
-    The driver makes it absolute, since a worker's working directory is another. Its value never decides theta: what
-    the file holds does, and the source's fingerprint says what that is.
+    The driver makes it absolute, since a worker's working directory is another. The path never decides theta; the
+    content of the file does, and the source's fingerprint identifies it.
     """
 
 

@@ -21,7 +21,7 @@ from pipeline.engine.interfaces import Scorer
 class EvaluationPlan:
     """The evaluation tasks, drawn from their own seed, not the run's.
 
-    ``adaptation`` tells what else decides the scores and may change between two sessions of a run.
+    ``adaptation`` holds what else decides the scores and may change between two sessions of a run.
     """
 
     split: Split
@@ -32,7 +32,7 @@ class EvaluationPlan:
     data: str
     adaptation: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What else decides the tasks: the source says it."""
+    """What else decides the tasks, according to the source."""
 
     @property
     def hash(self) -> str:

@@ -14,7 +14,7 @@ from pipeline.engine.stop import Stop
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Work = Literal["learn", "score"]
 RUN_KEY = "run_key"
-"""The tag by which a tracked run is found again whose id nobody could note; no two runs have the same value."""
+"""The tag that finds a tracked run again whose id was not saved. Its value is unique."""
 
 
 class Chunk(NamedTuple):
@@ -131,7 +131,7 @@ class Executor(Scorer, Protocol):
         ...
 
     def keep_best(self, step: int, score: float, evaluation: str) -> bool:
-        """Keep the theta of ``step`` aside if ``score`` (higher is better) is the best so far; whether it was.
+        """Save the theta of ``step`` apart if ``score`` (higher is better) is the best so far. Returns whether it is.
 
         Scores of another ``evaluation`` (its key) are not compared: the first of a new one is the best.
         """

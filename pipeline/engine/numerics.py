@@ -21,10 +21,10 @@ from pipeline.core.types import MayChange
 class Numerics:
     """How numbers are computed.
 
-    What may change on a resume is compared as part of the fingerprint instead.
+    The fields that may change on a resume are compared by the fingerprint instead.
 
     Attributes:
-        dtype: The type of theta and of all that is computed with it.
+        dtype: The type of theta and of all computations.
         device: Where workers compute; ``auto`` is a GPU where there is one.
         threads: Torch's threads in each worker: another number of them gives other bits.
         vectorise: Compute the tasks of a chunk together where they have one shape.

@@ -1,4 +1,4 @@
-"""What a checkpoint must hold for a run to go on from it: its checksum says nothing of who wrote it."""
+"""Checks that a run can resume from a checkpoint. A checksum does not say who wrote it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FACTS = {"texts": dict, "entries": list, "skipped": list}
 
 
 def check_resumable(checkpoint: Checkpoint, where: str) -> None:
-    """Look at all that a resume takes from a checkpoint but its tensors.
+    """Check everything that a resume takes from a checkpoint, except its tensors.
 
     Raises:
         ResumeError: it has another format, or lacks a part, or a part is not what a run writes.

@@ -60,5 +60,5 @@ class Stop:
 
 
 def is_noted(number: int) -> bool:
-    """Whether a run is under way that ends by itself after this signal."""
+    """Whether a run handles this signal and ends by itself."""
     return isinstance(getattr(signal.getsignal(number), "__self__", None), Stop)

@@ -176,7 +176,7 @@ class Worker:
         return pytree.tree_map(weighted_sum, gradients), score
 
     def _judged(self, answers: Params, drawn: list[SampledTask]) -> dict[str, Tensor]:
-        """The metrics that the source computes on the host, for each task; none where it is no judge."""
+        """The metrics that the source computes on the host for each task; none where it has no ``judge``."""
         if not (answers and isinstance(self.source, Judge)):
             return {}
         host = {name: value.cpu() for name, value in answers.items()}

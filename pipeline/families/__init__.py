@@ -1,1 +1,1 @@
-"""What methods of one kind share: a family is an algorithm with its paper's part left open."""
+"""Families: each is an algorithm that leaves open what differs between papers."""

@@ -33,7 +33,7 @@ class FrozenBody(Algorithm[Batch, FittedHead]):
 
     @abstractmethod
     def heads(self, theta: MetaParams, features: Batch, context: Context) -> tuple[Params, ...]:
-        """Before the head is fitted to a support set's features and after each step; no graph is kept."""
+        """The head before it is fitted to the support features and after each step, without a graph."""
 
     def read_out(self, head: Params, features: Tensor) -> Tensor:
         """[N, features] -> [N, outputs]."""

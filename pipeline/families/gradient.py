@@ -127,7 +127,7 @@ class GradientBased(Algorithm[Batch, Adapted]):
 
     needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots", "values"), head=True)
     meta_gradient: MetaGradient = Backprop()
-    """How theta's gradient is made of one task."""
+    """How the gradient of theta is computed from one task."""
 
     def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
         if model.mode == "running":

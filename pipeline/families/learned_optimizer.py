@@ -54,7 +54,7 @@ class TruncatedBackprop(MetaGradient):
 class LearnedUpdateRule(GradientBased):
     """Steps a learner's weights by an optimiser that is learned: the group ``optimizer``, shared by all coordinates.
 
-    What the optimiser sees of the learner is constant to the derivative, as in both papers: no second derivatives.
+    The optimiser's inputs from the learner are constants in the derivative, as in both papers: no second derivatives.
     A ticket is a whole trajectory: after each ``detach_every`` steps the state becomes a constant, and the segments'
     gradients are summed into one outer update, where the papers update after each one. Each one's graph is freed before
     the next.

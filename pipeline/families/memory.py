@@ -49,7 +49,7 @@ class SequenceModel(Protocol):
     def init(self, rng: np.random.Generator) -> Params: ...
 
     def start(self, params: Params) -> Any:
-        """The state of nothing read yet."""
+        """The state before the first input."""
         ...
 
     def see(self, params: Params, inputs_TI: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from pipeline.nets.running import fold_moments
 
 
 class Encoded(Protocol):
-    """What a support set becomes; beside what the method keeps of it, the network that embeds the queries."""
+    """A method's representation of a support set, with the network that embeds the queries."""
 
     @property
     def encoder(self) -> Adapted: ...
@@ -27,7 +27,7 @@ E = TypeVar("E", bound=Encoded)
 
 
 class MetricBased(Differentiable[Batch, E]):
-    """Embeds a support set and judges queries by ``compare``. Under ``running`` it gathers moments while it trains."""
+    """Embeds a support set and scores queries by ``compare``. Under ``running`` it gathers moments while it trains."""
 
     needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots",), head=False)
 

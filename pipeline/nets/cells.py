@@ -20,7 +20,7 @@ class Cell(ABC):
     """Holds shapes, never weights; its leaves are ``NAME/…``. A state is ``{"h": [..., hidden], …}``, a value."""
 
     gates: ClassVar[int]
-    """How many vectors of ``hidden`` numbers it makes of its input, stacked in one product."""
+    """How many vectors of ``hidden`` numbers one product computes from the input."""
 
     def __init__(self, name: str, inputs: int, hidden: int) -> None:
         self.name, self.inputs, self.hidden = name, inputs, hidden
@@ -36,7 +36,7 @@ class Cell(ABC):
 
     @abstractmethod
     def start(self, like: Tensor) -> Params:
-        """The state of nothing seen yet, zeros [*like.shape[:-1], hidden] in the dtype and place of ``like``."""
+        """The initial state: zeros [*like.shape[:-1], hidden] with the dtype and device of ``like``."""
 
     @abstractmethod
     def step(self, params: Params, seen: Tensor, state: Params) -> Params:

@@ -1,4 +1,4 @@
-"""Full context embeddings: each example of a task is embedded in the light of the whole support set.
+"""Full context embeddings: the embedding of each example depends on the whole support set.
 
 Vinyals et al. (arXiv 1606.04080). Shapes: N support, Q query, D embedding.
 """
@@ -14,7 +14,7 @@ from pipeline.nets.cells import LSTM
 
 
 class FullContext:
-    """Holds shapes, never weights. What it makes is *added* to an embedding: with weights of zero it does nothing."""
+    """Holds shapes, never weights. Its output is *added* to an embedding, so that zero weights do nothing."""
 
     def __init__(self, features: int, reads: int) -> None:
         self.ahead, self.back = LSTM("ahead", features, features), LSTM("back", features, features)

@@ -1,4 +1,4 @@
-"""Outputs that are linear in the input, without a bias: to learn it is to move one point."""
+"""A linear map without a bias, for which learning moves one point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network under a normalisation mode: the one place that decides which statistics a forward pass sees."""
+"""A network under a normalisation mode. It alone decides which statistics a forward pass sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalisation by what it may look at: the largest lever on few-shot numbers, so its mode stands beside each one.
+"""Normalisation modes, by what they may see. The mode affects few-shot accuracy most, so each number names it.
 
     transductive  statistics of the whole batch at hand: a query's answer depends on the other queries
     one_query     the support set plus one query at a time (Reptile's)
@@ -7,8 +7,8 @@
     layer, group  statistics of each example alone
     none          no normalisation
 
-Everything is written out of primitive operations: under ``vmap`` torch's fused batch norm has silently wrong second
-derivatives.
+All modes consist of primitive operations, because torch's fused batch norm has wrong second derivatives under ``vmap``,
+without an error.
 """
 
 from __future__ import annotations

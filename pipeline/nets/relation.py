@@ -1,4 +1,4 @@
-"""The relation head: how alike two embeddings are, as a network's answer (arXiv 1711.06025)."""
+"""The relation head: a network that scores the similarity of two embeddings (arXiv 1711.06025)."""
 
 from __future__ import annotations
 

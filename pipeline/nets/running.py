@@ -11,7 +11,7 @@ MOMENTUM = 0.1
 
 
 def fold_moments(theta: MetaParams, records: list[Params]) -> MetaParams:
-    """Running moments move towards the mean of the used tasks' own; without a record they stay."""
+    """Move the running moments towards the mean of the used tasks' moments. Without a record they are unchanged."""
     if not records:
         return {}
     return {

@@ -1,4 +1,4 @@
-"""A network that answers from a state: between its features and its head stands one step of a recurrent cell."""
+"""A network with a state: one step of a recurrent cell lies between its features and its head."""
 
 from __future__ import annotations
 

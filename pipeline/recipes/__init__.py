@@ -85,8 +85,8 @@ def read_protocol(name: str) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: on one line, without secrets, and not all of it if it is long."""
-    text = redact(repr(value))  # before it is cut: the end of a URI tells where its password is
+    """A value as an error shows it: on one line, without secrets, and cut if it is long."""
+    text = redact(repr(value))  # redacted before it is cut: the end of a URI locates its password
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
@@ -168,11 +168,11 @@ _WORDS |= dict.fromkeys(("None", "NONE", "Null", "NULL"), "null")
 _OTHER_NUMBERS = re.compile(
     r"[-+]?(?:0[0-9_]+|0[xX][0-9a-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|\d[\d_]*(?::[0-5]?\d)+|\d+(?:_\d+)+)"
 )
-"""Whole numbers that YAML 1.1, YAML 1.2 and Python read in different ways: 010 is 8 in the first, 10 in the second."""
+"""Whole numbers that YAML 1.1, YAML 1.2 and Python read differently: 010 is 8 in the first and 10 in the second."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its surprises: 1e-3 is a number, 010 is none, yes and no are words, a key may stand once."""
+    """YAML without its surprises: 1e-3 is a number, 010 is not, yes and no are text, and duplicate keys are refused."""
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         if isinstance(node, yaml.ScalarNode) and node.style is None and node.tag == "tag:yaml.org,2002:str":

@@ -20,7 +20,7 @@ from pipeline.storage.interface import Storage
 def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, learn: bool = True) -> Components:
     """Learn one training task and score one evaluation task, so that a mistake fails before the run starts.
 
-    ``note`` is told what may be meant. Without ``learn`` it only scores: a run that is trained is not trained again.
+    ``note`` receives hints. Without ``learn`` it only scores, because evaluation must not train again.
 
     Raises:
         ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have, an algorithm

@@ -59,7 +59,7 @@ class Result:
 
 
 def direction_of(evaluation: Mapping[str, Any], metric: str) -> bool | None:
-    """Whether a higher value of a metric is better; None where nothing says so."""
+    """Whether a higher value of a metric is better; None where it is unknown."""
     return _judged(evaluation, metric, "higher_is_better")
 
 

@@ -98,7 +98,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
             )
             wall = time.perf_counter() - started
             summary = _summary(recipe, options, components, trained, vector, rows, executor.numerics, wall)
-            if finished is not None:  # what was measured while it was trained stays
+            if finished is not None:  # the speeds that were measured in training are kept
                 summary = finished | {"evaluation": summary["evaluation"]}
             return RunResult(folder, summary, executor.close("FINISHED", summary), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder is unchanged, in MLflow too
@@ -120,7 +120,7 @@ def _tell_of_idle_workers(recipe: Recipe, options: RunOptions, listener: Progres
 
 def _look_for_tracker(recipe: Recipe, storage: Storage, listener: ProgressListener) -> None:
     """Raises ``ConfigError`` where MLflow is unreachable. For a run that MLflow already has, only a note is printed."""
-    tracked = read_word(storage, "tracked_run")  # if it is damaged, better now than after hours
+    tracked = read_word(storage, "tracked_run")  # read now, so that a damaged file is reported before training
     try:
         probe(recipe.tracking.uri, recipe.tracking.experiment)
     except ConfigError as error:
@@ -182,7 +182,7 @@ def _scored(
     folder: str | Path,
     tell: Callable[[str], None],
 ) -> tuple[Scores, list[dict[str, Any]]]:
-    """As ``_final_scores``, with workers of their own and no run that is written."""
+    """Like ``_final_scores``, with workers of its own and without writing to a run."""
     pool = build_pool(recipe, options.executor, options.address, options.timeouts)
     pool.note = tell
     with closing(pool.transport), pool.stop.listening():

@@ -1,4 +1,4 @@
-"""How a run ends before its last step, and what is known of one that has ended already."""
+"""Ends a run before its last step, and recognises a run that has ended already."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.storage.texts import read_word
 from pipeline.tracking.run_ender import RunEnder, has_finished
 
 JUDGED = ("algorithm", "task", "evaluation", "steps")
-"""What decides the evaluation of a finished run, of all that a resume may change."""
+"""The values that decide a finished run's evaluation, among those that a resume may change."""
 
 
 def end_early(executor: Executor, error: BaseException, recipe: Recipe, storage: Storage) -> None:
-    """End a run that ``error`` has cut short, and add to the error what was kept.
+    """End a run after ``error``, and add to the error what was kept.
 
     Raises:
         FencedError: the error is a ``StorageError`` that came of another process's taking over the run.
@@ -39,7 +39,7 @@ def end_early(executor: Executor, error: BaseException, recipe: Recipe, storage:
 
 
 def _end(executor: Executor, status: Status, recipe: Recipe, storage: Storage) -> Iterator[str]:
-    """Leave the run on disk and in MLflow as it stands, by the coordinator or by this process; yields what was kept.
+    """End the run on disk and in MLflow, through the coordinator or from this process. Yields what was kept.
 
     Raises:
         FencedError: another process has taken over the run, and with it the MLflow run.
@@ -49,7 +49,7 @@ def _end(executor: Executor, status: Status, recipe: Recipe, storage: Storage) -
     if tracked is not None:
         ender = RunEnder(recipe.tracking.uri, recipe.tracking.experiment, tracked)
     problem = executor.close(status, {})
-    # Each parameter actor of this run has an epoch of its own; a newer one than the last of them is another process's.
+    # Each parameter actor of this run has its own epoch. A newer epoch belongs to another process.
     newest = storage.names("epochs")[-1:]
     if problem is not None and executor.epoch and newest > [executor.epoch]:
         raise FencedError(f"{storage.where}: this run was taken over by another process, with its MLflow run")
@@ -66,7 +66,7 @@ def _end(executor: Executor, status: Status, recipe: Recipe, storage: Storage) -
 
 
 def finished_summary(recipe: Recipe, data: str, storage: Storage) -> dict[str, Any] | None:
-    """The summary of a run that has taken all the recipe's steps and was closed; None for every other run.
+    """The summary of a closed run that took all steps of the recipe; None for every other run.
 
     ``data`` is the source's fingerprint. A recipe that may not resume the run has not finished it.
     """
@@ -89,7 +89,7 @@ def finished_summary(recipe: Recipe, data: str, storage: Storage) -> dict[str, A
 
 
 def is_settled(recipe: Recipe, before: Recipe, storage: Storage) -> bool:
-    """Whether a finished run needs nothing more: the recipe asks for the evaluation it had, and MLflow has its end."""
+    """Whether a finished run is complete: it had the evaluation that the recipe asks for, and MLflow has its end."""
     now, then = recipe.identity("").free, before.identity("").free
     if any(now.get(key) != then.get(key) for key in {*now, *then} if key.split(".")[0] in JUDGED):
         return False

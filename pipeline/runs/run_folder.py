@@ -53,7 +53,7 @@ def _require_plugins(folder: str | Path) -> None:
 
 
 def newest(folder: str | Path, data: str | None = None) -> tuple[Checkpoint, str]:
-    """The newest valid checkpoint of a run, and a line where the run has gone further than it, else an empty text.
+    """The newest valid checkpoint of a run, and a line which says that the run had gone further, if it had.
 
     Raises:
         ResumeError: there is none, or ``require_origin`` refuses it.
@@ -74,7 +74,7 @@ def newest(folder: str | Path, data: str | None = None) -> tuple[Checkpoint, str
 def require_origin(folder: str | Path, name: str, checkpoint: Checkpoint, data: str | None = None) -> None:
     """Raise ``ResumeError`` where a checkpoint is not of the recipe in ``folder``, or not of ``data`` if that is given.
 
-    Checkpoints of the first format do not tell.
+    Checkpoints of the first format have no identity.
     """
     found = checkpoint.metadata.get("identity")
     if not is_identity(found):
@@ -88,7 +88,7 @@ def require_origin(folder: str | Path, name: str, checkpoint: Checkpoint, data: 
 def pack(components: Components, checkpoint: Checkpoint) -> np.ndarray:
     """A checkpoint's theta as one vector, in the layout of these components.
 
-    Moments of the group ``running`` may be left out: another normalisation mode has no use for them.
+    Moments of the group ``running`` may be dropped: another normalisation mode does not use them.
 
     Raises:
         ResumeError: it holds the theta of another recipe, or leaves that these components would drop.
@@ -120,7 +120,7 @@ OTHER_DATA = "other data than trained on"
 
 
 def other_data(folder: str | Path, recipe: Recipe, source: TaskSource[Any], checkpoint: Checkpoint) -> str:
-    """What numbers on other data than a run's own are marked with, empty on its own.
+    """The mark of scores on other data than the run's own; empty on its own data.
 
     Raises:
         ConfigError: the split to evaluate on has classes that the run was trained on.
@@ -145,7 +145,7 @@ def other_data(folder: str | Path, recipe: Recipe, source: TaskSource[Any], chec
 
 
 def _classes_trained_on(own: Recipe, given: Recipe, trained: object) -> frozenset[str] | None:
-    """Of the file that the run was trained on, at its old place or where it is now; none where it is gone."""
+    """The classes of the file that the run was trained on, at its old or its present path; none where it is gone."""
     for path in (getattr(own.source, "path", None), getattr(given.source, "path", None)):
         try:
             source = source_of(own.model_copy(update={"source": own.source.model_copy(update={"path": path})}))

@@ -78,7 +78,7 @@ def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
 
 @contextmanager
 def _one_line(uri: str) -> Iterator[None]:
-    """A database that is damaged, or that MLflow did not make, raises anything."""
+    """A damaged or foreign database may raise any error."""
     try:
         yield
     except PipelineError:
@@ -92,7 +92,7 @@ def _one_line(uri: str) -> Iterator[None]:
 
 
 def _summary(storage: Storage) -> dict[str, str]:
-    """What MLflow is told of the summary of a finished run."""
+    """The tags that MLflow receives from the summary of a finished run."""
     try:
         summary = json.loads(read_text(storage, "summary.json") or "{}")
         return {key: str(summary[key]) for key in ("theta_sha256", "git_commit") if key in {**summary}}

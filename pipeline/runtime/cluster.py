@@ -43,7 +43,7 @@ class Workers:
 def connect(address: str | None, workers: Workers) -> bool:
     """Join the cluster at ``address``, or start one here for ``local``; whether it was started (and is ours to stop).
 
-    Without an address that is the cluster that this process has joined, else that of ``cluster_address``.
+    Without an address it is the cluster that this process has joined, otherwise that of ``cluster_address``.
 
     Raises:
         ClusterError: nobody listens at the address, this process is in another cluster, or the cluster can never hold
@@ -132,14 +132,14 @@ def _refusal(error: Exception) -> str:
 
 
 def stop_local_raylet() -> None:
-    """Have the cluster that was started here end with this process, even one that still starts.
+    """Stop a cluster that was started here, even one that is still starting, so that it ends with this process.
 
-    ``ray.shutdown`` waits a second for a process that does not listen. The kernel kills that one and its like when this
-    process ends, but not what the raylet started: Ray's agents would look for the head for up to a minute.
+    ``ray.shutdown`` would wait a second for a process that does not react. The kernel kills Ray's own processes when
+    this one ends, but not those that the raylet started: Ray's agents would look for the head for up to a minute.
     """
     for pid in _children(os.getpid()):
         if _about(Path(f"/proc/{pid}/comm")) == "raylet\n":
-            _send(pid, signal.SIGSTOP)  # it starts nobody meanwhile
+            _send(pid, signal.SIGSTOP)  # it starts no process meanwhile
             for one in (*_descendants(pid), pid):
                 _send(one, signal.SIGKILL)
 
@@ -155,12 +155,12 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """The processes that a process started, on Linux; elsewhere none is found."""
+    """The child processes of a process on Linux; elsewhere none."""
     return [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in _about(file).split()]
 
 
 def _about(file: Path) -> str:
-    """What the kernel says of a process; nothing once it has ended."""
+    """The kernel's record of a process; empty once it has ended."""
     try:
         return file.read_text()
     except OSError:
@@ -186,7 +186,7 @@ def _start_local(workers: Workers) -> None:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Why Ray did not start, in one line: it raises what it meets, OSError and bare Exception alike."""
+    """Why Ray did not start, in one line. Ray raises OSError and bare Exception alike."""
     try:
         yield
     except PipelineError:
@@ -220,10 +220,10 @@ def _memory_limit() -> int | None:
 
 @contextmanager
 def _loopback() -> Iterator[None]:
-    """Have Ray choose this machine's loopback address, so that no other machine reaches its ports.
+    """Make Ray use this machine's loopback address, so that no other machine reaches its ports.
 
-    Ray does so by itself where it knows no clusters, on macOS and Windows, and has no option for it: an address of
-    127.0.0.1 that is given to it is replaced by that in the network.
+    Ray does this on macOS and Windows, and has no option for it elsewhere: it replaces a given 127.0.0.1 by the address
+    in the network.
     """
     from ray._private import ray_constants
 

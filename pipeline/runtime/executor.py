@@ -185,7 +185,7 @@ class RayExecutor(WorkerPool):
 
 
 def _close_result(reference: Any, limit: float) -> Any:
-    """The object, or why there is none: a run that ends early ends, whatever became of its parameter actor.
+    """The object, or why there is none. A run that ends early must not wait for its parameter actor.
 
     Raises:
         FencedError: another process has taken over the run.

@@ -1,4 +1,4 @@
-"""What the environment says of Ray: whether this process is a job, and which cluster is meant. Ray is not imported."""
+"""Reads Ray's environment variables: whether this process is a job, and which cluster is meant. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def in_ray_job() -> bool:
 
 
 def cluster_address(given: str | None) -> str:
-    """The address that was given, or the cluster that this process belongs to, or ``local``."""
+    """The given address, or that of the cluster that this process belongs to, or ``local``."""
     return given or os.environ.get(ADDRESS) or ("auto" if in_ray_job() else "local")
 
 
 def shown(address: str) -> str:
-    """An address for a message, with what it was given by."""
+    """An address for a message, with where it came from."""
     return f"{ADDRESS if address == os.environ.get(ADDRESS) else '--address'} {address!r}"

@@ -27,10 +27,10 @@ POLL_S = 0.2
 """How many seconds one wait takes: a signal is noticed between two waits."""
 
 WAITING_S = 30.0
-"""Between two lines that say what the first worker waits for."""
+"""Seconds between two lines that say what the first worker waits for."""
 
 NAMES_AN_ERROR = re.compile(r"(?:\w+\.)*(\w*(?:Error|Exception|Exit|Interrupt)(?::.*)?)$")
-"""A traceback's line of an error: its class, without its module, and what it says."""
+"""A traceback's last line: the error's class without its module, and its message."""
 
 FULL = (
     "Ray's object store has no room for theta or a contribution, and the disk it spills to is full: free some room or "
@@ -108,7 +108,7 @@ class RayTransport:
     ) -> tuple[dict[str, str], Sequence[Event]]:
         """Wait for the first worker, whose numerics become the run's. Returns them and the events of all that joined.
 
-        ``note`` is last_status what is waited for.
+        ``note`` receives what is waited for.
 
         Raises:
             ClusterError: none was ready in ``patience`` seconds, or one could not start.
@@ -249,7 +249,7 @@ def is_full(error: Exception) -> bool:
 
 
 def constructor_cause(text: str) -> str | None:
-    """What stopped an actor's constructor, in one line: Ray reports that as the actor's death, with the traceback.
+    """Why an actor's constructor failed, in one line. Ray reports it as the actor's death, with the traceback.
 
     None where the actor died of something else.
     """
@@ -257,7 +257,7 @@ def constructor_cause(text: str) -> str | None:
 
 
 def no_environment(error: RuntimeEnvSetupError) -> str:
-    """Ray could not make the folder or the packages that a process of this job was to have: no other try will."""
+    """Whether Ray could not set up the runtime environment of the job; a second try would fail too."""
     return (
         f"Ray could not set up this job's runtime environment: {_last_error(str(error))[:300]}; correct what ray job "
         "submit or ray.init was given (working directory, pip, env_vars), and pass no --address local to a Ray job"
@@ -265,7 +265,7 @@ def no_environment(error: RuntimeEnvSetupError) -> str:
 
 
 def _last_error(text: str) -> str:
-    """The last line that names an error, and the indented lines below it, where a recipe's problems stand."""
+    """The last line that names an error, with the indented lines below it, which list a recipe's problems."""
     lines = text.rstrip().splitlines()
     named = [(number, found[1]) for number, line in enumerate(lines) if (found := NAMES_AN_ERROR.match(line))]
     if not named:

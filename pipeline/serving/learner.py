@@ -52,7 +52,7 @@ class Learner:
             return Predictor(self, self.algorithm.adapt(self.theta, support, Context(0, "serve", ways, noise)), labels)
 
     def inputs(self, values: Any, name: str) -> Tensor:
-        """``values`` as a tensor [N, *input] of theta's dtype; whole numbers stay so where the tasks' inputs are."""
+        """``values`` as a tensor [N, *input] of theta's dtype; integers stay integers where the tasks' inputs are."""
         expected = f"expected (N, {', '.join(map(str, self.spec.input_shape))}) with N >= 1"
         array = _numbers(values, name, expected)
         if array.ndim != 1 + len(self.spec.input_shape) or array.shape[1:] != self.spec.input_shape or not len(array):

@@ -24,7 +24,7 @@ def storage_at(where: str | Path) -> Storage:
 
 
 def named(where: str | Path) -> Path | str:
-    """The absolute folder, or the URI of an object store, that people name. Raises ``ConfigError`` where it is none."""
+    """The value of ``--output`` as an absolute folder or a URI. Raises ``ConfigError`` where it is neither."""
     if "://" in str(where):
         return str(where)
     if not str(where).strip():

@@ -142,7 +142,7 @@ class Bucket:
             return None
         try:
             commit: dict[str, Any] = {key: json.loads(text)[key] for key in ("data", "bytes", "sha256")}
-            # Whoever reads it follows the key, and whoever replaces it deletes what lies there.
+            # A reader follows the key, and a writer that replaces the file deletes the old data.
             if not re.fullmatch(rf"{_DATA}{re.escape(name)}\.[0-9a-f]{{32}}", commit["data"]):
                 raise ValueError("its data lies elsewhere")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -178,7 +178,7 @@ class Bucket:
             self.files.delete_file(self._place(name))
 
     def _place(self, name: str) -> str:
-        """The key of a name. A store that is a folder may hold links, which pyarrow would follow."""
+        """The key of a name. A store in a folder may hold links, which pyarrow would follow."""
         path = f"{self.root}/{name}"
         if isinstance(self.files, LocalFileSystem):
             with suppress(FileNotFoundError, NotADirectoryError):

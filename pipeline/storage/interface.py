@@ -73,9 +73,9 @@ class Storage(Protocol):
         ...
 
     def read(self, name: str, most: int | None = None) -> bytes | None:
-        """None where it does not exist. Raises ``StorageError`` where it does and cannot be read.
+        """A file's content, or None where it does not exist. Raises ``StorageError`` where it cannot be read.
 
-        One of more than ``most`` bytes is refused; where nothing is said, one that this machine's memory cannot hold.
+        A file of more than ``most`` bytes is refused; by default one that this machine's memory cannot hold.
         """
         ...
 

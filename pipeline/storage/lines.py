@@ -1,4 +1,4 @@
-"""Lines of a file, none of which may take more memory than a line of a run's log does."""
+"""Reads lines of bounded length from a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BLOCK = 1 << 16
 
 
 def whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file; one that a crash tore is left out.
+    """The lines of a file, without an incomplete last line.
 
     Raises:
         ValueError: a line is longer than any that a run writes; says which.
@@ -25,7 +25,7 @@ def whole_lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def line_end(handle: int, size: int) -> int:
-    """The position after the last newline in the first ``size`` bytes; 0 where there is none."""
+    """The position after the last newline of the first ``size`` bytes; 0 where there is none."""
     while size:
         start = max(0, size - _BLOCK)
         found = os.pread(handle, size - start, start).rfind(b"\n")

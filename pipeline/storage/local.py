@@ -180,7 +180,7 @@ class Local:
         return sorted(self._files(folder))
 
     def _files(self, folder: str) -> dict[str, os.stat_result]:
-        """All that is no folder. A link is among them, so that whoever reads it is told."""
+        """The entries that are not folders. Links are included, so that reading one is refused."""
         try:
             with os.scandir(subfolder(self.folder, folder)) as entries:
                 return {
@@ -259,7 +259,7 @@ class LocalLog:
             while written < len(data):
                 written += os.write(handle, data[written:])
         except OSError as error:
-            self.close()  # the next one to be added opens the file anew, and cuts off what is torn
+            self.close()  # the next append opens the file again and removes an incomplete line
             raise self.storage._trouble(self.name, error, len(data)) from error
 
     def sync(self) -> None:

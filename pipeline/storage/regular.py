@@ -1,7 +1,7 @@
-"""Files of a run's folder, opened as what a run writes: regular files under their own names.
+"""Opens files of a run's folder, which are regular files under their own names.
 
-A run's folder may come from a stranger. A link in it could lead a write to any file of the reader's, and a FIFO or a
-device could block for ever.
+A run's folder may come from a stranger. Through a link a write could reach any file of the user, and a FIFO or a device
+could block forever.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def open_regular(path: Path, flags: int) -> int:
         OSError: as ``os.open`` raises it.
     """
     with suppress(FileNotFoundError):
-        refuse_foreign(path, path.lstat(), flags)  # before it is opened: a device may act on being opened
+        refuse_foreign(path, path.lstat(), flags)  # checked before opening, because opening a device may have effects
     handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     try:
         refuse_foreign(path, os.fstat(handle), flags)
@@ -45,7 +45,7 @@ def open_regular(path: Path, flags: int) -> int:
 
 @contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """A file of a run's folder, to be read.
+    """Open a file of a run's folder for reading.
 
     Raises:
         ForeignFileError: it is no regular file, or its reader raised ``ValueError`` at what it holds.
@@ -92,12 +92,12 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def shown(path: Path) -> str:
-    """The beginning of a file's text, for a message: one printable line."""
+    """The beginning of a file's text as one printable line, for a message."""
     with open(open_regular(path, os.O_RDONLY), "rb") as file:
         return one_line(file.read(_SHOWN))
 
 
 def one_line(data: bytes) -> str:
-    """What somebody else wrote, for a message: printable, and short."""
+    """Foreign text, printable and short, for a message."""
     text = data[:_SHOWN].decode(errors="replace")
     return text if text.isprintable() else ascii(text)

@@ -1,4 +1,4 @@
-"""Sizes for people, and what can be read into memory: a sparse file takes no room on the disk that it comes from."""
+"""Sizes as text, and the limit of what is read into memory: a sparse file can be larger than memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ABOUT = Path("/proc/meminfo")
 
 
 def size_text(size: float) -> str:
-    """Bytes for people, in steps of 1000."""
+    """A number of bytes as text, in units of 1000."""
     for unit in ("bytes", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -31,6 +31,6 @@ def refuse_large(path: object, size: int, most: int | None) -> None:
 
 
 def free_memory() -> int:
-    """Bytes that could be taken at this moment without swapping; all there are where the system does not tell."""
+    """The bytes of memory that are free now; all memory where the system does not say."""
     found = re.search(r"MemAvailable: +(\d+) kB", _ABOUT.read_text()) if _ABOUT.exists() else None
     return int(found[1]) << 10 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""Short texts of a run's folder, checked as they are read: whoever sent the folder may have written them."""
+"""Reads short texts of a run's folder and checks them, because a stranger may have written them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to do about a disk that does not take what it is given, and calls that a signal may cut short."""
+"""Messages for a disk that fails, and calls that a signal may interrupt."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from pipeline.storage.sizes import size_text
 
 _SPARE = 1 << 16
-"""A disk that has this much more than is needed is not full, whatever it says."""
+"""A disk with this much more space than is needed is not full; the error is a quota's."""
 _TRIES = 3
 
 
 def fix_for(error: OSError, folder: Path, need: int) -> str:
-    """The part of a message that says what is wrong with a disk, and the way out."""
+    """The part of a message that names the fault of a disk and the fix."""
     wanted = size_text(need)
     if error.errno == errno.EDQUOT:
         return f"it needs {wanted}, and the quota there is used up; remove files of the same owner, or have it raised"
@@ -35,12 +35,12 @@ def fix_for(error: OSError, folder: Path, need: int) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """What the disk under a folder has left; the folder need not exist yet."""
+    """The free bytes of the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(_nearest(folder)).free
 
 
 def repeated(call: Callable[[], object]) -> None:
-    """Call again what a signal has interrupted: Python does so for reads and writes, not for names in a folder."""
+    """Repeat a call that a signal interrupted. Python repeats reads and writes, but not calls on names in a folder."""
     for left in reversed(range(_TRIES)):
         try:
             call()

@@ -28,9 +28,9 @@ from pipeline.tasks.classfile import Pixels
 class SequencesConfig:
     """Images one after the other, each label one step late.
 
-    In a ``balanced`` sequence, as published, all classes come equally often, so that which label is due can be counted,
-    and methods that learn to count learn nothing else for long. ``independent`` draws the class of each training
-    example anew: labels tell nothing of those to come. Evaluation stays balanced.
+    In a ``balanced`` sequence, as published, all classes occur equally often. A method can then count which labels
+    remain, and one that learns to count learns nothing else for long. ``independent`` draws the class of each training
+    example independently, so that labels say nothing about later ones. Evaluation stays balanced.
 
     Attributes:
         path: The file that jobs.ingest wrote.

@@ -1,4 +1,4 @@
-"""An image file that stays as it was while a run uses it, or ends the run in one line."""
+"""Watches the image file of a run, and ends the run in one line when the file changes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.core.failures import DataError
 from pipeline.tasks import classfile
 
 AGAIN = 32
-"""A class is checked again when so many times its images have been drawn: a checksum costs less than they do."""
+"""A class is checked again after this many draws of all its images. A checksum costs less than drawing them."""
 
 
 class _Stamp(NamedTuple):
-    """What a write to a file, or another file of its name, changes."""
+    """The file's attributes that a write, or a replacement, changes."""
 
     device: int
     inode: int
@@ -47,10 +47,10 @@ class WatchedFile:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
         self.file = classfile.read(path)
         self._drawn: Counter[int] = Counter()
-        """Images of each class that was checked, drawn since."""
+        """How many images of each checked class were drawn since the check."""
 
     def require_whole(self, classes: Iterable[int], each: int) -> None:
-        """See that the pixels of these classes are those that were written; ``each`` of their images are used now.
+        """Check the pixels of these classes when due; ``each`` of their images are used now.
 
         Raises:
             DataError: pixels are damaged, or the file was cut or replaced by another one.
@@ -65,7 +65,7 @@ class WatchedFile:
         try:
             now = _Stamp.of(self.path)
         except FileNotFoundError:
-            return  # what is mapped stays, and nobody can write to it any more
+            return  # the mapped pages stay, and no process can write to them
         except OSError as error:
             raise DataError(f"{self.path}: can no longer be read ({error.strerror}); see to its disk") from None
         if now == self._stamp:
@@ -73,7 +73,7 @@ class WatchedFile:
         if now[:2] != self._stamp[:2]:
             if classfile.read(self.path).content != self.file.content:
                 raise self._changed("was replaced by other data")
-        elif now.size < self._stamp.size:  # its last pages are gone: to touch them would end the process
+        elif now.size < self._stamp.size:  # its last pages are gone, and reading them would end the process
             raise self._changed(f"was cut from {self._stamp.size} to {now.size} bytes")
         else:
             for index in range(len(self.file.names)):
@@ -86,7 +86,7 @@ class WatchedFile:
             name = self.file.names[index]
             raise DataError(
                 f"{self.path}: the images of class {name!r} (rows {first} to {first + count - 1}) are not what "
-                "was written: the file is damaged; copy it anew, or make it again with `python -m jobs.ingest`"
+                "was written: the file is damaged; copy it again, or make it again with `python -m jobs.ingest`"
             )
         self._drawn[index] = 0
 

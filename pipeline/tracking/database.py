@@ -20,7 +20,7 @@ from pipeline.tracking.uri import database, shown, uri_of
 MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"
 """MLflow's own steps from one layout of its tables to the next."""
 BUSY_S = 2.0
-"""How long another process may hold the database before it is taken as it is."""
+"""Seconds that another process may hold the database before it is used unexamined."""
 FOREIGN = "holds tables of another program and none of MLflow's"
 HALF_MADE = "is half made: MLflow was interrupted while it created the tables, and no run is in it"
 NEWER = "was laid out by a newer MLflow than the installed one"
@@ -66,9 +66,9 @@ def is_new(path: Path) -> bool:
 
 
 def check_tables(uri: str) -> dict[str, tuple[str, str]]:
-    """See that the database of a SQLite URI is whole and of the installed MLflow; returns its experiments.
+    """Check that the database of a SQLite URI is whole and fits the installed MLflow. Returns its experiments.
 
-    A database that does not exist yet is good: it is created when the run starts.
+    A missing database is fine: it is created when the run starts.
 
     Raises:
         ConfigError: names the database, what is wrong with it and the fix.
@@ -100,9 +100,9 @@ def _lay_out(path: Path) -> None:
 
 
 def _read(path: Path, given: str) -> Found | None:
-    """None where another process holds the database for so long that nothing can be read."""
+    """The content, or None where another process holds the database too long."""
     try:
-        # Not read-only: the first to open a database after a crash rolls back what was under way.
+        # Not read-only: the first connection after a crash rolls back the unfinished transaction.
         with closing(sqlite3.connect(path, timeout=BUSY_S)) as connection:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
             row = None
@@ -121,7 +121,7 @@ def _read(path: Path, given: str) -> Found | None:
 
 def _revisions() -> list[str]:
     """The layouts that the installed MLflow knows, its own first."""
-    from alembic.script import ScriptDirectory  # it takes a while, and a server needs none of it
+    from alembic.script import ScriptDirectory  # imported late: it is slow, and a server does not need it
 
     return [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
 

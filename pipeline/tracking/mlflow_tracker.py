@@ -80,8 +80,8 @@ class MLflowTracker:
     def start(self, run: str | None, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
         """Create a run called ``name``, or set one RUNNING again (it keeps its name); returns its id.
 
-        The one again is ``run``, or that with the same tag ``RUN_KEY``: a start that failed after MLflow had created
-        the run finds it so.
+        The run to reopen is ``run``, or the one with the same tag ``RUN_KEY``, which a start that failed after the
+        creation left behind.
         """
         with _without_secrets(self.uri):
             found = self._reopen(run) or self._reopen(self._with_key(tags.get(RUN_KEY)))
@@ -127,7 +127,7 @@ class MLflowTracker:
             self._client.set_terminated(self._id, status)
 
     def status(self) -> str:
-        """As MLflow shows it: FINISHED, or another of its words; deleted where somebody deleted the run."""
+        """The status that MLflow shows, such as FINISHED; ``deleted`` for a deleted run."""
         with _without_secrets(self.uri):
             info = self._client.get_run(self._id).info
         return "deleted" if info.lifecycle_stage == "deleted" else str(info.status)
@@ -154,7 +154,7 @@ class MLflowTracker:
         return found[0].info.run_id if found else None
 
     def _reopen(self, run: str | None) -> Run | None:
-        """The run, RUNNING; None where it was deleted."""
+        """The run, set to RUNNING; None where it was deleted."""
         if not run:
             return None
         try:
@@ -211,7 +211,7 @@ def probe(uri: str, experiment: str = "") -> None:
 
 def _ask(uri: str, experiment: str) -> tuple[str, str] | None:
     """The id and the stage of an experiment at a server; None where it has no such experiment yet."""
-    # Not /health: that answers even where every call to the API is refused.
+    # /health would answer even where every call to the API is refused.
     call, question = "search", {"max_results": "1"}
     if experiment:
         call, question = "get-by-name", {"experiment_name": experiment}

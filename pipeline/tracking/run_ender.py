@@ -14,7 +14,7 @@ END_S = {"KILLED": 0.6, "FAILED": 10.0, "FINISHED": 10.0}
 
 
 def has_finished(uri: str, run: str) -> bool:
-    """Whether MLflow shows the run as FINISHED; no where it does not know the run, or does not answer."""
+    """Whether MLflow shows the run as FINISHED. False where it does not know the run or does not answer."""
     try:
         return MLflowTracker(uri, "", run).status() == "FINISHED"
     except PipelineError as error:

@@ -19,11 +19,11 @@ _WEB_URI = re.compile(
     rf"https?://(?:{_PLAIN}*@)?(?:[\w.-]*|\[[0-9A-Fa-f:.]+\])(?::\d*)?(?:/(?:{_PLAIN}|/)*)?(?:\?(?:{_PLAIN}|[/?])*)?",
     re.ASCII,
 )
-"""What every reader of a URI takes apart in the same way: each sign that has another meaning is written as %XX."""
+"""The characters that every reader of a URI interprets alike; all others are written as %XX."""
 
 
 def shown(uri: str) -> str:
-    """The key and its value for a message, and where the value is from if the recipe does not name it."""
+    """The key and its value for a message, with the value's origin where the recipe does not set it."""
     default = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     source = " (from MLFLOW_TRACKING_URI)" if default and default == uri.rstrip("/") else ""
     return f"tracking.uri {redact_uri(uri)!r}{source}"
@@ -70,7 +70,7 @@ def is_relative(uri: str) -> bool:
 
 
 def check_signs(uri: str) -> None:
-    """See that nobody has to guess where the password of an http(s) URI ends.
+    """Check that the password of an http(s) URI is encoded, so that its end is unambiguous.
 
     Raises:
         ConfigError: it holds a space, a second @ or another sign that would have to be encoded.

@@ -77,13 +77,13 @@ def _row(name: str, used: list[str], measured: list[str]) -> str:
 
 
 def _tasks(needs: Needs) -> list[str]:
-    """The tasks that an algorithm takes, in words."""
+    """The tasks that an algorithm takes, as text."""
     named = {_TASKS[target] for target in needs.targets}
     return sorted(named | {one.__name__.lower() for one in needs.data if one is not Batch})
 
 
 def _sends(algorithm: type[Algorithm[Any, Any]]) -> str:
-    """What a worker sends, as its meta-gradient says; and records, where the algorithm folds them."""
+    """What a worker sends: the meta-gradient, and records where the algorithm folds them."""
     meta_gradient = getattr(algorithm, "meta_gradient", None)
     sent = meta_gradient.sends if meta_gradient else "the gradient of theta"
     return f"{sent}; records" if algorithm.fold is not Algorithm.fold else sent
@@ -103,7 +103,7 @@ def _groups(algorithm: type[Algorithm[Any, Any]]) -> Iterator[str]:
 
 
 def _instances(algorithm: type[Algorithm[Any, Any]]) -> Iterator[Algorithm[Any, Any]]:
-    """One with its defaults for each spec and normalisation it takes, on the first network it takes there."""
+    """An instance with defaults for each spec and normalisation that it takes, on the first network that fits."""
     for spec in _SPECS:
         if spec.data not in algorithm.needs.data or spec.targets not in algorithm.needs.targets:
             continue

@@ -1,6 +1,6 @@
-"""Every field of a recipe as tables: its type, default and bounds, and the line that its class's docstring has for it.
+"""Tables of the fields of a recipe: type, default, bounds and the sentence in the docstring of the field's class.
 
-A class says what its fields mean in the list ``Attributes:`` of its docstring, one ``name: sentence`` each.
+The list ``Attributes:`` in the docstring of a class describes its fields, one ``name: sentence`` each.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _table(section: type[Section], keys: list[str] | None = None) -> str:
 
 
 def _name(section: type[Section]) -> str:
-    """What chooses it: the one value that its ``name`` may have."""
+    """The one value of ``name`` that selects a choice."""
     (name,) = get_args(section.model_fields["name"].annotation)
     return str(name)
 

@@ -71,7 +71,7 @@ def machine(run: Mapping[str, Any]) -> str:
 
 
 def reached(one: Result) -> str:
-    """What a run came to at its last point: by the metric that decides its protocol, or by all where there is none."""
+    """A run's final scores: the metric that decides its protocol, or all metrics where there is no protocol."""
     steps, values = in_the_end(one.evaluation)
     after = f" after {steps} steps" if steps.isdigit() else ""
     known = one.protocol in recipes.protocol_names()

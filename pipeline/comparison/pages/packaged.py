@@ -1,4 +1,4 @@
-"""The page of recipes: what is packaged and what it reached, out of recorded runs, and every field that one may set."""
+"""The page of recipes: the recorded scores of packaged recipes, and every field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.config import Recipe
 from pipeline.runs.recorded import RESULTS, Result, load
 
 OWN_RUNS = "recipes"
-"""The folder of results of runs outside any protocol: one file for each recipe, by its name."""
+"""The folder of results outside any protocol: one file for each recipe, by its name."""
 
 _COLUMNS = ("recipe", "reached", "on", "normalisation", "trained", "with", "date", "command", "published")
 _COPIED = "†"
@@ -42,7 +42,7 @@ def page(results: Path = RESULTS) -> str:
 
 
 def recorded_runs(results: Path = RESULTS) -> dict[str, list[Result]]:
-    """Packaged recipe -> the recorded runs that had its very settings and steps."""
+    """Packaged recipe -> the recorded runs with exactly its settings and steps."""
     found: dict[str, list[Result]] = {}
     for name, protocol, one in _candidates(results):
         recipe = config.load(name)
@@ -52,7 +52,7 @@ def recorded_runs(results: Path = RESULTS) -> dict[str, list[Result]]:
 
 
 def protocol_of(recipe: Recipe) -> Protocol:
-    """A run of the recipe as a comparison of one method: what identities in ``OWN_RUNS`` are made with."""
+    """A run of the recipe as a comparison of one method, from which identities in ``OWN_RUNS`` are made."""
     methods = {recipe.name: Method(recipe=recipe.name)}
     return Protocol(about=recipe.name, tasks=recipe.steps * recipe.tasks_per_step, methods=methods)
 

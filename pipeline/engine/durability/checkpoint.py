@@ -20,7 +20,7 @@ FORMAT = 2
 """The newest format. Theta is read from older formats too; a run resumes from this one only."""
 
 _UNREADABLE = (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, MemoryError)
-"""What safetensors and torch raise on a file that somebody made by hand, or of a type that this torch does not have."""
+"""What safetensors and torch raise on a malformed file, or on a dtype that this torch lacks."""
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
 
 

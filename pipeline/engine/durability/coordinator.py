@@ -160,9 +160,9 @@ class Coordinator:
         self.journal.sync()
 
     def keep_best(self, step: int, score: float, evaluation: str) -> bool:
-        """Keep theta aside when ``score`` (higher is better) is the best so far; theta must be that of ``step``.
+        """Save theta apart when ``score`` (higher is better) is the best so far; theta must be that of ``step``.
 
-        A score of another ``evaluation`` than the best one's cannot be compared with it, and takes its place.
+        A score of another ``evaluation`` cannot be compared with the best one and replaces it.
         """
         self.flush()
         if self._best is not None and self._best[2] in (evaluation, UNKNOWN) and score <= self._best[1]:
@@ -268,7 +268,7 @@ class Coordinator:
         ]
 
     def _kept_best(self, notes: list[str]) -> tuple[int, float, str] | None:
-        """Step, score and evaluation of the best theta on disk: it may be newer than the checkpoint of its step."""
+        """The step, score and evaluation of the best theta on disk. It may be newer than the newest checkpoint."""
         if BEST not in self.storage.names(""):
             return None
         try:

@@ -43,7 +43,7 @@ class Identity:
     def check_theta(self, found: Mapping[str, Any], where: str) -> None:
         """Compare with the facts of a checkpoint whose theta is to be evaluated or served.
 
-        Only what both know is compared: another version may know more.
+        Only values that both have are compared: another version may have more.
 
         Raises:
             ResumeError: a fixed value differs; names each, old -> new.
@@ -60,7 +60,7 @@ class Identity:
 
 
 def is_identity(found: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Whether facts of a checkpoint tell of the run that wrote it."""
+    """Whether a checkpoint's metadata identify the run that wrote it."""
     if not isinstance(found, Mapping):
         return False
     parts = [found.get(key) for key in ("fixed", "free", "numerics")]

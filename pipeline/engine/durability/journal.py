@@ -82,16 +82,16 @@ class Journal:
         return list(islice(self._read(), position, end))
 
     def mark(self, position: int) -> bytes:
-        """A note that the entries before number ``position`` have been seen; it names the last of them."""
+        """A mark which says that the entries before number ``position`` were sent. It names the last of them."""
         last = self.since(position - 1, 1)[0]
         text = f"{position} {last.kind} {last.step} {last.timestamp}"
         return f"{text} {zlib.crc32(text.encode()):08x}".encode()
 
     def position(self, mark: bytes | None) -> int:
-        """How many entries of the file there is now a mark stands for.
+        """The number of entries of the present file that a mark covers.
 
-        Lines may have been taken out of the file, or it may be a new one: the number alone belongs to no file. A mark
-        that is damaged stands for none, and everything is sent again.
+        The file may be another one, or lines may be missing, so a number alone is not enough. A damaged mark covers
+        nothing, and everything is sent again.
         """
         found = _MARK.fullmatch((mark or b"").decode(errors="replace"))
         if found is None or f"{zlib.crc32(found[1].encode()):08x}" != found[6]:
@@ -164,7 +164,7 @@ def entry_of(fields: Any) -> Entry:
 
 
 def last_step(storage: Storage) -> int:
-    """The step of the journal's last line; 0 where there is none, or it is no entry."""
+    """The step of the journal's last line; 0 where it is missing or not an entry."""
     try:
         return entry_of(json.loads(storage.log(NAME).last())).step
     except (ValueError, RecursionError):
@@ -172,7 +172,7 @@ def last_step(storage: Storage) -> int:
 
 
 def _is_new(entry: Entry, newest: dict[str, int]) -> bool:
-    if entry.kind in STATUSES and next(reversed(newest), None) != entry.kind:  # the run has gone on since that status
+    if entry.kind in STATUSES and next(reversed(newest), None) != entry.kind:  # the run continued after that status
         return True
     return entry.step > newest.get(entry.kind, -1)
 

@@ -1,9 +1,10 @@
 """Sends the journal to the tracker from its own thread, so that the outer loop never waits for a server.
 
-Entries of kind ``train`` are means over ``log_every`` steps, none left unseen in a finished run; others go as they are.
-The windows do not depend on when a run was interrupted: a resumed run has the curve of an undisturbed one. Whatever the
-tracker could not take stays in the journal, and ``journal.sent`` says from where to go on. What is sent is durable
-before, and a function of the journal alone: sending all of it again changes nothing in the tracker.
+Entries of kind ``train`` are means over ``log_every`` steps, and a finished run has no step left out; other entries are
+sent unchanged.
+The windows do not depend on when a run was interrupted: a resumed run has the curve of an undisturbed one. What the
+tracker could not take stays in the journal, and ``journal.sent`` says where to continue. An entry is durable before it
+is sent, and depends on the journal alone: sending everything again changes nothing in the tracker.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Publisher:
             entries = self.journal.since(sent, most)
             batch, consumed = windows(entries, self.log_every)
             if batch:
-                self.storage.check()  # the tracked run of a run that was taken over is somebody else's
+                self.storage.check()  # the tracked run belongs to the process that took the run over
                 try:
                     self.tracker.send(batch)
                 except Exception:
@@ -104,17 +105,17 @@ class Publisher:
                 most *= 2
 
     def send_end(self, status: Status, artifacts: Sequence[str], tags: Mapping[str, str]) -> None:
-        """What is left, and the end of the tracked run.
+        """Send the remaining entries and the end of the tracked run.
 
         Raises:
             FencedError: another process has taken over the run; the tracked run is as it was.
         """
-        if status == "KILLED" and self._started:  # there may be no time for more than this
+        if status == "KILLED" and self._started:  # there may be time for this alone
             self._end_tracked(status)
         try:
             self.send()
             self.storage.check()
-        except StorageError:  # the run's folder cannot be written, and the tracked run ends all the same
+        except StorageError:  # the tracked run ends although the run's folder cannot be written
             if self._known:
                 self._end_tracked(status)
             raise
@@ -152,7 +153,8 @@ class Publisher:
         self.storage.check()
         key = read_word(self.storage, "tracked_key")
         if key is None:
-            # It is on disk before the tracked run exists: whoever is interrupted in between finds that run again.
+            # It is on disk before the tracked run exists, so that a process that was interrupted in between finds the
+            # run again.
             key = uuid.uuid4().hex
             self.storage.write("tracked_key", key.encode())
         before = read_word(self.storage, "tracked_run")
@@ -165,7 +167,7 @@ class Publisher:
 
 
 def windows(entries: Sequence[Entry], log_every: int) -> tuple[list[Entry], int]:
-    """What to send now, and how many of the entries it stands for.
+    """The entries to send now, and how many journal entries they cover.
 
     A window ends at a multiple of ``log_every``, never where a run was interrupted. The end of a finished run shows the
     open window too, and leaves it open: the run may be given more steps.

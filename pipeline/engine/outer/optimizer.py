@@ -76,7 +76,7 @@ def build_scheduler(config: Outer, optimizer: Optimizer, steps: int) -> LRSchedu
 
 
 def kept_by(config: Outer, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What the optimizer keeps of a parameter of one coordinate, once it has stepped."""
+    """The state of the optimizer for a parameter of one coordinate, after a step."""
     parameter = torch.zeros(1, dtype=dtype)
     parameter.grad = torch.zeros_like(parameter)
     optimizer = build_optimizer(config, parameter)
@@ -85,7 +85,7 @@ def kept_by(config: Outer, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 _MOVING = {"last_epoch", "_step_count", "_last_lr"}
-"""What a schedule's state changes from step to step; the rest is as the recipe says."""
+"""The parts of a schedule's state that change from step to step; the recipe determines the rest."""
 
 
 def check_schedule(scheduler: LRScheduler, texts: Mapping[str, str], group: str) -> None:

@@ -95,7 +95,7 @@ class Store:
         """Raises ``ValueError`` where this is not the state of a store of the same recipe; says which part is not."""
         expected = {f"theta/{leaf.group}/{leaf.name}": (leaf.shape, self.theta.dtype) for leaf in self.layout.leaves}
         for group, parameter in self.parameters.items():
-            if any(name.startswith(f"optimizer/{group}/") for name in tensors):  # one that never stepped has nothing
+            if any(name.startswith(f"optimizer/{group}/") for name in tensors):  # no state before a step
                 expected |= {
                     f"optimizer/{group}/{key}": (tuple(parameter.shape) if value.dim() else (), value.dtype)
                     for key, value in kept_by(self.outer[group], self.theta.dtype).items()

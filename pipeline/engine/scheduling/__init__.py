@@ -1,1 +1,1 @@
-"""Who computes which chunk: the scheduler, the worker pool and what they measure by."""
+"""Scheduling of chunks: the scheduler, the worker pool and their measurements."""

@@ -1,4 +1,4 @@
-"""What the scheduler says: how a chunk is named, notes, and the errors that end a run over a chunk."""
+"""The scheduler's texts: names of chunks, notes, and the errors that end a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scheduler is told (events) and what it asks for (actions)."""
+"""The scheduler's inputs (events) and outputs (actions)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.core.failures import PipelineError
 from pipeline.engine.interfaces import Chunk, Work
 
 Id = int
-"""A worker's number. The worker that takes a lost one's place gets a new number, so late answers are told apart."""
+"""A worker's number. A replacement gets a new number, so that late answers can be recognised."""
 
 
 class Joined(NamedTuple):
@@ -73,7 +73,7 @@ class Replace(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Something people want to know."""
+    """A line to print."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""How long chunks take: the running median that the lengths of leases and copies follow."""
+"""The running median of durations, from which the lengths of leases and the times of copies follow."""
 
 from __future__ import annotations
 

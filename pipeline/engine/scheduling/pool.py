@@ -23,7 +23,7 @@ class Transport(Protocol):
     def send(self, worker: Id, lease: int, work: Work, theta: Any, chunk: Chunk) -> None: ...
 
     def replace(self, worker: Id) -> None:
-        """See that this worker is gone, and start another under a number of its own."""
+        """Stop this worker and start another with a new number."""
         ...
 
     def poll(self, seconds: float) -> Sequence[Event]:
@@ -34,7 +34,7 @@ class Transport(Protocol):
 
 
 class WorkerPool:
-    """What every executor learns and scores with. ``note`` receives what people want to know."""
+    """The pool of workers of every executor. ``note`` receives lines to print."""
 
     def __init__(self, transport: Transport, clock: Clock, scheduler: Scheduler, *, workers: int) -> None:
         self.transport, self.clock, self.scheduler, self.workers = transport, clock, scheduler, workers
@@ -47,7 +47,7 @@ class WorkerPool:
         return self.transport.stop
 
     def take(self, events: Sequence[Event]) -> None:
-        """What happened between two calls: the next call begins with what the scheduler makes of it."""
+        """The actions for events between two calls; the next call starts with them."""
         self.actions += [action for event in events for action in self.scheduler.on(event, self.clock.now())]
 
     def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:

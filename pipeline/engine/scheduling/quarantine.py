@@ -1,4 +1,4 @@
-"""Which nodes lose their workers again and again, and how long no chunks are sent to them."""
+"""Backs off nodes that lose workers repeatedly: no chunks are sent to them for a while."""
 
 from __future__ import annotations
 

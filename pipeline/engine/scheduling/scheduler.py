@@ -1,6 +1,6 @@
-"""Who computes which chunk, until when: a pure, event-driven decision. Events and time go in, actions come out.
+"""Assigns chunks to workers by leases. It is a pure function of events and time, which returns actions.
 
-Chunks are pure, so a chunk may be computed twice. Nothing here can change a result, only how soon it is there.
+Chunks are pure, so a chunk may be computed twice. Scheduling changes the time of a result, never its value.
 
 - A lost worker is replaced, and its chunk is assigned again.
 - A chunk whose lease runs out is assigned again, with twice the lease. Its worker is replaced after as long again.

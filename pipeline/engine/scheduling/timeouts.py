@@ -1,4 +1,4 @@
-"""How long things may take before something is done about it. No timeout changes a result."""
+"""Timeouts. None of them changes a result."""
 
 from __future__ import annotations
 

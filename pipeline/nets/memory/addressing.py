@@ -68,7 +68,7 @@ def by_content(memory_MW: Tensor, key: Tensor, sharpness: Tensor | float) -> Ten
 
 
 def strength(asked: Tensor) -> Tensor:
-    """A learned strength of any number: positive, without an upper bound, and about ``SHARP`` where 0 is asked."""
+    """A learned strength from a real number: positive, unbounded above, and about ``SHARP`` at 0."""
     return softplus(SHARP + asked)
 
 

@@ -6,9 +6,9 @@
     importance  the least important slot is evicted
     gate        a learned share of each slot is retained, by its content; the slot with the smallest share is evicted
 
-Importance is a sum over time, without an age. A slot that was just written has been read least, so it is evicted next,
-unless it is read more in one step than the least important other slot was in all. The newest slot is evicted nearly
-always, old ones stay, and the policy is close to ``none``. That is least frequent use, and the reason why ``lru`` is
+Importance is a sum over time, without an age. A slot that was just written has been read least. It is evicted next,
+unless one step reads it more than the least important other slot was read in total. The newest slot is nearly always
+evicted and old ones stay, so the policy is close to ``none``. This is least-frequent use, and the reason why ``lru`` is
 the default.
 
 Empty slots are evicted before all others. Ties are broken by the lowest index. All functions are pure and can be

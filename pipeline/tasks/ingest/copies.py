@@ -1,4 +1,4 @@
-"""Pictures that are the same, pixel for pixel, as they were ingested."""
+"""Finds ingested pictures that are equal in every pixel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Copies:
         self._within, self._across = list[str](), list[str]()
 
     def add(self, name: str, shown: str, pixels: Pixels) -> None:
-        """A picture of the class ``name``, under the path that people know."""
+        """Add a picture of the class ``name`` under its original path."""
         key = hashlib.sha256(pixels.tobytes()).digest()
         first_class, first = self._first.setdefault(key, (name, shown))
         if first != shown:
@@ -27,7 +27,7 @@ class Copies:
         self._of_class.setdefault(name, set()).add(key)
 
     def notes(self) -> list[str]:
-        """A line for the copies within classes, and one for those across them."""
+        """One line for copies within classes, and one for copies across them."""
         lines = (("within a class", self._within), ("across classes", self._across))
         return [
             f"duplicates {where}: {len(found)} ({'; '.join(found[:3])}{'; …' if len(found) > 3 else ''})"

@@ -28,7 +28,7 @@ SPELLINGS: dict[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 JUNK = ("__MACOSX", "@eaDir")
-"""Folders that other programs put beside what a person has packed."""
+"""Folders that archive programs add."""
 MAX_DEPTH = 8
 
 
@@ -132,7 +132,7 @@ def _look(folder: Path) -> _Tree:
 
 
 def _by_split(folder: Path, folders: dict[str, Path]) -> dict[Split, Path]:
-    """The folders that are named like a split, however people spell it."""
+    """The folders that are named like a split, in any usual spelling."""
     found: dict[Split, Path] = {}
     for split in get_args(Split):
         named = [name for name in folders if SPELLINGS.get(name.lower()) == split]
@@ -164,14 +164,15 @@ def _classes(
 
 
 def _large_enough(tree: _Tree, least: int) -> _Tree:
-    """The tree without the classes that have images, and fewer than ``least``."""
+    """The tree without classes that have some images but fewer than ``least``."""
     small = {name: len(files) for name, files in tree.classes.items() if 0 < len(files) < least}
     classes = {name: files for name, files in tree.classes.items() if name not in small}
     return tree._replace(classes=classes, small=tuple(f"{shown(name)} ({count})" for name, count in small.items()))
 
 
 def _entries(folder: Path, root: Path, other: Counter[str]) -> list[Path]:
-    """What a folder holds. Links that lead out of ``root`` are not followed: whoever made the folder made them."""
+    """The entries of a folder. Links that lead out of ``root`` are not followed, because a stranger may have made
+    them."""
     try:
         entries = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.name not in JUNK)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What may lie in a folder of pictures that somebody else has made: links that lead out of it, FIFOs, devices."""
+"""Guards against the contents of a stranger's folder: links that lead out of it, FIFOs and devices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def leads_out(path: Path, root: Path) -> bool:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a regular file. Raises ``OSError`` for anything else, and waits for nothing."""
+    """Open a regular file without blocking. Raises ``OSError`` for anything else."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)

@@ -1,4 +1,4 @@
-"""One picture: read, made upright, and made a small square of 8 bits."""
+"""Decodes one picture: upright, square, small and with 8 bits."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 MAX_PIXELS, MAX_BYTES, MAX_SIDE = 64_000_000, 1 << 28, 1024
 LARGE = 32_000_000
-"""Larger pictures are made smaller as they are decoded, so that they need no more memory than these."""
+"""The pixels above which a picture is reduced while it is decoded, to bound memory."""
 DEPTHS = (8, 10, 12, 14, 16)
 
-# Whatever Pillow's decoders raise on hostile bytes.
+# What Pillow's decoders raise on malformed bytes.
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, OverflowError, MemoryError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
@@ -39,7 +39,8 @@ def read(path: Path) -> bytes:
 
 
 def grey_bits(paths: Iterable[Path]) -> int:
-    """How many bits the grey levels of all 16-bit pictures take: cameras put 10 and 12 bits into 16. 16 of none."""
+    """How many bits the grey levels of all 16-bit pictures use, since cameras store 10 or 12 bits in 16; 16 without
+    pictures."""
     highest = 0
     for path in paths:
         try:
@@ -47,7 +48,7 @@ def grey_bits(paths: Iterable[Path]) -> int:
                 if image.mode.startswith("I;16"):
                     highest = max(highest, int(np.asarray(image).max()))
         except UNREADABLE:
-            continue  # it is named when it is decoded
+            continue  # its error is reported when it is decoded
     return next(bits for bits in DEPTHS if highest < 1 << bits) if highest else 16
 
 
@@ -71,7 +72,8 @@ def decode(data: bytes, size: int, mode: Literal["grey", "rgb"], bits: int) -> t
 
 
 def _smaller(image: Image.Image, size: int, target: str) -> Image.Image:
-    """A large picture at a whole fraction of its sides, still four times as large as it is to be where it can."""
+    """Reduce a large picture by a whole factor, and keep it at least four times as large as its final size if
+    possible."""
     exif = image.info.get("exif")
     image.draft(target, (4 * size, 4 * size))  # JPEG alone: decoded at an eighth, a quarter or a half
     image.load()
@@ -89,7 +91,7 @@ def _smaller(image: Image.Image, size: int, target: str) -> Image.Image:
 def _opened(source: BinaryIO) -> Image.Image:
     """The header alone is read. Raises ``ValueError`` where there are too many pixels."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit above is lower
         image = Image.open(source, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width}×{image.height} pixels, the limit is {MAX_PIXELS // 10**6} million")
