@@ -1,5 +1,4 @@
-"""``python -m jobs.compare PROTOCOL [--only METHOD,…]``: trains every method within one budget and evaluates all on the
-same tasks."""
+"""``python -m jobs.compare PROTOCOL``: trains every method within one budget and evaluates all on the same tasks."""
 
 from __future__ import annotations
 
@@ -20,13 +19,7 @@ def parser() -> argparse.ArgumentParser:
     )
     described.add_argument("protocol", help="a packaged protocol or a path to a .yaml file")
     described.add_argument("overrides", nargs="*", metavar="key=value", help="for every recipe: source.path=my.arrow")
-    described.add_argument(
-        "--only",
-        metavar="METHOD,…",
-        type=lambda text: text.split(","),
-        default=[],
-        help="these methods of the protocol",
-    )
+    described.add_argument("--only", metavar="METHOD,…", type=methods, default=[], help="these methods of the protocol")
     described.add_argument("--print", action="store_true", help="train nothing: print the table of finished methods")
     described.add_argument("--results", type=Path, help="where results are kept; default results/PROTOCOL")
     described.add_argument("--output", metavar="DIR", help="where the runs lie; default runs/compare")
@@ -34,6 +27,10 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--workers", type=int, metavar="N", default=2, help="Ray workers (2)")
     add_plugins(described)
     return described
+
+
+def methods(text: str) -> list[str]:
+    return text.split(",")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pipeline.algorithms.relationnet import RelationNet
 from pipeline.core.losses import cross_entropy
 from pipeline.core.source import Spec
+from pipeline.core.types import Batch
 from pipeline.nets.conv4 import Conv4
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES, BatchStatistics
@@ -62,7 +63,7 @@ def test_joining_is_concatenating(pair):
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_contract_of_a_network(pair, mode, check):
     channels, *sides = PAIRS[pair]
-    check(NetCase(OfConcatenations, mode, Spec("classification", (2 * channels, *sides), 3)))
+    check(NetCase(OfConcatenations, mode, Spec(Batch, (2 * channels, *sides), 3, "slots", "cross_entropy")))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))

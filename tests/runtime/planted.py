@@ -70,7 +70,7 @@ class Careless(Worker):
 def parts() -> tuple[Scribbler, Layout, Tensor]:
     """The algorithm, its layout and a theta that is large enough to be shared."""
     model = NormalisedNet(MLP(MLP.Config(hidden=WIDE), (1,), 1, normalised=False), "none", (1,))
-    algorithm = Scribbler(Reptile.Config(inner_steps=1), model, LOSSES["regression"])
+    algorithm = Scribbler(Reptile.Config(inner_steps=1), model, LOSSES["mean_squared_error"].function)
     first = algorithm.init(init_rng(0))
     layout = Layout.of(first, torch.float32)
     return algorithm, layout, layout.pack(first)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.build import BuildWorker
-from pipeline.config import Recipe
+from pipeline.config import recipe_type
 from pipeline.core.types import Contribution
 from pipeline.engine.interfaces import Chunk, Report, ScoreReport
 from pipeline.engine.scheduling.events import Event, Joined
@@ -38,7 +38,7 @@ class BuildManyWorkers:
     recipes: tuple[str, ...]
 
     def __call__(self) -> ManyWorkers:
-        seeds = [Recipe.model_validate_json(text).seed for text in self.recipes]
+        seeds = [recipe_type().model_validate_json(text).seed for text in self.recipes]
         return ManyWorkers({seed: BuildWorker(text)() for seed, text in zip(seeds, self.recipes, strict=True)})
 
 

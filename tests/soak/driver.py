@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from jobs import run
-from pipeline.config import Recipe
+from pipeline.config import recipe_type
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runs.report import Progress
 from pipeline.runs.run import RunOptions, train_run
@@ -24,7 +24,7 @@ LIMITS = Timeouts(
 
 
 def main() -> None:
-    recipe = Recipe.model_validate_json(Path(sys.argv[1]).read_text())
+    recipe = recipe_type().model_validate_json(Path(sys.argv[1]).read_text())
     folder = Path(sys.argv[2])
     resume = (folder / "recipe.yaml").exists()
     train_run(recipe, RunOptions("ray", sys.argv[3], folder, resume, timeouts=LIMITS), Progress(sys.stdout))

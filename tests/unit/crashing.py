@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import build
-from pipeline.config import Recipe
+from pipeline.config import recipe_type
 from pipeline.core.failures import FencedError, PipelineError
 from pipeline.engine import loop
 from pipeline.engine.durability.journal import Journal
@@ -61,13 +61,13 @@ def plant(point: str, step: int) -> None:
 
 def crashes(recipe: str, folder: str, point: str, step: int) -> None:
     plant(point, step)
-    run(Recipe.model_validate_json(recipe), Path(folder), 0)
+    run(recipe_type().model_validate_json(recipe), Path(folder), 0)
 
 
 def trains(recipe: str, folder: str, together: Barrier) -> None:
     """Train beside another process that has opened the same run, on a file system without locks."""
     local.Local.lock = lambda self: self.folder.mkdir(parents=True, exist_ok=True)  # type: ignore[method-assign]
-    of = Recipe.model_validate_json(recipe)
+    of = recipe_type().model_validate_json(recipe)
     executor = SerialExecutor(build.BuildWorker(recipe)(), BuildQuietKeeper(recipe, folder)())
     first = together.wait(LONG_S) == 0
     if not first:  # opening takes a while, and whoever opens meanwhile would fence the other before it has begun
@@ -90,7 +90,7 @@ def outgrows(recipe: str, folder: str, limit: int) -> None:
     """Train where no file may be larger than ``limit`` bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        run(Recipe.model_validate_json(recipe), Path(folder), 0)
+        run(recipe_type().model_validate_json(recipe), Path(folder), 0)
     except PipelineError as error:
         Path(folder, "why").write_text(str(error))
         os._exit(error.exit_code)

@@ -103,7 +103,7 @@ class Bowls:
         self.same, self.weighted = same, weighted
 
     def spec(self) -> Spec:
-        return Spec("regression", (D,), 1)
+        return Spec(Batch, (D,), 1, "values", "mean_squared_error")
 
     def pair(self, ticket: Ticket) -> tuple[Bowl, Bowl]:
         rng = ticket.rng("task")

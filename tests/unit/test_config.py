@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
 from pipeline.build import build_components, flatten, outer_of
-from pipeline.config import Recipe, expected, load, plain, validate
+from pipeline.config import expected, load, plain, recipe_type, validate
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.source import TaskShape
 from pipeline.nets import NETS
@@ -119,7 +119,7 @@ def test_what_is_wrong_is_said_in_words_of_ours_whatever_the_field(name: str):
         *path, last = key.split(".")
         functools.reduce(dict.__getitem__, path, data)[last] = value
         try:
-            Recipe.model_validate_json(json.dumps(data))
+            recipe_type().model_validate_json(json.dumps(data))
         except ValidationError as error:
             for details in error.errors():
                 found.add(details["type"])
@@ -543,7 +543,7 @@ def test_mlflows_own_settings_are_the_defaults_where_the_recipe_names_none(monke
     # Another process has another environment: what was resolved here travels with the recipe.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
-    assert Recipe.model_validate_json(loaded.model_dump_json()).tracking == loaded.tracking
+    assert recipe_type().model_validate_json(loaded.model_dump_json()).tracking == loaded.tracking
     mlflow.set_tracking_uri("sqlite:////set/mlflow.db")
     assert load("sinusoid_maml").tracking.uri == "sqlite:////set/mlflow.db"
     mlflow.set_tracking_uri(None)

@@ -212,7 +212,7 @@ def test_a_head_is_fresh_for_any_number_of_ways_and_served_in_thetas_dtype():
     net = Conv4(Conv4.Config(channels=4), (1, 16, 16), 3, normalised=True)
     algorithm = Baseline(Baseline.Config(eval_inner_steps=3), NormalisedNet(net, "running", (1, 16, 16)), cross_entropy)
     theta = {group: {n: leaf.float() for n, leaf in leaves.items()} for group, leaves in fresh(algorithm).items()}
-    learner = Learner(algorithm, theta, Spec("classification", (1, 16, 16), 3, "classes"))
+    learner = Learner(algorithm, theta, Spec(Batch, (1, 16, 16), 3, "classes", "cross_entropy"))
     x = np.random.default_rng(5).random((10, 1, 16, 16))
     predictor = learner.adapt(x, list("abcdeabcde"))
     assert predictor.outputs(x).shape == (10, 5)

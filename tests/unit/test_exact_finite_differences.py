@@ -45,7 +45,7 @@ class Noise:
     fingerprint = "noise"
 
     def spec(self) -> Spec:
-        return Spec("classification", SHAPE, WAYS)
+        return Spec(Batch, SHAPE, WAYS, "slots", "cross_entropy")
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
         rng, y = ticket.rng("task"), torch.arange(WAYS).repeat_interleave(EACH)

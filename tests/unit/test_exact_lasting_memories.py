@@ -35,12 +35,12 @@ def model(outputs: int | None, mode: Any = "none") -> NormalisedNet:
 
 
 def metamemory(**fields: Any) -> MetaMemory:
-    return MetaMemory(MetaMemory.Config(slots=SLOTS, **fields), model(None), LOSSES["classification"])
+    return MetaMemory(MetaMemory.Config(slots=SLOTS, **fields), model(None), LOSSES["cross_entropy"].function)
 
 
 def gradientmemory(**fields: Any) -> GradientMemoryMAML:
     config = GradientMemoryMAML.Config(inner_lr=0.1, inner_steps=2, slots=SLOTS, **fields)
-    return GradientMemoryMAML(config, model(WAYS), LOSSES["classification"])
+    return GradientMemoryMAML(config, model(WAYS), LOSSES["cross_entropy"].function)
 
 
 def start(algorithm: Algorithm[Any, Any]) -> MetaParams:
@@ -248,4 +248,4 @@ def test_the_gradient_goes_through_retrieval_from_a_full_memory(build, group, na
 @pytest.mark.parametrize("build", [MetaMemory, GradientMemoryMAML])
 def test_running_statistics_are_refused(build):
     with pytest.raises(ConfigError, match="running"):
-        build(build.Config(), model(WAYS, "running"), LOSSES["classification"])
+        build(build.Config(), model(WAYS, "running"), LOSSES["cross_entropy"].function)

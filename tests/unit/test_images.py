@@ -11,6 +11,7 @@ import torch
 from pipeline.core.failures import DataError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes
+from pipeline.core.types import Batch
 from pipeline.tasks import classfile
 from pipeline.tasks.images import Images
 
@@ -74,7 +75,7 @@ def test_a_bit_that_the_disk_lost_is_found_when_its_class_is_used(path, tmp_path
 
 def test_spec_splits_and_fingerprint(path):
     images = source(path)
-    assert images.spec() == Spec("classification", (1, 5, 5), 3)
+    assert images.spec() == Spec(Batch, (1, 5, 5), 3, "slots", "cross_entropy")
     assert images.splits == ("train", "test")
     assert source(path, "other", ways=2).splits == ("train", "val", "test")
     assert images.fingerprint != source(path, "other", ways=2).fingerprint
@@ -251,7 +252,7 @@ def test_a_class_has_one_number_in_all_training_tasks(path, rotations, each):
                 assert label == train.index(OWNER[row]) * each + (turn if each > 1 else 0)
                 numbers.add(label)
     assert numbers == set(range(len(train) * each))
-    assert source_.spec() == Spec("classification", (1, 5, 5), len(train) * each, "classes")
+    assert source_.spec() == Spec(Batch, (1, 5, 5), len(train) * each, "classes", "cross_entropy")
 
 
 def test_evaluation_tasks_have_slots_and_the_images_they_had(path):

@@ -66,7 +66,7 @@ def test_a_trajectory_needs_the_memory_of_one_segment():
 
     def peak(steps: int, every: int) -> int:
         config = LearnedOptimizer.Config(inner_steps=steps, detach_every=every, cell_size=4)
-        algorithm = LearnedOptimizer(config, MLP.model(), LOSSES["regression"])
+        algorithm = LearnedOptimizer(config, MLP.model(), LOSSES["mean_squared_error"].function)
         theta, noise = algorithm.init(init_rng(0)), algorithm.draw(init_rng(1), task, "train")
         floats = pytree.tree_map(torch.Tensor.float, (theta, noise))
         with Living() as living:

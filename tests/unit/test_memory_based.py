@@ -178,7 +178,7 @@ def test_a_sequences_metrics_are_its_accuracy_and_that_of_each_instance(algorith
 
 def test_who_trained_on_sequences_serves_support_sets(algorithm):
     theta, of = theta_of(algorithm), sequence()
-    learner = Learner(algorithm, theta, Spec("sequence", (INPUTS,), WAYS))
+    learner = Learner(algorithm, theta, Spec(Stream, (INPUTS,), WAYS, "slots", "cross_entropy"))
     predictor = learner.adapt(of.x.numpy(), [("b", "a", "c")[slot] for slot in of.y])
     assert set(predictor.predict(of.x.numpy())) <= {"a", "b", "c"}
     first = torch.tensor([predictor.labels.index(("b", "a", "c")[slot]) for slot in of.y])

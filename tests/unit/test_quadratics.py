@@ -42,7 +42,7 @@ def test_the_loss_of_a_linear_network_is_the_quadratic():
     assert torch.equal(task.query.x, task.support.x)
     model = NormalisedNet(Linear(Linear.Config(), (10,), 1, normalised=False), "none", (10,))
     phi = model.init(np.random.default_rng(0))
-    value = LOSSES["optimisation"](model.forward_own_statistics(phi, task.support.x)[0], task.support.y).loss
+    value = LOSSES["sum_of_squares"].function(model.forward_own_statistics(phi, task.support.x)[0], task.support.y).loss
     w, y, point = task.support.x.numpy(), task.support.y.numpy()[:, 0], phi["head/weight"].numpy()[0]
     assert value.item() == pytest.approx(((w @ point - y) ** 2).sum(), rel=1e-12)
     assert 1e-3 < point.std() < 3e-2

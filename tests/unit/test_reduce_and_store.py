@@ -297,7 +297,7 @@ class Clusters:
     fingerprint = "clusters"
 
     def spec(self) -> Spec:
-        return Spec("classification", (4,), 3)
+        return Spec(Batch, (4,), 3, "slots", "cross_entropy")
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
         rng = ticket.rng("task")

@@ -9,6 +9,7 @@ import torch
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes
+from pipeline.core.types import Stream
 from pipeline.tasks import classfile
 from pipeline.tasks.images import Images
 from pipeline.tasks.sequences import Sequences, shares
@@ -136,7 +137,7 @@ def test_shares_are_whole_numbers():
 def test_colours(tmp_path):
     write(tmp_path / "colour.arrow", pixels(3))
     sequences = source(tmp_path / "colour.arrow", side=4)
-    assert sequences.spec() == Spec("sequence", (3, 4, 4), 3)
+    assert sequences.spec() == Spec(Stream, (3, 4, 4), 3, "slots", "cross_entropy")
     assert sequences.sample(ticket(0)).query.x.shape == (12, 3, 4, 4)
     whole = source(tmp_path / "colour.arrow").sample(ticket(0)).query.x
     known = {image.tobytes() for image in np.moveaxis(pixels(3), -1, 1)}

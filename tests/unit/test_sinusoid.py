@@ -11,6 +11,7 @@ import torch
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes
+from pipeline.core.types import Batch
 from pipeline.tasks.sinusoid import Sinusoid
 
 TASKS = 4000
@@ -35,7 +36,7 @@ def waves(sinusoid: Sinusoid, count: int) -> np.ndarray:
 
 def test_spec_and_shapes():
     sinusoid = Sinusoid(Sinusoid.Config(), TaskShapes(train=TaskShape(1, 5, 7), eval=TaskShape(1, 2, 100)))
-    assert sinusoid.spec() == Spec("regression", (1,), 1)
+    assert sinusoid.spec() == Spec(Batch, (1,), 1, "values", "mean_squared_error")
     task = sinusoid.sample(Ticket(0, "train", "train", 3, 4))
     assert (task.id, task.ways, task.weight) == ("train/train/3/4", 1, 1.0)
     assert [tuple(part.shape) for part in (*task.support, *task.query)] == [(5, 1), (5, 1), (7, 1), (7, 1)]
