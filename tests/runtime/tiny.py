@@ -20,7 +20,7 @@ SEEDS = {name: 5 + number for number, name in enumerate(ALGORITHMS)}
 def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> Recipe:
     """Four chunks a step: sinusoids for an algorithm that takes them, else small images through conv-4."""
     sinusoids = "values" in ALGORITHMS[algorithm].needs.targets
-    labels = ALGORITHMS[algorithm].labels
+    labels = ALGORITHMS[algorithm].needs.targets[0]
     shape = {"shots": 5, "queries": 5} if sinusoids else {"ways": 3, "shots": 1, "queries": 2}
     data = {
         "name": f"tiny_{algorithm}",

@@ -185,10 +185,10 @@ def test_a_coordinate_wise_lstm_steps_as_the_paper_writes(preprocess):
 def recorded(algorithm: Any, theta: MetaParams, noise: Params) -> list[State]:
     """The states of a whole trajectory, with what the optimiser saw at each."""
     like = algorithm.start(theta, context(noise))
-    observe = algorithm._observer(TASK.support, like)
-    states = [algorithm._begin(theta, observe, context(noise))]
+    observe = algorithm.observer(TASK.support, like, context(noise))
+    states = [algorithm.begin(theta, observe, context(noise))]
     for _ in range(STEPS):
-        states.append(algorithm._advance(theta, states[-1], observe))
+        states.append(algorithm.advance(theta, states[-1], observe))
     return states
 
 

@@ -24,15 +24,15 @@ EXACT = {"rtol": 0.0, "atol": 1e-12}
 ONE_STEP = MBPA.Config(neighbours=4, local_lr=0.2, local_steps=1, eval_local_steps=1, pull=0.3)
 
 
-def mbpa(config: MBPA.Config, mode: Mode = "none", kind: str = "classification") -> MBPA:
+def mbpa(config: MBPA.Config, mode: Mode = "none", loss: str = "cross_entropy") -> MBPA:
     net = MLP(MLP.Config(hidden=(5,), activation="tanh"), (INPUTS,), WAYS, normalised=mode != "none")
-    return MBPA(config, NormalisedNet(net, mode, (INPUTS,)), LOSSES[kind])
+    return MBPA(config, NormalisedNet(net, mode, (INPUTS,)), LOSSES[loss].function)
 
 
-def task(kind: str = "classification") -> Task[Batch]:
+def task(loss: str = "cross_entropy") -> Task[Batch]:
     rng = np.random.default_rng(1)
     x = torch.from_numpy(rng.normal(size=(2, ROWS, INPUTS)))
-    y = torch.arange(ROWS) % WAYS if kind == "classification" else torch.from_numpy(rng.normal(size=(ROWS, WAYS)))
+    y = torch.arange(ROWS) % WAYS if loss == "cross_entropy" else torch.from_numpy(rng.normal(size=(ROWS, WAYS)))
     return Task("", Batch(x[0], y), Batch(x[1], y), WAYS)
 
 
@@ -59,18 +59,18 @@ def test_more_neighbours_than_the_memory_holds_are_all_of_it():
     assert weights.tolist() == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_without_local_steps_the_answer_is_the_parametric_one(kind):
-    algorithm = mbpa(replace(ONE_STEP, local_steps=0), kind=kind)
-    at, (_, support, query, *_) = theta(algorithm), task(kind)
+@pytest.mark.parametrize("loss", ["cross_entropy", "mean_squared_error"])
+def test_without_local_steps_the_answer_is_the_parametric_one(loss):
+    algorithm = mbpa(replace(ONE_STEP, local_steps=0), loss=loss)
+    at, (_, support, query, *_) = theta(algorithm), task(loss)
     answers = algorithm.predict(algorithm.adapt(at, support, context()), query.x)
     assert_close(answers, algorithm.model.forward_own_statistics(at["model"], query.x)[0], **EXACT)
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_one_local_step_is_that_of_the_weighted_loss(kind):
+@pytest.mark.parametrize("loss", ["cross_entropy", "mean_squared_error"])
+def test_one_local_step_is_that_of_the_weighted_loss(loss):
     """From where it starts the pull has no slope; -∇ of a linear head is the residuals times the keys."""
-    algorithm, (_, support, query, *_) = mbpa(ONE_STEP, kind=kind), task(kind)
+    algorithm, (_, support, query, *_) = mbpa(ONE_STEP, loss=loss), task(loss)
     at = theta(algorithm)["model"]
     keys, queries = (algorithm.model.embed(at, x) for x in (support.x, query.x))
     weight, bias = at["head/weight"], at["head/bias"]
@@ -78,7 +78,7 @@ def test_one_local_step_is_that_of_the_weighted_loss(kind):
     for h in queries:
         rows, share = neighbours(keys, h, ONE_STEP.neighbours, ONE_STEP.epsilon)
         outputs, targets = keys[rows] @ weight.T + bias, support.y[rows]
-        if kind == "classification":
+        if loss == "cross_entropy":
             residual = outputs.softmax(1) - torch.eye(WAYS, dtype=torch.float64)[targets]
         else:
             residual = 2 / WAYS * (outputs - targets)
@@ -91,7 +91,7 @@ def test_one_local_step_is_that_of_the_weighted_loss(kind):
 def test_the_pull_ends_where_the_penalised_least_squares_do():
     """Many small steps on a regression reach argmin Σ w ‖g(h) - v‖² / outputs + pull / 2 ‖theta_x - theta‖²."""
     config = MBPA.Config(neighbours=4, local_lr=0.2, local_steps=80, pull=2.0)
-    algorithm, (_, support, query, *_) = mbpa(config, kind="regression"), task("regression")
+    algorithm, (_, support, query, *_) = mbpa(config, loss="mean_squared_error"), task("mean_squared_error")
     at = theta(algorithm)["model"]
     with torch.no_grad():
         found = algorithm.predict(algorithm.adapt({"model": at}, support, context()), query.x[:1])
