@@ -49,7 +49,7 @@ def plant(point: str, step: int) -> None:
 
     this = f"step-{step:08d}.safetensors"
     if point in ("before apply", "after apply"):
-        around(Store, "apply", lambda _, at, *__: at == step, after=point == "after apply")
+        around(Store, "step", lambda _, at, *__: at == step, after=point == "after apply")
     elif point in ("after fsync", "after rename"):
         around(os, "replace", lambda _, to: Path(to).name == this, after=point == "after rename")
     elif point == "before journal":
