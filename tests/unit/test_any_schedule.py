@@ -17,7 +17,7 @@ from tests.unit.virtual import CALM, EVERYTHING, STRAYS, VirtualExecutor
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
 SCHEDULES = {"calm": (3, CALM), "strays": (2, STRAYS), "everything": (4, EVERYTHING)}
-"""The number of workers and what happens to them; ``test_dealer`` has all numbers and all harm, on smaller tasks."""
+"""The number of workers and what happens to them; ``test_scheduler`` has all numbers and all harm, on smaller tasks."""
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -86,7 +86,7 @@ class Due(NamedTuple):
 class VirtualTransport:
     """Delivers events one at a time in the order of virtual time, and refuses what no real worker could take.
 
-    Worker ``n`` is on machine ``n % machines``. An lease takes a second on average.
+    Worker ``n`` is on machine ``n % machines``. A lease takes a second on average.
     """
 
     def __init__(self, workers: int, seed: int, compute: Compute, chaos: Chaos = CALM, machines: int = 3) -> None:
