@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
-from pipeline.core.source import TaskShape, TaskShapes, TaskSource
+from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource
 from pipeline.nets import NETS
 from pipeline.nets.normalisation import MODES, Mode
 from pipeline.tasks import SOURCES
@@ -29,6 +29,12 @@ from pipeline.testing.tasks import SPECS, taken_by
 WIDEST = 32
 LIMITS = {"steps": 2, "batch": 4, "slots": 4, "every": 1, "size": 2}
 """Integer fields whose names end so are cut to this; all others to ``WIDEST``."""
+TUPLE_LIMITS = {"channels": 8}
+
+PACKAGED = {name: net for name, net in NETS.items() if name != "module"}
+"""Networks to build: ``module`` is nothing without a plug-in."""
+SMALL_NETS = [name for name in PACKAGED if name != "resnet12"]
+"""Networks that every algorithm is tried with; ``test_resnet12`` tries what is too slow for that."""
 
 SHAPES: dict[str, TaskShapes] = {
     "classification": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
@@ -46,6 +52,7 @@ def small(config: type[Any], **changes: Any) -> Any:
         if type(value) is int:
             changes.setdefault(field.name, min(value, limit))
         elif isinstance(value, tuple) and all(type(part) is int for part in value):
+            limit = TUPLE_LIMITS.get(field.name, limit)
             changes.setdefault(field.name, tuple(min(part, limit) for part in value))
     return config(**changes)
 
@@ -92,7 +99,8 @@ def described() -> tuple[Described, ...]:
     for name, algorithm in ALGORITHMS.items():
         plain, *others = (tuple(change.items()) for change in variants(algorithm.Config))
         for kind in taken_by(algorithm):
-            fitting = [one for net in NETS for mode in MODES if _fits(one := Described(name, kind, net, mode, plain))]
+            built = (Described(name, kind, net, mode, plain) for net in SMALL_NETS for mode in MODES)
+            fitting = [one for one in built if _fits(one)]
             found += fitting
             varied = [one for one in fitting if one.mode == fitting[0].mode][-1]
             found += [varied._replace(changes=change) for change in others]
@@ -139,6 +147,11 @@ def _fits(one: Described) -> bool:
 def case_of(one: Described, images: Path) -> Case:
     """The case in words, built, with tasks of its kind from the first registered source of that kind."""
     return Case(one.build(), source_of_kind(one.kind, images), one.mode)
+
+
+def kind_of(spec: Spec) -> str:
+    """The name in ``SPECS`` of such tasks."""
+    return next(name for name, known in SPECS.items() if known == spec)
 
 
 def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:

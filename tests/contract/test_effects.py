@@ -23,8 +23,8 @@ from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.tasks import SOURCES
 from pipeline.tasks.images import ImagesConfig
+from pipeline.testing.compare import tensors
 from tests.contract.cases import small
-from tests.contract.compare import tensors
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
@@ -100,17 +100,18 @@ def idle_value(field: Field, config: Any, value: Any) -> bool:
 
 def computed(algorithm: str, config: Any, images: str) -> str:
     """A hash of all that a method computes: theta, what it learns of tasks, and what it answers at evaluation."""
-    kind_of, digest = ALGORITHMS[algorithm], hashlib.sha256()
-    sinusoid, shapes = "regression" in kind_of.kinds, TaskShapes(TaskShape(1, 8, 5), TaskShape(1, 8, 5))
+    method_type, digest = ALGORITHMS[algorithm], hashlib.sha256()
+    needs = method_type.needs
+    sinusoid, shapes = "values" in needs.targets, TaskShapes(TaskShape(1, 8, 5), TaskShape(1, 8, 5))
     if not sinusoid:
         shapes = TaskShapes(TaskShape(3, 3, 3), TaskShape(3, 3, 3))
-    place = ImagesConfig(images, labels=kind_of.labels)
+    place = ImagesConfig(images, labels="slots" if sinusoid else needs.targets[0])
     source = SOURCES["sinusoid"](SOURCES["sinusoid"].Config(), shapes) if sinusoid else SOURCES["images"](place, shapes)
     spec = source.spec()
     net = NETS["mlp"](
-        NETS["mlp"].Config((8,)), spec.input_shape, spec.outputs if kind_of.head else None, normalised=False
+        NETS["mlp"].Config((8,)), spec.input_shape, spec.outputs if needs.head else None, normalised=False
     )
-    method = kind_of(config, NormalisedNet(net, "none", spec.input_shape), LOSSES[spec.kind])  # type: ignore[call-arg]
+    method = method_type(config, NormalisedNet(net, "none", spec.input_shape), LOSSES[spec.loss].function)  # type: ignore[call-arg]
     theta = method.init(Ticket(1, "init", "train", 0, 0).rng("noise"))
     for number in range(TASKS):
         for phase in ("train", "evaluate"):

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from pipeline.nets import NETS
+from tests.contract.cases import PACKAGED
 from tests.contract.net_checks import NET_CHECKS, net_cases
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -18,7 +19,7 @@ def test_the_contract(case, check):
     check(case)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", PACKAGED)
 def test_what_a_network_says_of_itself(name):
     config = NETS[name].Config
     assert config.__dataclass_params__.frozen

@@ -171,7 +171,7 @@ FAULTS = [
     (checks.check_randomness_comes_from_the_ticket, CountsItsCalls, "none", "learnt twice, differ"),
     (checks.check_trace_ends_in_adapt, StopsTracingEarly, "none", r"in train, trace\(\)\[-1\] and adapt differ"),
     (checks.check_vectorised_learn_equals_the_loop, CountsItsCalls, "none", "gradient of model/.*: off by"),
-    (checks.check_vectorised_score_equals_the_loop, ScoresWithState, "none", "loss/: off by"),
+    (checks.check_vectorised_score_equals_the_loop, ScoresWithState, "none", "loss: off by"),
     (checks.check_finite_differences, ForgetsSecondOrder, "none", "is not the derivative"),
     (checks.check_rows_of_a_query_set_do_not_see_each_other, LooksAtItsNeighbours, "none", "without the last row"),
     (checks.check_rows_of_a_query_set_do_not_see_each_other, LooksAtPositions, "none", "predictions of permuted rows"),
@@ -192,7 +192,7 @@ def build(algorithm, mode, images, net=MLP) -> Case:
     mode, _, told = mode.partition(" as ")
     spec = SPECS["classification"]
     built = assemble(algorithm, small(algorithm.Config), net, small(net.Config), mode, spec)
-    return Case(built, source_of_kind(spec.kind, images), told or mode)
+    return Case(built, source_of_kind("classification", images), told or mode)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pipeline.core.seeding import Ticket
-from pipeline.core.types import Batch, Stream, Task
+from pipeline.core.types import Batch, Task
 from pipeline.tasks import SOURCES
 from pipeline.testing.compare import global_states, seed_globals
-from tests.contract.cases import SHAPES, SPECS, make_source
+from tests.contract.cases import SHAPES, kind_of, make_source
 
 pytestmark = [pytest.mark.usefixtures("torch_threads"), pytest.mark.parametrize("name", SOURCES)]
 
@@ -93,15 +93,14 @@ def test_support_and_query_share_no_example_or_all(make):
         assert len(rows(task.support)) == len(task.support.x)
         shared = rows(task.support) & rows(task.query)
         # A function to be made small is the same function when it is judged.
-        assert shared == (rows(task.support) if source.spec().kind == "optimisation" else set())
+        assert shared == (rows(task.support) if source.spec().loss == "sum_of_squares" else set())
 
 
 @pytest.mark.parametrize("purpose", ["train", "evaluate", "serve"])
 def test_tasks_have_the_shape_and_the_kind_the_source_says(make, purpose):
     source = make()
     spec, ticket = source.spec(), Ticket(7, purpose, "test", 0, 1)
-    assert spec == SPECS[spec.kind]
-    shape, task = SHAPES[spec.kind].of(ticket), source.sample(ticket)
+    shape, task = SHAPES[kind_of(spec)].of(ticket), source.sample(ticket)
     assert task.id == ticket.id
     assert (task.ways, task.weight) == (shape.ways, 1.0)
     for batch, each in ((task.support, shape.shots), (task.query, shape.queries)):
@@ -109,8 +108,8 @@ def test_tasks_have_the_shape_and_the_kind_the_source_says(make, purpose):
         assert batch.x.shape == (count, *spec.input_shape)
         assert batch.x.is_floating_point()
         assert torch.isfinite(batch.x).all()
-        if spec.kind in ("classification", "sequence"):
-            assert isinstance(batch, Stream) == (spec.kind == "sequence")
+        assert isinstance(batch, spec.data)
+        if spec.targets == "slots":
             assert batch.y.dtype == torch.int64
             assert batch.y.bincount(minlength=shape.ways).tolist() == [each] * shape.ways
         else:
