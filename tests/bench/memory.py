@@ -104,7 +104,7 @@ def held(method: str, problem: Problem, steps: int) -> Held:
     algorithm = kind(
         kind.Config(inner_lr=1e-3, inner_steps=steps, **settings),
         problem.model(),
-        LOSSES["regression" if problem.ways == 1 else "classification"],
+        LOSSES["mean_squared_error" if problem.ways == 1 else "cross_entropy"].function,
     )
     first = algorithm.init(init_rng(0))
     theta = {group: {name: leaf.float() for name, leaf in leaves.items()} for group, leaves in first.items()}

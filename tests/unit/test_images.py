@@ -35,9 +35,11 @@ def path(tmp_path_factory):
     return path
 
 
-def source(path, split="random", query_order="shuffled", **shape) -> Images:
+def source(path, split="random", query_order="shuffled", rotations="none", **shape) -> Images:
     asked = TaskShape(**{"ways": 3, "shots": 2, "queries": 4, **shape})
-    return Images(Images.Config(str(path), split, query_order=query_order), TaskShapes(train=asked, eval=asked))
+    turned = {"train_rotations": rotations, "eval_rotations": rotations}
+    config = Images.Config(str(path), split, query_order=query_order, **turned)
+    return Images(config, TaskShapes(train=asked, eval=asked))
 
 
 def ticket(index: int, split="train") -> Ticket:
@@ -233,13 +235,14 @@ def test_a_split_that_cannot_fill_the_shape_is_refused_when_asked(path):
 def test_quarter_turns_need_squares(tmp_path):
     classfile.write(tmp_path / "wide.arrow", pixels(4, 6), COUNTS, NAMES, SPLITS, "source")
     assert source(tmp_path / "wide.arrow").sample(ticket(0)).support.x.shape == (6, 1, 4, 6)
-    with pytest.raises(DataError, match="square images, these are 4×6; use rotations: none"):
+    with pytest.raises(DataError, match="square images, these are 4×6; use source.train_rotations=none"):
         source(tmp_path / "wide.arrow", rotations="random")
 
 
 def by_class(path, rotations="none", **shape) -> Images:
-    asked = TaskShape(**{"ways": 3, "shots": 2, "queries": 3, "rotations": rotations, **shape})
-    return Images(Images.Config(str(path), labels="classes"), TaskShapes(train=asked, eval=asked))
+    asked = TaskShape(**{"ways": 3, "shots": 2, "queries": 3, **shape})
+    turned = {"train_rotations": rotations, "eval_rotations": rotations}
+    return Images(Images.Config(str(path), labels="classes", **turned), TaskShapes(train=asked, eval=asked))
 
 
 @pytest.mark.parametrize(("rotations", "each"), [("none", 1), ("classes", 4), ("random", 1)])

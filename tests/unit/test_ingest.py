@@ -172,13 +172,14 @@ def test_links_in_circles_and_pipes_do_not_hold_it_up(tmp_path):
 def test_links_that_lead_out_of_the_folder_are_not_followed(tmp_path):
     for place in ("in/a", "in/b", "in/c", "out/d"):
         draw(tmp_path / place / "x.png")
+    draw(tmp_path / "in" / "b" / "y.png")
     (tmp_path / "in" / "a" / "inner.png").symlink_to(tmp_path / "in" / "b" / "x.png")
     (tmp_path / "in" / "a" / "outer.png").symlink_to(tmp_path / "out" / "d" / "x.png")
     (tmp_path / "in" / "b" / "device.png").symlink_to("/dev/zero")
     (tmp_path / "in" / "d").symlink_to(tmp_path / "out" / "d")
     (tmp_path / "in" / "devices").symlink_to("/dev")
     ingested = folder.ingest(tmp_path / "in", tmp_path / "a.arrow", Options(8, split=(0.4, 0.3, 0.3)))
-    assert (ingested.file.names, len(ingested.file.images)) == (["a", "b", "c"], 4)
+    assert (ingested.file.names, len(ingested.file.images)) == (["a", "b", "c"], 5)
     assert "ignored: 4 links that lead out of the folder (copy what they name)" in ingested.notes
     (tmp_path / "link").symlink_to(tmp_path / "in")
     again = folder.ingest(tmp_path / "link", tmp_path / "b.arrow", Options(8, split=(0.4, 0.3, 0.3)))
@@ -245,7 +246,6 @@ def test_every_job_ends_with_the_code_of_its_failure(capsys):
     for error, code, printed in (
         (DataError("x.png: bad"), 2, "error: x.png: bad\n"),
         (ClusterError("no GPU"), 3, "error: no GPU\n"),
-        (KeyboardInterrupt(), 130, ""),
     ):
         with pytest.raises(SystemExit) as ended:
             run(functools.partial(fail, error))
@@ -253,6 +253,14 @@ def test_every_job_ends_with_the_code_of_its_failure(capsys):
     with pytest.raises(SystemExit) as ended:
         run(lambda: None)
     assert ended.value.code == 0
+
+
+def test_a_job_that_is_interrupted_ends_with_the_code_of_its_signal():
+    """In a process of its own: the job ends it without the handlers of its exit."""
+    interrupted = "from jobs import run\ndef main():\n    raise KeyboardInterrupt\nrun(main)"
+    command = [sys.executable, "-c", interrupted]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "stopped by SIGINT\n")
 
 
 THIRDS = Options(8, split=(0.4, 0.3, 0.3))

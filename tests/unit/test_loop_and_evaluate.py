@@ -750,10 +750,11 @@ def test_the_evaluation_hash_tells_tasks_apart():
         replace(plan, seed=6),
         replace(plan, data="abd"),
         *(replace(plan, shape=replace(plan.shape, **{key: 2})) for key in ("ways", "shots", "queries")),
-        replace(plan, shape=replace(plan.shape, rotations="classes")),
+        replace(plan, settings={"rotations": "classes"}),
     ]
     assert len({one.hash for one in (plan, *others)}) == 1 + len(others)
     assert replace(plan, chunk_size=1).hash == plan.hash
+    assert replace(plan, settings={"rotations": "none"}).hash == plan.hash, "results of before would be of other tasks"
 
 
 def test_validation_and_the_final_table_use_different_tasks():

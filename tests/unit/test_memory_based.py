@@ -88,8 +88,8 @@ def test_beside_an_image_stands_the_one_before_with_its_label_or_as_published_it
     theta, labels = theta_of(algorithm), torch.eye(WAYS, dtype=torch.float64)[of.y]
     before = labels if previous == "label" else torch.cat([of.x, labels], 1)
     inputs = torch.cat([of.x, torch.cat([torch.zeros_like(before[:1]), before[:-1]])], 1)
-    phi, reader = theta["model"], algorithm.reader
-    states = reader.cell.read(phi, inputs.unbind(), reader.start(phi))
+    phi, model = theta["model"], algorithm.sequence_model
+    states = model.cell.read(phi, inputs.unbind(), model.start(phi))
     expected = torch.stack([state["h"] for state in states]) @ phi["head/weight"].T + phi["head/bias"]
     assert_close(logits(algorithm, theta, of), expected, **EXACT)
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.failures import ConfigError
 from pipeline.runs.report import result_table
-from pipeline.runs.run import Ended, RunOptions, evaluate_run, train_run
+from pipeline.runs.run import RunOptions, RunResult, evaluate_run, train_run
 from pipeline.tasks import classfile
 from tests.quiet_runs import Onlooker
 from tests.runtime import tiny
@@ -32,7 +32,7 @@ def images(path: Path, seed: int = 0, classes: int = CLASSES) -> Path:
 
 
 @pytest.fixture
-def trained(tmp_path, mlflow_uri) -> Ended:
+def trained(tmp_path, mlflow_uri) -> RunResult:
     """One step on the split set random."""
     recipe = tiny.recipe("protonet", images(tmp_path / "own.arrow"), steps=1, tracking={"uri": mlflow_uri})
     return train_run(recipe, RunOptions("serial", output=tmp_path / "run"), Onlooker())
@@ -63,7 +63,7 @@ def test_the_evaluation_of_a_trained_run_rehearses_no_learning(trained, monkeypa
     def refuse(*_: object) -> None:
         raise AssertionError("an evaluation rehearsed learning")
 
-    monkeypatch.setattr("pipeline.build.check_algorithm", refuse)
+    monkeypatch.setattr("pipeline.runs.dry_run.check_algorithm", refuse)
     monkeypatch.setattr("pipeline.engine.worker.Worker.learn", refuse)
     assert evaluate_run(trained.folder, [], RunOptions("serial"))["evaluation"] == trained.summary["evaluation"]
 

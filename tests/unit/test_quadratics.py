@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config import load
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
@@ -53,12 +54,17 @@ def test_the_loss_of_a_linear_network_is_the_quadratic():
     [
         ({"queries": 5}, r"task\.eval\.queries: 5, but a quadratic has 10: .*; set it to 10"),
         ({"ways": 2}, r"task\.eval\.ways: 2, but a quadratic has 1"),
-        ({"rotations": "random"}, r"task\.eval\.rotations: random, but a quadratic has none"),
     ],
 )
 def test_a_shape_that_no_quadratic_has_is_refused(shape, message):
     with pytest.raises(ConfigError, match=message):
         source(**shape)
+
+
+@pytest.mark.parametrize("key", ["task.eval.rotations", "source.eval_rotations"])
+def test_a_quadratic_has_no_rotations(key):
+    with pytest.raises(ConfigError, match=f"{key.replace('.', '[.]')}: unknown key"):
+        load("quadratics_learned_optimizer", [f"{key}=random"])
 
 
 @pytest.mark.parametrize(("outputs", "normalised"), [(1, True), (None, False)])

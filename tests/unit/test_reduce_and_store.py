@@ -89,8 +89,6 @@ class Groups(Algorithm[Batch, MetaParams]):
     """Two groups that are stepped and one that counts the tasks it was shown."""
 
     Config: ClassVar[Any] = None
-    kinds = frozenset({"regression"})
-    head = False
     state_groups = frozenset({"seen"})
 
     def init(self, rng: np.random.Generator) -> MetaParams:
@@ -118,7 +116,7 @@ class Groups(Algorithm[Batch, MetaParams]):
         return {"seen": {"count": theta["seen"]["count"] + len(records), "last": records[-1]["value"]}}
 
 
-ALGORITHM = Groups()
+ALGORITHM = Groups(None, None, None)
 THETA = ALGORITHM.init(np.random.default_rng(0))
 LAYOUT = Layout.of(THETA, torch.float64)
 PLAIN = Outer(optimizer="sgd", lr=1.0)
@@ -345,7 +343,7 @@ def test_theta_in_the_hands_of_a_worker_is_never_changed():
     vector = LAYOUT.pack(THETA).numpy()
     vector.flags.writeable = False
     before = vector.copy()
-    worker = Worker(Vandal(), Clusters(), LAYOUT, LOOPED, 2)
+    worker = Worker(Vandal(None, None, None), Clusters(), LAYOUT, LOOPED, 2)
     chunk = Chunk(1, 0, (Ticket(0, "train", "train", 1, 0), Ticket(0, "train", "train", 1, 1)))
     worker.learn(vector, chunk)
     worker.score(vector, chunk)

@@ -33,7 +33,10 @@ def evaluation(rows, **changes):
         "ways": 5,
         "shots": 1,
         "queries": 15,
-        "rotations": "classes",
+        "settings": {"rotations": "classes"},
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "unit": "share",
     }
     return {**facts, **changes, "rows": rows}
 
@@ -145,11 +148,25 @@ def test_the_table_shows_percent_and_names_the_evaluation():
 
 def test_a_regression_has_no_ways_and_three_decimals():
     rows = [row(0, 3.00612, 0.1, "mse"), row(10, 0.3456, 0.0123, "mse")]
-    text = result_table(evaluation(rows, ways=1, shots=10, queries=1, rotations="none", normalisation="none"))
-    assert text.startswith("test split, 600 tasks: 10-shot, 1 query, rotations none, normalisation none,")
+    judged = {"metric": "mse", "higher_is_better": False, "unit": ""}
+    text = result_table(evaluation(rows, ways=1, shots=10, queries=1, settings={}, normalisation="none", **judged))
+    assert text.startswith("test split, 600 tasks: 10-shot, 1 query, normalisation none,")
     assert "3.006 ± 0.100" in text
     assert "0.346 ± 0.012" in text
     assert "way" not in text
+
+
+def test_an_evaluation_of_before_settings_shows_its_rotations_and_percent():
+    facts = evaluation([row(0, 0.5, 0.01)], rotations="none")
+    older = {key: facts[key] for key in facts if key not in ("settings", "metric", "higher_is_better", "unit")}
+    assert "15 queries per class, rotations none, normalisation transductive," in result_table(older)
+    assert "50.00% ± 1.00%" in result_table(older)
+
+
+def test_the_unit_of_a_metric_that_no_loss_here_has_is_the_evaluation_s():
+    rows = [row(0, 0.25, 0.01, "bleu")]
+    assert "25.00% ± 1.00%" in result_table(evaluation(rows, metric="bleu"))
+    assert "0.250 ± 0.010" in result_table(evaluation(rows, metric="bleu", unit=""))
 
 
 def test_a_method_without_inner_steps_has_no_before_row():

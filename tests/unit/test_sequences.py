@@ -39,9 +39,10 @@ def write(path, of) -> None:
     classfile.write(path, of, [EACH] * CLASSES, names, splits, "source")
 
 
-def source(path, side=None, training_order="balanced", **shape) -> Sequences:
+def source(path, side=None, training_order="balanced", rotations="none", **shape) -> Sequences:
     asked = TaskShape(**{"ways": 3, "shots": 0, "queries": 4, **shape})
-    config = Sequences.Config(str(path), side=side, training_order=training_order)
+    turned = {"train_rotations": rotations, "eval_rotations": rotations}
+    config = Sequences.Config(str(path), side=side, training_order=training_order, **turned)
     return Sequences(config, TaskShapes(train=asked, eval=asked))
 
 

@@ -129,7 +129,7 @@ def evaluated(learner: Learner, task: Task[Batch], ticket: Ticket) -> np.ndarray
     algorithm = learner.algorithm
     noise = algorithm.draw(ticket.rng("noise"), task, "evaluate")
     support, query = (Batch(part.x.to(learner.dtype), part.y) for part in (task.support, task.query))
-    if learner.spec.kind == "regression":
+    if learner.spec.targets == "values":
         support = support._replace(y=support.y.to(learner.dtype))
     with torch.no_grad():
         adapted = algorithm.trace(learner.theta, support, Context(0, "evaluate", task.ways, noise))[-1]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config import load
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes
@@ -119,8 +120,6 @@ def test_the_fingerprint_is_the_distribution_s():
     [
         ({}, TaskShape(5), TaskShape(), "task.train.ways: 5"),
         ({}, TaskShape(), TaskShape(2), "task.eval.ways: 2"),
-        ({}, TaskShape(rotations="random"), TaskShape(), "task.train.rotations: random"),
-        ({}, TaskShape(), TaskShape(rotations="classes"), "task.eval.rotations: classes"),
         ({"phase": (1.0, 1.0)}, TaskShape(), TaskShape(), r"source.phase: \(1.0, 1.0\)"),
         ({"amplitude": (5.0, 0.1)}, TaskShape(), TaskShape(), r"source.amplitude: \(5.0, 0.1\)"),
     ],
@@ -128,3 +127,9 @@ def test_the_fingerprint_is_the_distribution_s():
 def test_what_it_cannot_do_is_refused_by_its_key(fields, train, evaluate, key):
     with pytest.raises(ConfigError, match=key):
         Sinusoid(Sinusoid.Config(**fields), TaskShapes(train=train, eval=evaluate))
+
+
+@pytest.mark.parametrize("key", ["task.train.rotations", "task.eval.rotations", "source.train_rotations"])
+def test_a_wave_has_no_rotations(key):
+    with pytest.raises(ConfigError, match=f"{key.replace('.', '[.]')}: unknown key"):
+        load("sinusoid_maml", [f"{key}=random"])

@@ -12,8 +12,8 @@ from sqlalchemy import make_url
 from pipeline.config import Tracking, load
 from pipeline.core.failures import ConfigError, PipelineError
 from pipeline.core.redact import redact
+from pipeline.runs.describe import describe
 from pipeline.runs.paths import absolute as run_absolute
-from pipeline.runs.run import describe
 from pipeline.tracking.mlflow_tracker import MLflowTracker, how_to_open, probe
 from pipeline.tracking.uri import absolute, check_database, database, run_url
 from tests.mlflow_server import Answering, answering
@@ -187,7 +187,7 @@ MALFORMED = [
 @pytest.mark.parametrize("uri", MALFORMED)
 def test_what_cannot_be_parsed_is_refused_and_no_part_of_its_password_is_said(uri):
     recipe = load("sinusoid_maml").model_copy(update={"tracking": Tracking(uri=uri)})
-    assert SECRET not in describe(recipe)
+    assert SECRET not in describe(recipe, "sinusoid_maml")
     for look in (probe, absolute, lambda uri: MLflowTracker(uri, "metafleet"), lambda uri: run_absolute(recipe)):
         with pytest.raises(ConfigError) as raised:
             look(uri)
