@@ -32,8 +32,8 @@ def check_resumable(checkpoint: Checkpoint, where: str) -> None:
     texts = [*identity["numerics"].values(), *identity["numerics_changes"], *checkpoint.metadata["skipped"]]
     if not all(isinstance(text, str) for text in (*texts, *checkpoint.metadata["texts"].values())):
         raise _strange(checkpoint, where, "holds something else than text where text belongs")
-    if not (best is None or (isinstance(best, list) and [*map(type, best)] in ([int, float], [int, int]))):
-        raise _strange(checkpoint, where, f"has the best score {best!r}, expected a step and a score")
+    if not (best is None or _is_best(best)):
+        raise _strange(checkpoint, where, f"has the best score {best!r}, expected a step, a score and an evaluation")
     try:
         entries_of(checkpoint)
     except ValueError as error:
@@ -51,6 +51,14 @@ def check_state(store: Store, checkpoint: Checkpoint, where: str) -> None:
 def entries_of(checkpoint: Checkpoint) -> list[Entry]:
     """The entries of the journal that a checkpoint carries."""
     return [entry_of(fields) for fields in checkpoint.metadata["entries"]]
+
+
+def _is_best(best: object) -> bool:
+    """Whether it is a step, a score and the evaluation's key. Older checkpoints have no key."""
+    if not (isinstance(best, list) and len(best) in (2, 3)):
+        return False
+    step, score, *key = best
+    return type(step) is int and type(score) in (int, float) and all(type(one) is str for one in key)
 
 
 def _strange(checkpoint: Checkpoint, where: str, what: str) -> ResumeError:

@@ -21,7 +21,7 @@ from pipeline.core.source import TaskShape
 from pipeline.core.types import Batch, Context, Task
 from pipeline.engine import loop
 from pipeline.engine.chunks import chunks_of
-from pipeline.engine.durability.checkpoint import Checkpoints, read_checkpoint
+from pipeline.engine.durability.checkpoint import Checkpoints, read_checkpoint, write_checkpoint
 from pipeline.engine.durability.coordinator import Durability
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.evaluate import EvaluationPlan, Row, evaluate, interval
@@ -584,6 +584,29 @@ def test_the_best_theta_so_far_is_remembered_by_a_resumed_run(bench):
     assert resumed.keep_best(1, 0.5, "other tasks"), "scores of different tasks were compared"
     assert not resumed.keep_best(1, 0.4, "other tasks")
     resumed.close("KILLED", {})
+
+
+def test_a_best_theta_that_was_kept_without_its_evaluation_is_compared_with_any(bench):
+    bench.killed(recipe(evaluation=VALIDATED), 3)
+    kept = read_checkpoint(Local(bench.folder), "best.safetensors")
+    older = kept._replace(metadata={**kept.metadata, "best": [2, 0.9]})
+    write_checkpoint(Local(bench.folder), "best.safetensors", older)
+    resumed = bench.executor(recipe(evaluation=VALIDATED))
+    resumed.open()
+    assert not resumed.keep_best(3, 0.5, "these tasks")
+    assert resumed.keep_best(3, 0.95, "these tasks")
+    resumed.close("KILLED", {})
+
+
+@pytest.mark.parametrize("best", [[2], [2, 0.9, 7], [2, 0.9, "these tasks", "more"], [True, 0.9, "these tasks"]])
+def test_a_best_score_that_no_run_writes_is_told(bench, best):
+    bench.killed(recipe(evaluation=VALIDATED), 3)
+    kept = read_checkpoint(Local(bench.folder), "best.safetensors")
+    strange = kept._replace(metadata={**kept.metadata, "best": best})
+    write_checkpoint(Local(bench.folder), "best.safetensors", strange)
+    listener = ProgressListener()
+    bench.train(recipe(evaluation=VALIDATED), listener)
+    assert "expected a step, a score and an evaluation" in listener.notes[0]
 
 
 @pytest.mark.parametrize(
