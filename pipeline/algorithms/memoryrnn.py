@@ -1,7 +1,7 @@
 """Memory RNN: a support set is read as a sequence, and a query is answered from the last hidden state.
 
 The LSTM of Santoro et al. (arXiv 1605.06065), which has no memory but its state: the row beside MANN's. Also what
-Hochreiter, Younger, Conwell: Learning to Learn Using Gradient GradientBased (2001), learn with.
+Hochreiter, Younger, Conwell: Learning to Learn Using Gradient Descent (2001), learn with.
 """
 
 from __future__ import annotations

@@ -22,8 +22,6 @@ class TaskShape:
         ways: Classes; a regression task has one.
         shots: Support examples of each way; only a sequence may have none, as it can begin with nothing.
         queries: Query examples of each way.
-        rotations: Whether and how images are turned by quarters: each turn a class of its own, or one turn drawn per
-            class and task.
     """
 
     ways: Count = 1
