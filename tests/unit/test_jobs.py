@@ -88,7 +88,11 @@ MISTAKES = [
     ("unknown recipe", ["sinusoid_mamll"], ["'sinusoid_mamll'", "did you mean sinusoid_maml?"]),
     ("a recipe that is not there", ["mine.yaml"], ["recipe mine.yaml: cannot be read"]),
     ("no data", ["omniglot_protonet_5w1s"], ["source.path: ", "does not exist", "python -m jobs.ingest"]),
-    ("parts that do not fit", ["algorithm={name: protonet}"], ["algorithm.name: protonet learns classification"]),
+    (
+        "parts that do not fit",
+        ["algorithm={name: protonet}"],
+        ["source.name: sinusoid gives values as training targets", "protonet learns slots"],
+    ),
     ("a folder for MLflow", ["tracking.uri=mlruns"], ["tracking.uri", "no file store"]),
     ("nothing to resume", ["--resume"], ["--resume: no run of sinusoid_maml"]),
     ("nothing to resume there", ["--resume", "--output", "there"], ["--resume: ", "there holds no run"]),

@@ -71,7 +71,7 @@ def test_another_evaluation_of_the_same_step_is_another_entry(reopen):
     def scored(evaluation: str, value: float) -> Entry:
         return Entry(f"evaluation/{evaluation}", 5, 5000, {"eval": value})
 
-    first, other = scored("first", 1.0), scored("other", 2.0)
+    first, other = scored("1a", 1.0), scored("2b", 2.0)
     journal = reopen()
     wanted = [train(5), first, end("FINISHED", 5), other, end("FINISHED", 5), first, end("FINISHED", 5)]
     for entry in wanted:
