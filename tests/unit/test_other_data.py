@@ -84,6 +84,18 @@ def test_a_runs_own_data_are_named_and_not_marked(trained, tmp_path):
         assert "data" not in head
 
 
+def test_an_evaluation_records_the_source_s_settings_and_what_it_is_judged_by(trained):
+    """So that a table needs no plug-in that defined them."""
+    turned = ["source.eval_rotations=classes"]
+    for evaluation, rotations in (
+        (trained.summary["evaluation"], "none"),
+        (evaluate_run(trained.folder, turned, RunOptions("serial"))["evaluation"], "classes"),
+    ):
+        assert evaluation["settings"] == {"rotations": rotations}
+        judged = (evaluation["metric"], evaluation["higher_is_better"], evaluation["unit"])
+        assert judged == ("accuracy", True, "share")
+
+
 @pytest.mark.parametrize(
     ("overrides", "marked"),
     [
