@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from pipeline.build import build_components
 from pipeline.core.inner import SGD, Adam, Rule, iterate
-from pipeline.core.losses import METRICS
+from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import TaskSource
 from pipeline.core.types import Batch, Context, MetaParams, Params
@@ -41,6 +41,7 @@ class Contest(NamedTuple):
     theta: MetaParams
     source: TaskSource[Batch]
     metric: str
+    higher_is_better: bool
     seed: int
 
     @classmethod
@@ -49,9 +50,14 @@ class Contest(NamedTuple):
         recipe = validate_folder(folder)
         components = build_components(recipe)
         theta = components.layout.unpack(torch.from_numpy(pack(components, newest(folder)[0])))
-        metric = METRICS[components.source.spec().kind]
+        loss = LOSSES[components.source.spec().loss]
         return cls(
-            cast(LearnedUpdateRule, components.algorithm), theta, components.source, metric, recipe.evaluation.seed
+            cast(LearnedUpdateRule, components.algorithm),
+            theta,
+            components.source,
+            loss.metric,
+            loss.higher_is_better,
+            recipe.evaluation.seed,
         )
 
     def score(self, split: Split, tasks: int, rule: Rule | None = None) -> np.ndarray:
@@ -60,12 +66,12 @@ class Contest(NamedTuple):
         def one(support: Batch, query: Batch, noise: Params) -> Tensor:
             context = Context(0, "evaluate", ways, noise)
             if rule is None:
-                phi = self.algorithm.end(self.theta, support, context)
+                phi = self.algorithm.last(self.theta, support, context)
             else:
                 start, steps = self.algorithm.start(self.theta, context), self.algorithm.steps(context)
-                fit = self.algorithm.support_loss(support)
+                fit = self.algorithm.support_loss(support, context)
                 phi = deque(iterate(fit, start, steps, rule, first_order=True), maxlen=1)[0]
-            adapted = self.algorithm.model.adapted(phi, support.x)
+            adapted = self.algorithm.adapted(phi, support, context)
             return self.algorithm.score(adapted, query, context).metrics[self.metric]
 
         found, dtype = [], next(iter(self.theta["optimizer"].values())).dtype
@@ -88,7 +94,7 @@ class Contest(NamedTuple):
 
         def badness(rate: float) -> float:
             mean = float(self.score("val", tasks, make(rate)).mean())
-            return math.inf if math.isnan(mean) else -mean if self.metric == "accuracy" else mean
+            return math.inf if math.isnan(mean) else -mean if self.higher_is_better else mean
 
         return min(RATES, key=badness)
 

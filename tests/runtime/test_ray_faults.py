@@ -28,7 +28,7 @@ from tests.runtime.planted import (
     BuildUnlikeWorkers,
     Careless,
     Hog,
-    components,
+    parts,
 )
 from tests.runtime.tiny import recipe
 
@@ -56,7 +56,7 @@ def chunks(step: int):
 
 
 def test_a_worker_that_writes_to_theta_changes_its_own_copy_only(ray_local, pool):
-    theta = components()[2].numpy()
+    theta = parts()[2].numpy()
     reference = ray_local.put(theta)
     ((_, report),) = pool.learn(reference, chunks(1))
     assert report.used == 2
@@ -65,7 +65,7 @@ def test_a_worker_that_writes_to_theta_changes_its_own_copy_only(ray_local, pool
 
 def test_without_that_copy_it_would_have_changed_everybodys(ray_local):
     """The test above can fail: Ray's shared memory is writable through torch."""
-    theta = components()[2].numpy()
+    theta = parts()[2].numpy()
     reference = ray_local.put(theta)
     transport = RayTransport(BuildPlanted(Careless), Workers(1, 0.0), "local")
     try:
@@ -92,7 +92,7 @@ def one_line(error: PipelineError) -> str:
 )
 def test_an_error_in_a_task_ends_the_run_and_names_the_task(pool, step, cause):
     with pytest.raises(TaskError) as raised:
-        list(pool.learn(components()[2].numpy(), chunks(step)))
+        list(pool.learn(parts()[2].numpy(), chunks(step)))
     text = one_line(raised.value)
     assert f"task train/train/{step}/0" in text
     assert cause in text
