@@ -43,7 +43,10 @@ def main() -> None:
     from pipeline.runs.describe import describe
     from pipeline.runs.report import Progress, final_table, key_values
     from pipeline.runs.run import RunOptions, train_run, where_to_look
+    from pipeline.runs.run_folder import require_plugins
 
+    if arguments.resume and arguments.output:
+        require_plugins(arguments.output)
     loaded = load(recipe, overrides)
     options = RunOptions(
         arguments.executor, arguments.address, arguments.output, arguments.resume, arguments.accept_numerics

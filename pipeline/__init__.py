@@ -94,8 +94,11 @@ def train(
         from pipeline.core.plugins import import_plugins
         from pipeline.runs.report import Progress
         from pipeline.runs.run import RunOptions, train_run
+        from pipeline.runs.run_folder import require_plugins
 
         import_plugins(plugins)
+        if resume and output is not None:
+            require_plugins(output)
         options = RunOptions(executor, address, output, resume)
         with closing(Progress()) as progress:
             return train_run(load_recipe(recipe, overrides), options, progress)

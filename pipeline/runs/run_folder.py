@@ -34,12 +34,12 @@ def validate_folder(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe
     if text is None:
         raise ConfigError(f"{folder}: no run (no recipe.yaml); expected the --output of a training run")
     where = f"{folder}/recipe.yaml"
-    _require_plugins(folder)
+    require_plugins(folder)
     saved = recipes.parse(text, where)
     return validate(recipes.parse(text, where, overrides), where, saved)
 
 
-def _require_plugins(folder: str | Path) -> None:
+def require_plugins(folder: str | Path) -> None:
     """Raise ``ConfigError`` where this process has not imported what the run did: a run's folder imports no code."""
     text = read_text(storage_at(folder), PLUGINS)
     try:
