@@ -1,8 +1,10 @@
 """Any ``torch.nn.Module`` as a network: its parameters are the leaves, ``torch.func.functional_call`` is the pass.
 
 Batch normalisation layers are replaced by the run's own normalisation mode, because torch's fused ones have silently
-wrong second derivatives under ``vmap`` and carry statistics from task to task. Dropout layers take their masks from the
-task's own random stream, so that the same ticket gives the same mask. Everything else runs in evaluation mode.
+wrong second derivatives under ``vmap`` and carry statistics from task to task. Layer and instance normalisation have
+the same fault in torch, and are replaced by the same arithmetic in primitive operations. Dropout layers take their
+masks from the task's own random stream, so that the same ticket gives the same mask. Everything else runs in evaluation
+mode.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from pipeline.core.plugins import attribute
 from pipeline.core.types import Params
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import BatchStatistics, Normaliser
-from pipeline.nets.pure_layers import BatchNorm, Dropout, Surroundings, with_pure_layers
+from pipeline.nets.pure_layers import BatchNorm, Dropout, OnlyPure, Surroundings, with_pure_layers
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,17 @@ class ModuleNet(Net):
         self._make, self._head, self.outputs = make, head, outputs
         self._around = Surroundings()
         module = self._prepared(where)
-        self._check_head_name(module, where)
+        self._check_head_name(module)
+        self._check_layer_names(module, where)
         self._body = _without(module, head) if head else module
         self._last = module.get_submodule(head) if head else nn.Identity()
         if normalised and not any(isinstance(one, BatchNorm) for one in module.modules()):
             raise ConfigError(
                 "normalisation: has no effect, since the module has no batch normalisation layer; use none"
             )
-        self._check_forward(module, torch.zeros((2, *input_shape)), where)
+        # Not zeros, which many layers map to zeros; in [0, 1), so that a table of embeddings has such a row.
+        x = torch.rand((2, *input_shape), generator=torch.Generator().manual_seed(0))
+        self._check_forward(module, x, where)
 
     def init(self, rng: np.random.Generator) -> Params:
         seed = int(rng.integers(1 << 62))
@@ -129,7 +134,7 @@ class ModuleNet(Net):
     def _prepared(self, where: str, seed: int = 0) -> nn.Module:
         """A fresh module without what breaks purity; torch's global generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' generators too
             module = self._make()
         if not isinstance(module, nn.Module):
             raise ConfigError(f"{where}: gives {type(module).__name__}, expected a torch.nn.Module")
@@ -154,7 +159,7 @@ class ModuleNet(Net):
         finally:
             around.normalise, around.masks = before
 
-    def _check_head_name(self, module: nn.Module, where: str) -> None:
+    def _check_head_name(self, module: nn.Module) -> None:
         if not self._head:
             return
         names = [name for name, _ in module.named_children()]
@@ -165,15 +170,26 @@ class ModuleNet(Net):
                 f"net.head: {self._head!r} is no layer of the module; its layers are {', '.join(names) or 'none'}"
             ) from None
 
+    def _check_layer_names(self, module: nn.Module, where: str) -> None:
+        for name, _ in module.named_parameters():
+            layer = name.partition(".")[0]
+            if f"{layer}/" in (HEAD, DROPOUT) and not f"{name}.".startswith(f"{self._head}."):
+                fix = ", or name it in net.head" if f"{layer}/" == HEAD and not self._head else ""
+                raise ConfigError(
+                    f"{where}: the layer {layer} has a name that is kept for other leaves of theta; rename it{fix}"
+                )
+
     def _check_forward(self, module: nn.Module, x: Tensor, where: str) -> None:
-        """One pass on zeros: shapes, the place of the head, and buffers that change."""
+        """One pass: shapes, the place of the head, and buffers that change."""
         params = {self._leaf(name): leaf.detach() for name, leaf in module.named_parameters()}
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         with torch.no_grad():
             try:
-                whole = self._call(module, params, x, BatchStatistics(), prefix="")
-                features = self._call(self._body, params, x, BatchStatistics(), prefix="")
-            except (RuntimeError, ValueError, TypeError) as error:
+                with OnlyPure(where):
+                    whole = self._call(module, params, x, BatchStatistics(), prefix="")
+            except ConfigError:
+                raise
+            except Exception as error:
                 cause = " ".join(str(error).split())
                 raise ConfigError(f"{where}: fails on an input of shape {tuple(x.shape)}: {cause}") from error
             if not isinstance(whole, Tensor) or whole.dim() != 2 or len(whole) != len(x):
@@ -185,8 +201,7 @@ class ModuleNet(Net):
                     f"{where}: a forward pass changes the buffer {changed[0]}; a network may depend on its weights and "
                     "inputs alone. Make it a constant, or a parameter"
                 )
-            if self._head:
-                self._check_head_is_last(params, whole, features, where)
+            features = self._features(params, whole, x) if self._head else whole
         self.feature_shape = tuple(features.shape[1:])
         if self.outputs is not None and whole.shape[1] != self.outputs:
             raise ConfigError(
@@ -194,13 +209,16 @@ class ModuleNet(Net):
                 "`outputs`, or set its width in net.arguments"
             )
 
-    def _check_head_is_last(self, params: Params, whole: Tensor, features: Tensor, where: str) -> None:
+    def _features(self, params: Params, whole: Tensor, x: Tensor) -> Tensor:
+        """What the body gives. Raises ``ConfigError`` where the head does not make ``whole`` of it."""
         try:
+            features = self._call(self._body, params, x, BatchStatistics(), prefix="")
             again = self._call(self._last, params, features.flatten(1), BatchStatistics(), prefix=self._head)
-        except RuntimeError:
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError):
             again = whole.new_empty(0)
         if again.shape != whole.shape or not torch.allclose(again, whole, atol=1e-5):
             raise ConfigError(f"net.head: {self._head!r} is not the module's last layer; name the one that is")
+        return features
 
 
 class OwnModule(ModuleNet):
@@ -212,6 +230,10 @@ class OwnModule(ModuleNet):
         self, config: ModuleConfig, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool
     ) -> None:
         factory = attribute(config.factory, "net.factory")
+        if not callable(factory):
+            raise ConfigError(
+                f"net.factory: {config.factory} is {type(factory).__name__}, expected a class or function"
+            )
         # An embedding has no outputs: the last layer is built, and left out.
         offered = {"outputs": 1 if outputs is None else outputs, "input_shape": input_shape}
         given = _accepted(factory, offered) | dict(config.arguments)
@@ -221,6 +243,9 @@ class OwnModule(ModuleNet):
                 module: nn.Module = factory(**given)
             except TypeError as error:
                 raise ConfigError(f"net.arguments: {config.factory} does not take {given} ({error})") from error
+            except Exception as error:
+                cause = " ".join(str(error).split())
+                raise ConfigError(f"net.factory: {config.factory} raised {type(error).__name__}: {cause}") from error
             return module
 
         super().__init__(make, config.head, input_shape, outputs, normalised=normalised)
