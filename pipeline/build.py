@@ -38,6 +38,7 @@ from pipeline.engine.serial import InProcess, SerialExecutor
 from pipeline.engine.worker import Worker
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
+from pipeline.nets.net import Net
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
 from pipeline.tasks import SOURCES
@@ -58,14 +59,7 @@ def build_components(recipe: Recipe) -> Components:
     source = source_of(recipe)
     spec, kind = source.spec(), ALGORITHMS[recipe.algorithm.name]
     _check_fit(recipe, spec, kind.needs)
-    net_class = NETS[recipe.net.name]
-    net = net_class(
-        plain(recipe.net, net_class.Config),
-        spec.input_shape,
-        spec.outputs if kind.needs.head else None,
-        normalised=recipe.normalisation != "none",
-    )
-    model = NormalisedNet(net, recipe.normalisation, spec.input_shape)
+    model = NormalisedNet(net_of(recipe, spec), recipe.normalisation, spec.input_shape)
     algorithm = kind(plain(recipe.algorithm, kind.Config), model, LOSSES[spec.loss].function)
     try:
         first = algorithm.init(init_rng(recipe.seed))
@@ -99,6 +93,17 @@ def source_of(recipe: Recipe) -> TaskSource[Any]:
     kind = SOURCES[recipe.source.name]
     source: TaskSource[Any] = kind(plain(recipe.source, kind.Config), recipe.shapes())
     return source
+
+
+def net_of(recipe: Recipe, spec: Spec) -> Net:
+    """The recipe's network for tasks of this spec. Raises ``ConfigError`` where it does not fit them."""
+    kind, needs = NETS[recipe.net.name], ALGORITHMS[recipe.algorithm.name].needs
+    return kind(
+        plain(recipe.net, kind.Config),
+        spec.input_shape,
+        spec.outputs if needs.head else None,
+        normalised=recipe.normalisation != "none",
+    )
 
 
 def build_worker(recipe: Recipe, components: Components) -> Worker:

@@ -38,6 +38,9 @@ class Stateful(Net):
         unasked = features.new_zeros((len(features), self.label))
         return self.cell(params, torch.cat([features, unasked], -1), state)["h"]
 
+    def draw_masks(self, rng: np.random.Generator, rows: int) -> Params:
+        return self.encoder.draw_masks(rng, rows)
+
     def read(self, params: Params, features: Sequence[Tensor], labels: Sequence[Tensor]) -> Params:
         """The leaves ``state/…`` after reading examples in order, from a state of nothing seen."""
         sequence = [torch.cat(example, -1) for example in zip(features, labels, strict=True)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipeline.build import Components, build_components, outer_of
+from pipeline.build import Components, build_components, net_of, outer_of
 from pipeline.config import Recipe, plain
 from pipeline.core.failures import ConfigError
+from pipeline.core.network import DROPOUT
 from pipeline.core.seeding import Split, Ticket
 from pipeline.engine.dry_run import check_algorithm
 from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
@@ -24,7 +25,7 @@ def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, 
 
     Raises:
         ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have, an algorithm
-            whose loss, outputs or gradient are not what they should be.
+            whose loss, outputs or gradient are not what they should be, dropout without an effect.
         DataError: a split that cannot fill the tasks' shape.
         TaskError: the algorithm raised.
     """
@@ -45,6 +46,7 @@ def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, 
         check_algorithm(
             components.algorithm, components.source, components.layout.unpack(components.theta), recipe.seed, note
         )
+        _check_dropout(recipe, components)
     # The driver may lack a GPU that the workers have.
     numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
     worker = Worker(components.algorithm, components.source, components.layout, numerics, recipe.chunk_size)
@@ -53,6 +55,22 @@ def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, 
     for split in sorted(splits):
         worker.score(components.theta.numpy(), Chunk(0, 0, (Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0),)))
     return components
+
+
+def _check_dropout(recipe: Recipe, components: Components) -> None:
+    """Raises ``ConfigError`` where the network drops out values and the algorithm draws no masks for it."""
+    ticket = Ticket(recipe.seed, "train", "train", 1, 0)
+    if not net_of(recipe, components.source.spec()).draw_masks(ticket.rng("noise"), 1):
+        return
+    noise = components.algorithm.draw(ticket.rng("noise"), components.source.sample(ticket), "train")
+    if any(name.startswith(DROPOUT) for name in noise):
+        return
+    share = getattr(recipe.net, "dropout", None)
+    found = f"net.dropout: {share} has" if share else f"net.name: {recipe.net.name} has dropout layers, which have"
+    raise ConfigError(
+        f"{found} no effect with algorithm.name: {recipe.algorithm.name}, which draws no dropout masks; "
+        f"{'leave it at 0' if share else 'leave them out'}, or choose an algorithm whose draw includes model.draw"
+    )
 
 
 def check_folder(recipe: Recipe, components: Components, storage: Storage) -> None:

@@ -1,0 +1,111 @@
+"""Dropout has an effect or is refused: every algorithm draws masks for a network that drops out values, or says so."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pipeline import config
+from pipeline.algorithms import ALGORITHMS
+from pipeline.build import build_components
+from pipeline.core import plugins
+from pipeline.core.failures import ConfigError
+from pipeline.core.network import DROPOUT
+from pipeline.core.seeding import Ticket
+from pipeline.core.types import Context
+from pipeline.runs.dry_run import dry_run
+from tests.contract.cases import small
+from tests.unit import own_modules
+
+pytestmark = pytest.mark.usefixtures("torch_threads")
+
+OWN = own_modules.__name__
+WITHOUT_MASKS = {"nearest", "metamemory", "mbpa"}
+"""As it is now. The product has no such list: it looks at what an algorithm draws."""
+
+
+@pytest.fixture(autouse=True)
+def imported(monkeypatch):
+    monkeypatch.setattr(plugins, "_imported", {OWN: None})
+
+
+def recipe(algorithm, images, **changes):
+    sinusoids = "values" in ALGORITHMS[algorithm].needs.targets
+    head = {"head": "4"} if algorithm != "nearest" else {}
+    labels = "classes" if ALGORITHMS[algorithm].needs.targets == ("classes",) else "slots"
+    shape = {"shots": 5, "queries": 5} if sinusoids else {"ways": 3, "shots": 1, "queries": 2}
+    data = {
+        "name": "dropping",
+        "steps": 1,
+        "tasks_per_step": 2,
+        "chunk_size": 2,
+        "algorithm": {"name": algorithm, **asdict(small(ALGORITHMS[algorithm].Config))},
+        "net": {"name": "module", "factory": f"{OWN}:dropping", **head},
+        "source": {"name": "sinusoid"} if sinusoids else {"name": "images", "path": str(images), "labels": labels},
+        "normalisation": "none",
+        "task": {"train": shape, "eval": shape},
+        "outer": {"optimizer" if algorithm == "learnedoptimizer" else "model": {"optimizer": "adam", "lr": 0.01}},
+        "evaluation": {"tasks": 1},
+    }
+    return config.validate(data | changes, "dropping")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_algorithm_draws_masks_or_is_refused(algorithm, small_images):
+    wanted = recipe(algorithm, small_images)
+    if algorithm in WITHOUT_MASKS:
+        with pytest.raises(ConfigError) as caught:
+            dry_run(wanted)
+        assert str(caught.value) == (
+            f"net.name: module has dropout layers, which have no effect with algorithm.name: {algorithm}, which draws "
+            "no dropout masks; leave them out, or choose an algorithm whose draw includes model.draw"
+        )
+        return
+    trained, source, layout, theta = dry_run(wanted)
+    ticket = Ticket(0, "train", "train", 1, 0)
+    task = source.sample(ticket)
+    noise = trained.draw(ticket.rng("noise"), task, "train")
+    task, noise = pytree.tree_map_only(
+        Tensor, lambda leaf: leaf.to(theta.dtype) if leaf.is_floating_point() else leaf, (task, noise)
+    )
+    masks = {name: leaf for name, leaf in noise.items() if name.startswith(DROPOUT)}
+    assert set(masks) == {f"{DROPOUT}3"}
+    assert not any(name.startswith(DROPOUT) for name in trained.draw(ticket.rng("noise"), task, "evaluate"))
+
+    def loss(noise):
+        return trained.learn(layout.unpack(theta), task, Context(1, "train", task.ways, noise))[1].loss
+
+    everything = {name: torch.ones_like(mask) for name, mask in masks.items()}
+    assert torch.equal(loss(noise), loss(noise))
+    assert not torch.equal(loss(noise), loss(noise | everything)), "the masks are drawn and not used"
+
+
+def test_the_packaged_network_s_setting_is_named_with_its_value(small_images):
+    net = {"name": "resnet12", "channels": [2, 2, 2, 2], "dropout": 0.25}
+    wanted = recipe("metamemory", small_images, net=net, normalisation="transductive")
+    with pytest.raises(ConfigError) as caught:
+        dry_run(wanted)
+    assert str(caught.value) == (
+        "net.dropout: 0.25 has no effect with algorithm.name: metamemory, which draws no dropout masks; leave it at 0, "
+        "or choose an algorithm whose draw includes model.draw"
+    )
+    dry_run(recipe("metamemory", small_images, net=net | {"dropout": 0.0}, normalisation="transductive"))
+    dry_run(recipe("protonet", small_images, net=net, normalisation="transductive"))
+
+
+def test_a_run_that_is_only_evaluated_is_let_through(small_images):
+    """Its theta is there already, and evaluation drops nothing."""
+    dry_run(recipe("mbpa", small_images), learn=False)
+
+
+def test_a_network_around_the_recipe_s_drops_what_that_one_drops(small_images):
+    """Recurrent MAML sets a cell on the network: the masks go through it."""
+    algorithm = build_components(recipe("recurrentmaml", small_images)).algorithm
+    ticket = Ticket(0, "train", "train", 1, 0)
+    first, second = (algorithm.model.draw(ticket.rng("noise"), 4, "train") for _ in range(2))
+    assert set(first) == {f"{DROPOUT}3"}
+    assert torch.equal(first[f"{DROPOUT}3"], second[f"{DROPOUT}3"])
