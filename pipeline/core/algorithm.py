@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
 from pipeline.core.types import A, About, Batch, Context, D, MetaParams, Needs, Params, Phase, Score, Task
@@ -134,11 +135,34 @@ class Game(Algorithm[D, A]):
 
     @final
     def learn(self, theta: MetaParams, task: Task[D], context: Context) -> tuple[MetaParams, Score]:
-        leaves = require_grad(theta, self.unstepped)
-        losses, score = self.losses(leaves, task, context)
-        gradient = {group: _gradient_of_group(loss, leaves[group]) for group, loss in losses.items()}
+        def play(stepped: MetaParams) -> tuple[dict[str, Tensor], Score]:
+            losses, score = self.losses(theta | stepped, task, context)
+            self._check(losses, stepped)
+            return losses, score
+
+        stepped = {group: leaves for group, leaves in theta.items() if group not in self.unstepped}
+        # torch.func, since a worker vectorises this over tasks. One pass forward, and one backward for each loss.
+        losses, pull, score = torch.func.vjp(play, stepped, has_aux=True)  # type: ignore[misc]
+        gradient = {}
+        for group in losses:
+            of_one = {name: torch.full_like(loss, float(name == group)) for name, loss in losses.items()}
+            gradient[group] = pull(of_one)[0][group]
         reported = {f"loss/{group}": loss for group, loss in losses.items()}
         return gradient, detach(score._replace(metrics=score.metrics | reported))
+
+    def _check(self, losses: dict[str, Tensor], stepped: MetaParams) -> None:
+        name = type(self).__name__
+        for group, loss in losses.items():
+            if group not in stepped:
+                raise ConfigError(
+                    f"algorithm {name}: losses has the group {group}, which no optimizer steps; use some of "
+                    f"{', '.join(sorted(stepped))}"
+                )
+            if loss.shape:
+                raise ConfigError(
+                    f"algorithm {name}: the loss of {group} has the shape {tuple(loss.shape)}, expected one number; "
+                    "take the mean over the examples"
+                )
 
 
 def backprop(
@@ -177,10 +201,3 @@ def detach(score: Score) -> Score:
         score.loss.detach(),
         *({name: value.detach() for name, value in part.items()} for part in score[1:]),
     )
-
-
-def _gradient_of_group(loss: Tensor, leaves: Params) -> Params:
-    values = torch.autograd.grad(
-        loss, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return dict(zip(leaves, values, strict=True))
