@@ -26,6 +26,7 @@ def register(name: str, thing: Any) -> None:
 
 def _registry_of(name: str, thing: Any) -> tuple[str, MutableMapping[str, Any]]:
     if isinstance(thing, TaskLoss):
+        _check_metric(name, thing)
         return "loss", LOSSES
     if isinstance(thing, type) and issubclass(thing, Algorithm):
         _check_config(name, thing)
@@ -45,6 +46,15 @@ def _registry_of(name: str, thing: Any) -> tuple[str, MutableMapping[str, Any]]:
         f"register {name!r}: {thing!r} is none of an Algorithm class, a Net class, a source class (with spec and "
         "sample) and a TaskLoss"
     )
+
+
+def _check_metric(name: str, thing: TaskLoss) -> None:
+    for other, known in LOSSES.items():
+        if known.metric == thing.metric and known[2:] != thing[2:]:
+            raise ConfigError(
+                f"register {name!r}: the loss {other} has the metric {thing.metric} with another direction or unit; "
+                "name this metric otherwise"
+            )
 
 
 def _check_config(name: str, thing: type[Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -199,11 +198,12 @@ def _result(name: str, protocol: Protocol, key: str, recipe: Recipe, ended: RunR
 
 
 def _curve(folder: str, metric: str) -> list[tuple[int, float]]:
-    """The training metric over the steps. It shows whether time was the limit."""
+    """The training metric over the steps. It shows whether time was the limit. Training has no judged metrics."""
     journal = Journal(storage_at(folder))
     journal.load()
     entries = [entry for entry in journal.since(0) if entry.kind == "train"]
-    found = np.array([(entry.step, entry.metrics.get(f"train/{metric}", math.nan)) for entry in entries])
+    name = f"train/{metric}"
+    found = np.array([(entry.step, entry.metrics[name]) for entry in entries if name in entry.metrics])
     pieces = [piece for piece in np.array_split(found, CURVE) if len(piece)]
     return [(int(piece[-1, 0]), round(float(piece[:, 1].mean()), 4)) for piece in pieces]
 

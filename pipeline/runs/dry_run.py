@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from pipeline.build import Components, build_components, net_of, outer_of
 from pipeline.config import Recipe, plain
 from pipeline.core.failures import ConfigError
+from pipeline.core.losses import LOSSES
 from pipeline.core.network import DROPOUT
 from pipeline.core.seeding import Split, Ticket
 from pipeline.engine.dry_run import check_algorithm
@@ -53,8 +54,20 @@ def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, 
     if learn:
         worker.learn(components.theta.numpy(), Chunk(1, 0, (Ticket(recipe.seed, "train", "train", 1, 0),)))
     for split in sorted(splits):
-        worker.score(components.theta.numpy(), Chunk(0, 0, (Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0),)))
+        ticket = Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0)
+        _check_metric(recipe, components, worker.score(components.theta.numpy(), Chunk(0, 0, (ticket,))).metrics)
     return components
+
+
+def _check_metric(recipe: Recipe, components: Components, measured: Collection[str]) -> None:
+    name = components.source.spec().loss
+    metric = LOSSES[name].metric
+    if metric not in measured:
+        raise ConfigError(
+            f"source.name: {recipe.source.name} is judged by {metric}, the metric of its loss {name}, but a score of "
+            f"{recipe.algorithm.name} has {', '.join(sorted(measured)) or 'none'}; let the loss or the source's judge "
+            "give it"
+        )
 
 
 def _check_dropout(recipe: Recipe, components: Components) -> None:

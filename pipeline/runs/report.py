@@ -66,7 +66,9 @@ class Progress:
     def step(self, step: int, loss: float, metrics: Mapping[str, float], tasks_per_s: float) -> None:
         """Outer step number ``step`` is done. The first of ``metrics`` is shown."""
         facts = [f"loss {loss:.4f}"]
-        facts += [f"{name} {_value(value, unit_of({}, name))}" for name, value in list(metrics.items())[:1]]
+        for name, value in list(metrics.items())[:1]:
+            unit = unit_of({}, name)
+            facts.append(f"{name} {_value(value, unit)}{_behind(unit)}")
         facts.append(f"{tasks_per_s:,.{0 if tasks_per_s >= 10 else 1}f} tasks/s")
         text = "  ".join(facts)
         if self._bar is not None:
@@ -167,7 +169,7 @@ def _points(evaluation: Mapping[str, Any]) -> list[tuple[str, str, dict[str, str
     cells: dict[tuple[str, int], dict[str, str]] = {}
     for row in evaluation["rows"]:
         unit = unit_of(evaluation, row["metric"])
-        text = f"{_value(row['mean'], unit)} ± {_value(row['ci95'], unit)}"
+        text = f"{_value(row['mean'], unit)} ± {_value(row['ci95'], unit)}{_behind(unit)}"
         cells.setdefault((row["theta"], row["point"]), {})[row["metric"]] = text
     counts = Counter(theta for theta, _ in cells)
     return [(theta, _inner_steps(point, counts[theta]), values) for (theta, point), values in cells.items()]
@@ -222,6 +224,10 @@ def _inner_steps(point: int, points: int) -> str:
 
 def _value(value: float, unit: str) -> str:
     return f"{value:.2%}" if unit == "share" else f"{value:.3f}"
+
+
+def _behind(unit: str) -> str:
+    return f" {unit}" if unit not in ("", "share") else ""
 
 
 def _plain(table: Table) -> str:
