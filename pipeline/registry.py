@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -18,16 +19,18 @@ from pipeline.tasks import SOURCES
 
 def register(name: str, thing: Any) -> None:
     """See ``pipeline.register``."""
+    if not (isinstance(name, str) and re.fullmatch(r"[\w-]+", name)):
+        raise ConfigError(f"register: {name!r} is no name; use letters, digits, _ and -")
     kind, registry = _registry_of(name, thing)
     if registry.get(name, thing) is not thing:
-        raise ConfigError(f"register: there is a {kind} {name!r} already; choose another name")
+        raise ConfigError(f"register: there is {kind} {name!r} already; choose another name")
     registry[name] = thing
 
 
 def _registry_of(name: str, thing: Any) -> tuple[str, MutableMapping[str, Any]]:
     if isinstance(thing, TaskLoss):
         _check_metric(name, thing)
-        return "loss", LOSSES
+        return "a loss", LOSSES
     if isinstance(thing, type) and issubclass(thing, Algorithm):
         _check_config(name, thing)
         for field, expected in (("needs", Needs), ("about", About)):
@@ -35,15 +38,16 @@ def _registry_of(name: str, thing: Any) -> tuple[str, MutableMapping[str, Any]]:
                 raise ConfigError(
                     f"register {name!r}: {thing.__name__} has no {field}, expected {expected.__name__}(…)"
                 )
-        return "algorithm", ALGORITHMS
+        return "an algorithm", ALGORITHMS
     if isinstance(thing, type) and issubclass(thing, Net):
         _check_config(name, thing)
-        return "network", NETS
+        return "a network", NETS
     if isinstance(thing, type) and callable(getattr(thing, "sample", None)) and callable(getattr(thing, "spec", None)):
         _check_config(name, thing)
-        return "source", SOURCES
+        return "a source", SOURCES
+    shown = " ".join(repr(thing).split())
     raise ConfigError(
-        f"register {name!r}: {thing!r} is none of an Algorithm class, a Net class, a source class (with spec and "
+        f"register {name!r}: {shown} is none of an Algorithm class, a Net class, a source class (with spec and "
         "sample) and a TaskLoss"
     )
 
