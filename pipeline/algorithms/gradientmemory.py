@@ -30,6 +30,7 @@ from torch import Tensor
 
 from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.effects import OnlyWith
+from pipeline.core.failures import ConfigError
 from pipeline.core.flat import join, split
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.losses import LossFunction
@@ -99,6 +100,8 @@ class GradientMemoryMAML(GradientBased):
         self.memory = Deltas(config)
 
     def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
+        if not head_of(model):
+            raise ConfigError("net.head: is empty, and this method stores deltas of the last layer; name it")
         numbers = len(join(head_of(model)))
         keys = torch.from_numpy(rng.normal(0.0, (numbers + 1) ** -0.5, (self.config.learned_slots, numbers + 1)))
         start = {

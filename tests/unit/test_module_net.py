@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.testing import assert_close
 
+from pipeline.algorithms.gradientmemory import GradientMemoryMAML
 from pipeline.core import plugins
 from pipeline.core.failures import ConfigError
+from pipeline.core.losses import cross_entropy
 from pipeline.core.network import DROPOUT, HEAD
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.module import ModuleNet, OwnModule
@@ -402,6 +405,8 @@ def test_a_last_layer_without_a_bias_must_be_the_last_too():
 
 def test_a_method_that_needs_the_features_asks_for_the_head_s_name():
     of = model("none", head="")
-    for ask in (of.body, lambda: of.embed(leaves(of), drawn(4, 3))):
+    stores_deltas = GradientMemoryMAML(GradientMemoryMAML.Config(), of, cross_entropy)
+    init = functools.partial(stores_deltas.init, np.random.default_rng(0))
+    for ask in (of.body, lambda: of.embed(leaves(of), drawn(4, 3)), init):
         with pytest.raises(ConfigError, match=r"net.head: is empty, and this method .* name it"):
             ask()
