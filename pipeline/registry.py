@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -67,3 +68,9 @@ def _check_config(name: str, thing: type[Any]) -> None:
         raise ConfigError(f"register {name!r}: {thing.__name__}.Config is missing, expected a frozen dataclass")
     if not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise ConfigError(f"register {name!r}: {config.__name__} is not frozen; write @dataclass(frozen=True)")
+    try:
+        typing.get_type_hints(config, include_extras=True)
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+        raise ConfigError(
+            f"register {name!r}: a type in {config.__name__} is not known ({error}); import it at the top of its module"
+        ) from None

@@ -59,6 +59,11 @@ class Thawed:
     slope: float = 1.0
 
 
+@dataclass(frozen=True)
+class Untyped:
+    slope: Missing = 1.0  # noqa: F821
+
+
 class Waves(Sinusoid):
     """The packaged source with a loss of its own."""
 
@@ -141,6 +146,12 @@ WRONG = {
         "mine",
         without(Sinusoid, Config=Thawed),
         "register 'mine': Thawed is not frozen; write @dataclass(frozen=True)",
+    ),
+    "a Config with an unknown type": (
+        "mine",
+        without(Sinusoid, Config=Untyped),
+        "register 'mine': a type in Untyped is not known (name 'Missing' is not defined); import it at the top of its "
+        "module",
     ),
     "a function": ("mine", len, "register 'mine': <built-in function len> is none of an Algorithm class, .*"),
     "an object, not its class": ("mine", object(), "register 'mine': <object object at .*> is none of .*a TaskLoss"),
