@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,6 +97,22 @@ def test_the_packaged_network_s_setting_is_named_with_its_value(small_images):
     )
     dry_run(recipe("metamemory", small_images, net=net | {"dropout": 0.0}, normalisation="transductive"))
     dry_run(recipe("protonet", small_images, net=net, normalisation="transductive"))
+
+
+def test_an_algorithm_of_one_s_own_is_judged_by_what_it_draws(small_images, monkeypatch):
+    """The worked example of the documentation draws nothing."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "docs" / "example")
+    example = importlib.import_module("shrunken_means").ShrunkenMeans
+
+    class Drawing(example):
+        def draw(self, rng, task, phase):
+            return self.model.draw(rng, len(task.support.x) + len(task.query.x), phase)
+
+    monkeypatch.setitem(ALGORITHMS, "test_shrunken", example)
+    monkeypatch.setitem(ALGORITHMS, "test_drawing", Drawing)
+    with pytest.raises(ConfigError, match="no effect with algorithm.name: test_shrunken, which draws no dropout masks"):
+        dry_run(recipe("test_shrunken", small_images))
+    dry_run(recipe("test_drawing", small_images))
 
 
 def test_a_run_that_is_only_evaluated_is_let_through(small_images):
