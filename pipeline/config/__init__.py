@@ -42,7 +42,7 @@ def validate(data: Mapping[str, Any], where: str, saved: Mapping[str, Any] | Non
         recipe = recipe_type().model_validate_json(json.dumps(data, default=str))
         problems = [problem for key, problem in _idle(recipe) if not stands_in(saved, key, data)]
     except ValidationError as error:
-        problems = [explain(details, data) for details in error.errors(include_url=False)]
+        problems = explain(error.errors(include_url=False), data)
     if not problems:
         return recipe
     if len(problems) == 1:

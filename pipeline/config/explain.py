@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline import recipes
@@ -12,15 +12,33 @@ from pipeline.config.recipe import REGISTRIES, Recipe
 from pipeline.engine.outer.optimizer import Outer
 
 
-def explain(details: Any, data: Mapping[str, Any]) -> str:
-    path, at = [], data
+def explain(errors: Iterable[Any], data: Mapping[str, Any]) -> list[str]:
+    """A sentence for each value that is wrong. Of a field with several types, pydantic gives an error for each."""
+    places: dict[tuple[str, ...], list[Any]] = {}
+    for details in errors:
+        places.setdefault(_place(details, data), []).append(details)
+    return [_sentence(list(place), found, data) for place, found in places.items()]
+
+
+def _place(details: Any, data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys that lead to a value. pydantic's path also has the choices of unions; people do not write them there."""
+    path: list[str] = []
+    at: Any = data
     for key in details["loc"]:
-        # pydantic puts a union's tag into the path; people do not write it there.
         if isinstance(at, Mapping) and at.get("name") == key and key not in at:
             continue
+        whole = at == details["input"] and details["type"] != "missing"
+        if whole or not isinstance(at, Mapping | list):
+            break
         path.append(str(key))
-        at = at.get(key, {}) if isinstance(at, Mapping) else {}
-    dotted = ".".join(path)
+        at = at.get(key, {}) if isinstance(at, Mapping) else at[key]
+    return tuple(path)
+
+
+def _sentence(path: list[str], found: Sequence[Any], data: Mapping[str, Any]) -> str:
+    # A value of the right type that is out of bounds is told by its bounds.
+    details, *others = [one for one in found if not one["type"].endswith("_type")][:1] or found
+    dotted, at = ".".join(path), details["input"]
     if details["type"] == "extra_forbidden":
         known = _known_keys(path[:-1], data)
         close = difflib.get_close_matches(path[-1], known, 1)
@@ -35,7 +53,8 @@ def explain(details: Any, data: Mapping[str, Any]) -> str:
         close = difflib.get_close_matches(str(given), known, 1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
         return f"{dotted}.name: unknown {path[-1]} {recipes.shown(given)}; {hint}"
-    return f"{dotted}: {expected(details)}, found {recipes.shown(details['input'])}"
+    wanted = ", ".join([expected(details), *(expected(one).removeprefix("expected ") for one in others)])
+    return f"{dotted}: {' or '.join(wanted.rsplit(', ', 1)) if others else wanted}, found {recipes.shown(at)}"
 
 
 _EXPECTED = {

@@ -31,6 +31,17 @@ Rate = Annotated[float, Gt(0), Le(1e6)]
 Divisor = Annotated[float, Ge(1e-6), Le(1e6)]
 """A divisor, or a value whose reciprocal is used."""
 
+MAX_ARGUMENT = 1 << 53
+"""Whole numbers up to this are the same as floats."""
+
+Argument = (
+    bool
+    | Annotated[int, Ge(-MAX_ARGUMENT), Le(MAX_ARGUMENT)]
+    | Annotated[float, Ge(-MAX_ARGUMENT), Le(MAX_ARGUMENT)]
+    | str
+)
+"""What a recipe may hand to a function of a plug-in."""
+
 
 def share_of_gpus(value: float) -> float:
     """GPUs as Ray counts them: ten-thousandths of one, or whole ones. Raises ``ValueError``."""

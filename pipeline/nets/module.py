@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.bounds import Argument
 from pipeline.core.failures import ConfigError
 from pipeline.core.network import DROPOUT, HEAD
 from pipeline.core.plugins import attribute
@@ -43,7 +44,7 @@ class ModuleConfig:
 
     factory: str
     head: str = ""
-    arguments: dict[str, bool | int | float | str] = field(default_factory=dict)
+    arguments: dict[str, Argument] = field(default_factory=dict)
 
 
 class ModuleNet(Net):
