@@ -122,6 +122,17 @@ class Checkpoint(Section):
     keep: Annotated[int, Ge(1), Le(10**6)] = 2
 
 
+WITHOUT_ENVIRONMENT = {"uri": "sqlite:///mlflow.db", "experiment": "metafleet"}
+"""The defaults of ``Tracking`` where MLflow's environment variables are not set."""
+
+
+def _from_environment(variable: str, otherwise: str) -> Any:
+    """A default that an environment variable replaces; the page of recipes shows ``otherwise``."""
+    return Field(
+        default_factory=lambda: os.environ.get(variable) or otherwise, json_schema_extra={"default": otherwise}
+    )
+
+
 class Tracking(Section):
     """Where MLflow is.
 
@@ -139,9 +150,9 @@ class Tracking(Section):
         parent: The id of the MLflow run that this one is shown under, if any.
     """
 
-    uri: str = Field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
-    experiment: Annotated[str, Len(1, 500)] = Field(
-        default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME") or "metafleet"
+    uri: str = _from_environment("MLFLOW_TRACKING_URI", WITHOUT_ENVIRONMENT["uri"])
+    experiment: Annotated[str, Len(1, 500)] = _from_environment(
+        "MLFLOW_EXPERIMENT_NAME", WITHOUT_ENVIRONMENT["experiment"]
     )
     log_every: OuterSteps = 20
     parent: str = ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline import recipes
 from pipeline.config import Recipe, load
+from pipeline.config.sections import WITHOUT_ENVIRONMENT
 
 
 def describe(recipe: Recipe, given: str) -> str:
@@ -18,13 +19,19 @@ def describe(recipe: Recipe, given: str) -> str:
         given: the name or path that it was loaded by.
     """
     origin = recipes.origin(given)
-    packaged = {} if origin is None else _by_key(load(origin).public())
+    packaged = {} if origin is None else _by_key(_packaged(origin).public())
     found = _by_key(recipe.public())
     changed = [key for key in found if key != "name" and found[key] != packaged.get(key)]
     title = f"recipe {recipe.name}" + ("" if origin in (None, recipe.name) else f", based on {origin}")
     if not changed:
         return f"{title}, as packaged"
     return "\n".join([f"{title}:", *(f"  {key}: {found[key]}{_instead(packaged, key)}" for key in changed)])
+
+
+def _packaged(name: str) -> Recipe:
+    """The packaged recipe as it is without MLflow's environment variables, so that what they change is shown."""
+    own = recipes.read(name).get("tracking", {})
+    return load(name, [f"tracking.{key}={value}" for key, value in WITHOUT_ENVIRONMENT.items() if key not in own])
 
 
 def _instead(packaged: Mapping[str, str], key: str) -> str:
