@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,6 +40,14 @@ _SPECS = (
 """Small inputs: an algorithm is built for those that it takes, with every network that takes them."""
 
 _TASKS = {"slots": "classification", "classes": "classification", "values": "regression", "none": "simulation"}
+
+
+def _without_required(config: type[Any]) -> bool:
+    return all(not (one.default is one.default_factory is MISSING) for one in fields(config))
+
+
+_NETS = [name for name, net in NETS.items() if _without_required(net.Config)]
+"""The networks that can be built without a setting."""
 
 
 def page(results: Path = RESULTS) -> str:
@@ -108,7 +117,7 @@ def _instances(algorithm: type[Algorithm[Any, Any]]) -> Iterator[Algorithm[Any, 
         if spec.data not in algorithm.needs.data or spec.targets not in algorithm.needs.targets:
             continue
         for mode in MODES:
-            for net in NETS.values():
+            for net in map(NETS.__getitem__, _NETS):
                 try:
                     outputs = spec.outputs if algorithm.needs.head else None
                     body = net(net.Config(), spec.input_shape, outputs, normalised=mode != "none")

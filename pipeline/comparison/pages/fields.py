@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Len, Lt
+from pydantic.fields import FieldInfo
 
 from pipeline.comparison.pages.measured import line
 from pipeline.config import Section
@@ -71,11 +72,17 @@ def _table(section: type[Section], keys: list[str] | None = None) -> str:
     for key in section.model_fields if keys is None else keys:
         field = section.model_fields[key]
         hint: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-        default = "–" if field.is_required() else f"`{json.dumps(field.default)}`"
-        rows.append(
-            line([f"`{key}`", _type(hint), default, ", ".join(dict.fromkeys(_bounds(hint))), said.get(key, "–")])
-        )
+        bounds = ", ".join(dict.fromkeys(_bounds(hint)))
+        rows.append(line([f"`{key}`", _type(hint), _default(field), bounds, said.get(key, "–")]))
     return "\n".join(rows)
+
+
+def _default(field: FieldInfo) -> str:
+    """What the field is without a value in the recipe, and without environment variables."""
+    if field.is_required():
+        return "–"
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return f"`{json.dumps(extra.get('default', field.get_default(call_default_factory=True)))}`"
 
 
 def _name(section: type[Section]) -> str:
@@ -103,6 +110,8 @@ def _type(hint: Any) -> str:
     if origin is tuple:
         many = arguments[1:] == (...,)
         return f"list of {_type(arguments[0])}s" if many else f"list of {len(arguments)} {_type(arguments[0])}s"
+    if origin is dict:
+        return f"keys with {_type(arguments[1])}"
     return _WORDS[hint]
 
 
@@ -111,11 +120,19 @@ def _bounds(hint: Any) -> Iterator[str]:
         signs = ((Ge, "≥", "ge"), (Gt, ">", "gt"), (Le, "≤", "le"), (Lt, "<", "lt"))
         yield from (f"{sign} {_number(getattr(mark, name))}" for kind, sign, name in signs if isinstance(mark, kind))
         if isinstance(mark, Len) and mark.max_length is not None:
-            yield f"{mark.min_length} to {mark.max_length} of them"
+            yield _length(mark.min_length, mark.max_length, hint)
     for argument in get_args(hint):
         yield from _bounds(argument)
 
 
+def _length(least: int, most: int, hint: Any) -> str:
+    items = "characters" if get_args(hint)[0] is str else "of them"
+    return f"{least} {items}" if least == most else f"{least} to {most} {items}"
+
+
 def _number(value: float) -> str:
-    power = int(value).bit_length() - 1
-    return f"2^{power}" if value >= 1 << 12 and value == 1 << power else f"{value:g}"
+    size, sign = abs(value), "−" if value < 0 else ""
+    twos, tens = int(size).bit_length() - 1, len(f"{size:.0f}") - 1
+    if size >= 1 << 12 and size == 1 << twos:
+        return f"{sign}2^{twos}"
+    return f"{sign}10^{tens}" if size >= 10**6 and size == float(f"1e{tens}") else f"{sign}{size:g}"

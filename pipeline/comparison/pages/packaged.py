@@ -10,7 +10,7 @@ from pipeline.comparison.compare import identity
 from pipeline.comparison.pages import fields
 from pipeline.comparison.pages.measured import line, machine, reached
 from pipeline.comparison.protocol import Method, Protocol, read
-from pipeline.config import Recipe
+from pipeline.config import Recipe, recipe_type
 from pipeline.runs.recorded import RESULTS, Result, load
 
 OWN_RUNS = "recipes"
@@ -27,7 +27,7 @@ def page(results: Path = RESULTS) -> str:
     missing = [f"`{name}`" for name in recipes.names() if name not in runs]
     parts = [
         "# Recipes",
-        "Made by `python -m jobs.document` out of the recipes, the recorded runs and what each field says of itself; "
+        "Made by `make docs` out of the recipes, the recorded runs and what each field says of itself; "
         "do not edit. A recipe is a YAML file. It may name a `base` that it changes, and the command line changes it "
         "again by dotted keys: `python -m jobs.train omniglot_maml_5w1s task.train.ways=20 task.eval.ways=20`.",
         "## Packaged recipes",
@@ -38,7 +38,7 @@ def page(results: Path = RESULTS) -> str:
     ]
     if missing:
         parts.append(f"No run is recorded of {', '.join(missing)}.")
-    return "\n\n".join([*parts, *fields.sections(Recipe)])
+    return "\n\n".join([*parts, *fields.sections(recipe_type())])
 
 
 def recorded_runs(results: Path = RESULTS) -> dict[str, list[Result]]:
