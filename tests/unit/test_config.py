@@ -22,8 +22,8 @@ from pipeline.config import expected, load, plain, recipe_type, validate
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.source import TaskShape
 from pipeline.nets import NETS
+from pipeline.runs.describe import describe
 from pipeline.runs.dry_run import dry_run
-from pipeline.runs.run import describe
 from pipeline.runs.run_folder import validate_folder
 from pipeline.tasks import SOURCES
 from pipeline.tracking.commit import git_commit
@@ -63,7 +63,10 @@ KNOWN = "known are name, seed, steps"
         (["normalisation=batch"], "normalisation: expected 'transductive', .*'none', found 'batch'"),
         (["outer.model.optimizer=adm"], "outer.model.optimizer: expected 'adam', .*found 'adm'"),
         (["evaluation.split=dev"], "evaluation.split: expected 'train', .*'test', found 'dev'"),
-        (["source.eval_rotations=on"], "source.eval_rotations: expected 'none', .*found 'on'"),
+        (
+            ["source={name: images, path: x.arrow, eval_rotations: on}"],
+            "source.eval_rotations: expected 'none', .*found 'on'",
+        ),
         # types: no text for numbers, no true for 1, no 5.0 for 5
         (["steps=true"], "steps: expected a whole number, found True"),
         (["steps=five"], "steps: expected a whole number, found 'five'"),
@@ -77,6 +80,14 @@ KNOWN = "known are name, seed, steps"
         (["net.hidden=40"], "net.hidden: expected a list, found 40"),
         (["net=3"], "net: expected keys and values, found 3"),
         (["name=3"], "name: expected text, found 3"),
+        (
+            ["net={name: module, factory: 'a:b', arguments: {width: [1]}}"],
+            "net.arguments.width: expected true or false, a whole number, a number or text, found ",
+        ),
+        (
+            ["net={name: module, factory: 'a:b', arguments: {width: .nan}}"],
+            "net.arguments.width: expected a finite number, found nan",
+        ),
         # values
         (["algorithm.inner_lr=-1"], "algorithm.inner_lr: expected more than 0, found -1"),
         (["outer.model.lr=-1e-3"], "outer.model.lr: expected more than 0, found -0.001"),
@@ -178,13 +189,13 @@ IDLE: list[tuple[str, list[str], str, list[str]]] = [
         ["algorithm.full_context=true"],
     ),
     (
-        "omniglot_ntm",
+        "omniglot_ntm_5w1s",
         ["algorithm.forgetting=lru"],
         "algorithm.forgetting: lru has no effect with write: ntm, it needs write: lrua",
         ["algorithm.write=lrua"],
     ),
     (
-        "omniglot_ntm",
+        "omniglot_ntm_5w1s",
         ["algorithm.keep=0.5"],
         "algorithm.keep: 0.5 has no effect with forgetting: none",
         ["algorithm.forgetting=decay"],
@@ -416,7 +427,7 @@ def test_every_packaged_recipe_loads(name: str):
     assert recipe.name == name
     assert recipe.chunk_size <= recipe.tasks_per_step
     assert not (recipe.algorithm.name in ("maml", "reptile") and recipe.normalisation == "running")
-    if ALGORITHMS[recipe.algorithm.name].head:
+    if ALGORITHMS[recipe.algorithm.name].needs.head:
         assert recipe.task.eval.ways <= recipe.task.train.ways
 
 
@@ -477,7 +488,11 @@ REGISTERED: list[tuple[str, str, type[Any]]] = [
 
 @pytest.mark.parametrize(("section", "name", "config"), REGISTERED)
 def test_a_registered_class_has_its_fields_in_recipes_and_the_same_defaults(section: str, name: str, config: type[Any]):
-    required = {field.name: "x.arrow" for field in dataclasses.fields(config) if field.default is dataclasses.MISSING}
+    required = {
+        field.name: "x.arrow"
+        for field in dataclasses.fields(config)
+        if field.default is field.default_factory is dataclasses.MISSING
+    }
     data = recipes.read("sinusoid_maml") | {section: {"name": name, **required}}
     made = plain(getattr(validate(data, "mine"), section), config)
     assert made == config(**required)
@@ -534,8 +549,8 @@ def test_mlflows_own_settings_are_the_defaults_where_the_recipe_names_none(monke
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     loaded = load("sinusoid_maml")
     assert (loaded.tracking.uri, loaded.tracking.experiment) == ("http://lab:5000", "mine")
-    for line in ("  uri: http://lab:5000", "  experiment: mine"):
-        assert line in describe(loaded).splitlines()
+    for line in ("  tracking.uri: http://lab:5000", "  tracking.experiment: mine"):
+        assert [one for one in describe(loaded, "sinusoid_maml").splitlines() if one.startswith(f"{line} (packaged: ")]
     assert loaded.identity("data").fixed == before.identity("data").fixed
     named = load("sinusoid_maml", ["tracking.uri=sqlite:///own.db", "tracking.experiment=own"])
     assert (named.tracking.uri, named.tracking.experiment) == ("sqlite:///own.db", "own")
@@ -559,7 +574,12 @@ def test_a_field_is_marked_in_its_own_file_and_nowhere_else():
     """Reptile's evaluation fields, without a line about them in config.py."""
     identity = load("omniglot_reptile_5w1s").identity("data")
     free = {key for key in identity.free if key.split(".")[0] in ("algorithm", "source")}
-    assert free == {"algorithm.eval_inner_steps", "algorithm.eval_inner_batch", "source.path"}
+    assert free == {
+        "algorithm.eval_inner_steps",
+        "algorithm.eval_inner_batch",
+        "source.path",
+        "source.eval_rotations",
+    }
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -585,7 +605,7 @@ def test_params_for_the_tracker_are_the_whole_recipe():
         (
             ["algorithm={name: protonet}"],
             ConfigError,
-            "algorithm.name: protonet learns classification, .* gives regression",
+            "source.name: sinusoid gives values as training targets, protonet learns slots; choose another",
         ),
         (["net={name: conv4}"], ConfigError, "net.name: conv4 needs images .* use mlp"),
         (["normalisation=running"], ConfigError, "normalisation: 'running' makes MAML diverge"),
@@ -611,8 +631,8 @@ def test_parts_that_do_not_fit_are_refused_before_anything_starts(here, override
 @pytest.mark.parametrize(
     ("algorithm", "labels", "message"),
     [
-        ("baseline", "slots", "source.labels: slots, but baseline trains on classes; use classes"),
-        ("protonet", "classes", "source.labels: classes, but protonet trains on slots; use slots"),
+        ("baseline", "slots", "gives slots as training targets, baseline learns classes; use source.labels=classes"),
+        ("protonet", "classes", "gives classes as training targets, protonet learns slots; use source.labels=slots"),
     ],
 )
 def test_labels_of_another_kind_than_a_method_trains_on_are_refused(small_images, algorithm, labels, message):
@@ -643,9 +663,11 @@ def test_a_group_the_recipe_does_not_name_is_stepped_like_the_model():
 
 
 def test_shapes_come_out_as_the_source_takes_them():
-    shapes = load("omniglot_maml_5w1s").shapes()
-    assert shapes.train == TaskShape(5, 1, 1, "random")
+    recipe = load("omniglot_maml_5w1s")
+    shapes = recipe.shapes()
+    assert shapes.train == TaskShape(5, 1, 1)
     assert shapes.eval.ways == 5
+    assert plain(recipe.source, SOURCES["images"].Config).train_rotations == "random"
 
 
 def test_yaml_in_the_package_is_what_a_person_would_read():
