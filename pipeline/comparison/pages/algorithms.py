@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -56,7 +56,8 @@ def page(results: Path = RESULTS) -> str:
     parts = [
         "# Algorithms",
         "Made by `make docs` out of what each algorithm says of itself; do not edit. Groups of theta in "
-        "brackets are there in some settings only; those in italics are state: folded, never stepped by an optimizer. "
+        "brackets are there in some settings only; those in italics are never stepped by an optimizer: state, which is "
+        "folded, or what stays as it began. "
         "Measured is what a run came to in a protocol of `jobs.compare`, or of a recipe by itself (`recipes`), with "
         "its 95% interval over tasks and its normalisation; [results.md](results.md) and [recipes.md](recipes.md) have "
         "it all.",
@@ -72,13 +73,14 @@ def page(results: Path = RESULTS) -> str:
 
 def _row(name: str, used: list[str], measured: list[str]) -> str:
     algorithm = ALGORITHMS[name]
+    built = list(_instances(algorithm))
     return line(
         [
             f"`{name}`",
             algorithm.about.paper,
             ", ".join(_tasks(algorithm.needs)),
-            _sends(algorithm),
-            ", ".join(_groups(algorithm)) or "–",
+            _sends(built[0] if built else algorithm),
+            ", ".join(_groups(built)) or "–",
             ", ".join(f"`{recipe}`" for recipe in used) or "–",
             "<br>".join(measured) or "not measured",
         ]
@@ -91,23 +93,19 @@ def _tasks(needs: Needs) -> list[str]:
     return sorted(named | {one.__name__.lower() for one in needs.data if one is not Batch})
 
 
-def _sends(algorithm: type[Algorithm[Any, Any]]) -> str:
+def _sends(algorithm: Algorithm[Any, Any] | type[Algorithm[Any, Any]]) -> str:
     """What a worker sends: the meta-gradient, and records where the algorithm folds them."""
+    kind = algorithm if isinstance(algorithm, type) else type(algorithm)
     meta_gradient = getattr(algorithm, "meta_gradient", None)
     sent = meta_gradient.sends if meta_gradient else "the gradient of theta"
-    return f"{sent}; records" if algorithm.fold is not Algorithm.fold else sent
+    return f"{sent}; records" if kind.fold is not Algorithm.fold else sent
 
 
-def _line(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def _groups(algorithm: type[Algorithm[Any, Any]]) -> Iterator[str]:
+def _groups(built: Sequence[Algorithm[Any, Any]]) -> Iterator[str]:
     """The groups of theta in every setting that can be built."""
-    built = list(_instances(algorithm))
     thetas = [set(one.init(init_rng(0))) for one in built]
     for group in sorted(set().union(*thetas)):
-        shown = f"*{group}*" if any(group in one.state_groups for one in built) else group
+        shown = f"*{group}*" if any(group in one.unstepped for one in built) else group
         yield shown if all(group in theta for theta in thetas) else f"({shown})"
 
 
