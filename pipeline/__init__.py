@@ -71,7 +71,8 @@ def train(
         recipe: the name of a packaged recipe, or the path of a ``.yaml`` file.
         overrides: changes to it as ``key=value``, for example ``algorithm.inner_lr=0.02``.
         executor: ``serial`` for this process, ``ray`` for workers. The result does not depend on it.
-        address: HOST:PORT of a Ray head, ``auto``, or ``local`` to start Ray here.
+        address: HOST:PORT of a Ray head, ``auto``, or ``local`` to start Ray here; by default RAY_ADDRESS, else
+            ``auto`` in a Ray job, else ``local``.
         output: the run's folder, or a URI such as ``s3://bucket/run``; by default ``runs/RECIPE/TIME``.
         resume: continue the run in ``output``, or the newest one of the recipe.
         plugins: dotted names of your own modules, imported here and in every worker before the recipe is read.
