@@ -89,7 +89,7 @@ def test_a_signal_keeps_the_last_step_and_ends_the_mlflow_run(stopped, mlflow_ur
 
 @pytest.mark.fault("F19")
 @pytest.mark.parametrize(
-    ("where", "number", "group"),
+    ("options", "number", "group"),
     [
         pytest.param(SERIAL, INT, False, id="serial-SIGINT"),
         pytest.param(RAY, TERM, False, id="ray-SIGTERM", marks=on_ray),
@@ -127,7 +127,7 @@ def test_a_signal_while_ray_starts(training, number, started):
 
 
 @pytest.mark.fault("F11")
-@pytest.mark.parametrize("where", [SERIAL, pytest.param(RAY, marks=drill)], ids=["serial", "ray"])
+@pytest.mark.parametrize("options", [SERIAL, pytest.param(RAY, marks=drill)], ids=["serial", "ray"])
 def test_a_driver_that_is_killed_outright_leaves_nobody_behind_and_its_run_goes_on(training, options, tmp_path):
     few = ("steps=300", "evaluation.tasks=4")
     run = training(*few, *options)
