@@ -256,8 +256,8 @@ def _deleted(uri: str, experiment: str, number: str) -> ConfigError:
 def how_to_open(uri: str, run: str | None = None) -> tuple[str, str]:
     """The command that starts the UI ("" for a server) and the link to the run's curves.
 
-    The link leads to the list of experiments where there is no run, or where MLflow does not know it or does not
-    answer.
+    The link leads to the list of experiments where there is no run, or where MLflow does not know it, does not answer
+    or misses the working directory, which Ray may delete when a job's workers have ended.
     """
     command, link = ui_command(uri), runs_url(uri)
     if run and (is_web(uri) or database(uri).exists()):
@@ -265,7 +265,7 @@ def how_to_open(uri: str, run: str | None = None) -> tuple[str, str]:
             probe(uri)
             found = MlflowClient(tracking_uri=absolute(uri)).get_run(run)
             link = run_url(uri, found.info.experiment_id, run)
-        except (ConfigError, MlflowException) as error:
+        except (ConfigError, MlflowException, OSError) as error:
             logging.getLogger(__name__).info("no link to run %s: %s", run, redact(str(error)))
     return command, link
 
