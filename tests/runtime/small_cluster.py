@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -91,9 +92,15 @@ class SmallCluster:
         verb, *rest = arguments
         return [str(BIN / "ray"), "job", verb, "--address", f"http://{self.dashboard}", *rest]
 
-    def submit(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Train as a job called ``name``; what it prints comes to NAME.log in ``home``."""
-        job = ["--submission-id", name, "--working-dir", str(ROOT), "--", "python", "-m", "jobs.train", *arguments]
+    def submit(self, name: str, *arguments: str, folder: Path = ROOT) -> subprocess.Popen[bytes]:
+        """Train as a job called ``name`` in ``folder``; what it prints comes to NAME.log in ``home``.
+
+        In a folder outside the checkout the job finds the checkout as it would find an installed package.
+        """
+        job = ["--submission-id", name, "--working-dir", str(folder)]
+        if folder != ROOT:
+            job += ["--runtime-env-json", json.dumps({"env_vars": {"PYTHONPATH": str(ROOT)}})]
+        job += ["--", "python", "-m", "jobs.train", *arguments]
         log = (self.home / f"{name}.log").open("wb")
         self.processes.append(
             subprocess.Popen(

@@ -19,6 +19,7 @@ import pytest
 
 from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.storage.local import Local
+from tests.runtime.small_cluster import ROOT, SmallCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -297,3 +298,40 @@ def test_workers_without_the_plug_in_say_so_in_one_line(mine, tmp_path):
         "error: a worker could not start: ConfigError: --import my_parts: this machine has no module my_parts; start "
         "in the folder that holds it, or install it on every node\n"
     )
+
+
+@pytest.fixture
+def cluster():
+    started = SmallCluster()
+    yield started
+    started.stop()
+
+
+@pytest.mark.drill
+def test_a_job_submitted_from_the_plug_in_s_folder(cluster, migrated_mlflow, tmp_path):
+    lab, run = tmp_path / "lab", tmp_path / "run"
+    write_parts(lab, migrated_mlflow)
+    stays = ["--output", str(run), f"tracking.uri=sqlite:///{lab}/mlflow.db"]
+    job = cluster.submit("own", "mine.yaml", "--import", "my_parts", "--workers", "2", *stays, folder=lab)
+    assert job.wait(WAIT_S) == 0, cluster.log("own")
+    alone = said(python(lab, "-c", ALONE))
+    assert json.loads((run / "summary.json").read_text())["theta_sha256"] == alone["theta"]
+
+
+@pytest.mark.drill
+def test_a_driver_outside_the_cluster_sends_its_plug_in(cluster, migrated_mlflow, tmp_path):
+    lab = tmp_path / "lab"
+    write_parts(lab, migrated_mlflow)
+    train = ["-m", "jobs.train", "mine.yaml", "--import", "my_parts", "--workers", "2", "--output", "run"]
+    joined = subprocess.run(
+        [sys.executable, *train, "--address", cluster.address],
+        cwd=lab,
+        env=cluster.environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert joined.returncode == 0, joined.stdout + joined.stderr
+    alone = said(python(lab, "-c", ALONE))
+    assert json.loads((lab / "run/summary.json").read_text())["theta_sha256"] == alone["theta"]
