@@ -53,6 +53,8 @@ class IMAML(GradientBased):
     Config: ClassVar[type[IMAMLConfig]] = IMAMLConfig
     about: ClassVar[About] = About("optimisation", "Rajeswaran et al. 2019, arXiv 1909.04630")
 
+    meta_gradient = Implicit(IMAMLConfig.proximal, IMAMLConfig.solver_steps)
+
     def __init__(self, config: IMAMLConfig, model: Network, loss: LossFunction) -> None:
         self.meta_gradient = Implicit(config.proximal, config.solver_steps)
         super().__init__(config, model, loss)

@@ -21,6 +21,7 @@ from pipeline.core.types import Context
 from pipeline.engine.outer.optimizer import Outer, build_optimizer, build_scheduler
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
+from pipeline.nets.normalisation import Mode
 from pipeline.tasks import SOURCES
 from pipeline.tasks.images import ImagesConfig
 from pipeline.testing.compare import tensors
@@ -29,10 +30,10 @@ from tests.contract.cases import small
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
 ENOUGH: dict[str, dict[str, int]] = {
-    "mann": {"slots": 3},
+    "mann": {"slots": 3, "reads": 2},
     "memorygated": {"slots": 3},
     "ntm": {"slots": 3},
-    "metamemory": {"slots": 4, "nearest": 2, "episode_slots": 3},
+    "metamemory": {"slots": 2, "nearest": 2, "episode_slots": 3},
     "gradientmemory": {"slots": 2},
     "mbpa": {"neighbours": 3},
     "metalstm": {"inner_steps": 3, "detach_every": 2},
@@ -41,6 +42,12 @@ ENOUGH: dict[str, dict[str, int]] = {
     "imaml": {"solver_steps": 3},
 }
 """Sizes at which a memory forgets, a neighbourhood is not the whole support set and a trajectory has two segments."""
+
+NORMALISED: dict[str, Mode] = {"protonet": "transductive"}
+"""Normalisation under which queries see each other, for a method whose fields ask for that."""
+
+WAYS = {"metamemory": 2}
+"""Fewer classes than the slots of a task's memory, which always has one more slot than classes."""
 
 TASKS = 6
 
@@ -104,20 +111,21 @@ def computed(algorithm: str, config: Any, images: str) -> str:
     needs = method_type.needs
     sinusoid, shapes = "values" in needs.targets, TaskShapes(TaskShape(1, 8, 5), TaskShape(1, 8, 5))
     if not sinusoid:
-        shapes = TaskShapes(TaskShape(3, 3, 3), TaskShape(3, 3, 3))
+        ways = WAYS.get(algorithm, 3)
+        shapes = TaskShapes(TaskShape(ways, 3, 3), TaskShape(ways, 3, 3))
     place = ImagesConfig(images, labels="slots" if sinusoid else needs.targets[0])
     source = SOURCES["sinusoid"](SOURCES["sinusoid"].Config(), shapes) if sinusoid else SOURCES["images"](place, shapes)
     spec = source.spec()
-    net = NETS["mlp"](
-        NETS["mlp"].Config((8,)), spec.input_shape, spec.outputs if needs.head else None, normalised=False
-    )
-    method = method_type(config, NormalisedNet(net, "none", spec.input_shape), LOSSES[spec.loss].function)  # type: ignore[call-arg]
+    mode = NORMALISED.get(algorithm, "none")
+    outputs = spec.outputs if needs.head else None
+    net = NETS["mlp"](NETS["mlp"].Config((8,)), spec.input_shape, outputs, normalised=mode != "none")
+    method = method_type(config, NormalisedNet(net, mode, spec.input_shape), LOSSES[spec.loss].function)  # type: ignore[call-arg]
     theta = method.init(Ticket(1, "init", "train", 0, 0).rng("noise"))
     for number in range(TASKS):
         for phase in ("train", "evaluate"):
             ticket = Ticket(1, "train" if phase == "train" else "evaluate", "train", 1, number)
             task = source.sample(ticket)
-            context = Context(1, phase, task.ways, method.draw(ticket.rng("noise"), task, phase))
+            context = Context(1 + number, phase, task.ways, method.draw(ticket.rng("noise"), task, phase))
             theta, task, context = torch.utils._pytree.tree_map_only(torch.Tensor, as_double, (theta, task, context))
             if phase == "train":
                 gradient, score = method.learn(theta, task, context)
