@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from pipeline.engine.durability.journal import Journal
 from pipeline.engine.interfaces import Status
 from pipeline.engine.loop import ProgressListener
 from pipeline.runs import recorded
+from pipeline.runs.older import as_first_recorded
 from pipeline.runs.paths import absolute
 from pipeline.runs.recorded import Result
 from pipeline.runs.run import RunOptions, RunResult, train_run
@@ -40,12 +40,6 @@ WARM_UP = 0.3
 """The share of a trial that is not counted, because workers start seconds apart."""
 CURVE = 5
 """Points of a training curve, each a mean over the steps since the one before."""
-
-
-SETTINGS_SINCE = {"source.query_order": "sorted", "algorithm.previous": "example", "algorithm.write_to": "one"}
-"""Settings that came after the first recorded results, with the values that those results were made with."""
-SETTINGS_SINCE_OF = {"protonet": {"algorithm.temperature": 1.0, "algorithm.batch": "apart"}}
-"""The same for settings whose name another algorithm had before."""
 
 
 def recipes_of(name: str, protocol: Protocol, only: Collection[str], overrides: Sequence[str]) -> dict[str, Recipe]:
@@ -108,19 +102,9 @@ def identity(protocol: Protocol, recipe: Recipe) -> str:
         key: value for key, value in found.free.items() if key.split(".")[0] in ("algorithm", "task", "evaluation")
     }
     facts = {**found.fixed, **judged, "steps": None, "budget": (protocol.seconds, protocol.tasks)}
-    return hashlib.sha256(json.dumps(_as_first_recorded(recipe, facts), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _as_first_recorded(recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts as they were named when the first results were recorded, so that a new setting does not undo a row."""
-    named = dict(facts)
-    for phase in ("train", "eval"):
-        named[f"task.{phase}.rotations"] = getattr(recipe.source, f"{phase}_rotations", "none")
-        named.pop(f"source.{phase}_rotations", None)
-    for key, value in (SETTINGS_SINCE | SETTINGS_SINCE_OF.get(recipe.algorithm.name, {})).items():
-        if named.get(key) == value:
-            del named[key]
-    return named
+    return hashlib.sha256(
+        json.dumps(as_first_recorded(facts, recipe.algorithm.name), sort_keys=True).encode()
+    ).hexdigest()[:16]
 
 
 def _train(

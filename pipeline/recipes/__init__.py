@@ -37,17 +37,29 @@ def read(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ConfigError: no such recipe, no mapping, a key given twice, an override without ``=``.
     """
     merged = _with_base(recipe, ())
-    _override(merged, overrides)
+    override(merged, overrides)
     return merged
 
 
-def parse(text: str, where: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Like ``read``, from the text of a saved recipe, which is complete and has no base."""
+def parse(text: str, where: str) -> dict[str, Any]:
+    """The raw recipe in the text of a saved one, which is complete and has no base."""
     saved = _parse(text, f"recipe {where}")
     if not isinstance(saved, dict):
         raise ConfigError(f"recipe {where}: expected keys and values, found {saved!r}")
-    _override(saved, overrides)
     return saved
+
+
+def override(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Lay ``key=value`` overrides on a raw recipe, in place.
+
+    Raises:
+        ConfigError: an override without ``=``, or below a key that has a value.
+    """
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{override!r}: expected key=value, for example algorithm.inner_lr=0.02")
+        _set(tree, key, _parse(text, f"{key}="))
 
 
 def origin(recipe: str) -> str | None:
@@ -144,14 +156,6 @@ def _merge(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         )
         merged[key] = _merge(old, value) if same and isinstance(old, dict) else value
     return merged
-
-
-def _override(tree: dict[str, Any], overrides: Sequence[str]) -> None:
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"{override!r}: expected key=value, for example algorithm.inner_lr=0.02")
-        _set(tree, key, _parse(text, f"{key}="))
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -23,6 +23,7 @@ from pipeline.engine.durability.checkpoint import FORMAT, Checkpoint, Checkpoint
 from pipeline.engine.durability.coordinator import PLUGINS
 from pipeline.engine.durability.identity import is_identity
 from pipeline.engine.durability.journal import last_step
+from pipeline.runs.older import as_today
 from pipeline.serving.learner import Learner, refuse_transductive
 from pipeline.storage import storage_at
 from pipeline.storage.texts import read_text
@@ -35,8 +36,9 @@ def validate_folder(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe
         raise ConfigError(f"{folder}: no run (no recipe.yaml); expected the --output of a training run")
     where = f"{folder}/recipe.yaml"
     require_plugins(folder)
-    saved = recipes.parse(text, where)
-    return validate(recipes.parse(text, where, overrides), where, saved)
+    saved, changed = (as_today(recipes.parse(text, where)) for _ in range(2))
+    recipes.override(changed, overrides)
+    return validate(changed, where, saved)
 
 
 def require_plugins(folder: str | Path) -> None:

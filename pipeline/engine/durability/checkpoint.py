@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.core.failures import ResumeError, StorageError
 from pipeline.storage.interface import Storage
 
-FORMAT = 2
+FORMAT = 3
 """The newest format. Theta is read from older formats too; a run resumes from this one only."""
 
 _UNREADABLE = (SafetensorError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, MemoryError)
