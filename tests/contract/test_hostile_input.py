@@ -100,11 +100,11 @@ def forged(path: Path, facts: str, tensor: torch.Tensor) -> None:
 @pytest.mark.parametrize("facts", ["", "[]", "null", "{}", '{"format": 1}', '{"format": 1, "step": "x"}', "[" * 5000])
 def test_a_forged_checkpoint_is_refused(tmp_path, facts):
     forged(tmp_path / "x.safetensors", facts, torch.zeros(2))
-    with pytest.raises(ResumeError, match="holds no facts of a run"):
+    with pytest.raises(ResumeError, match="holds no metadata of a run"):
         read_checkpoint(Local(tmp_path), "x.safetensors")
 
 
-@pytest.mark.parametrize("facts", ['{"format": 2, "step": %d}', '{"format": 2, "step": %d, "identity": 7}'])
+@pytest.mark.parametrize("facts", ['{"format": 3, "step": %d}', '{"format": 3, "step": %d, "identity": 7}'])
 def test_a_forged_checkpoint_is_not_gone_on_from(facts, place):
     broken = place.run()
     for path in (broken / "checkpoints").iterdir():

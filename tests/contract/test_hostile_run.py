@@ -153,7 +153,7 @@ def test_an_entry_that_a_checkpoint_carries_is_checked_as_a_line_of_the_journal_
     storage = Local(broken)
     for name in storage.names("checkpoints"):
         found = read_checkpoint(storage, f"checkpoints/{name}")
-        write_checkpoint(storage, f"checkpoints/{name}", found._replace(facts=found.metadata | {"entries": [entry]}))
+        write_checkpoint(storage, f"checkpoints/{name}", found._replace(metadata=found.metadata | {"entries": [entry]}))
     journal = (broken / "journal.jsonl").read_text()
     assert "carries an entry of the journal that is none" in resume(broken)
     assert (broken / "journal.jsonl").read_text() == journal
@@ -208,15 +208,17 @@ def changed(broken: Path, change: Callable[[Checkpoint], Checkpoint]) -> None:
 
 
 def fact(key: str, value: object) -> Callable[[Checkpoint], Checkpoint]:
-    return lambda found: found._replace(facts=found.metadata | {key: value})
+    return lambda found: found._replace(metadata=found.metadata | {key: value})
 
 
 def of_identity(key: str, value: object) -> Callable[[Checkpoint], Checkpoint]:
-    return lambda found: found._replace(facts=found.metadata | {"identity": found.metadata["identity"] | {key: value}})
+    return lambda found: found._replace(
+        metadata=found.metadata | {"identity": found.metadata["identity"] | {key: value}}
+    )
 
 
 def text(key: str, value: object) -> Callable[[Checkpoint], Checkpoint]:
-    return lambda found: found._replace(facts=found.metadata | {"texts": found.metadata["texts"] | {key: value}})
+    return lambda found: found._replace(metadata=found.metadata | {"texts": found.metadata["texts"] | {key: value}})
 
 
 def schedule(**values: object) -> Callable[[Checkpoint], Checkpoint]:
@@ -260,7 +262,7 @@ STATES: dict[str, Callable[[Checkpoint], Checkpoint]] = {
     "a schedule without rates": schedule(_last_lr=[]),
     "a schedule of texts": schedule(_last_lr=["x"]),
     "a schedule of another rate": schedule(base_lrs=[7.0]),
-    "no rate": lambda found: found._replace(facts=found.metadata | {"texts": {}}),
+    "no rate": lambda found: found._replace(metadata=found.metadata | {"texts": {}}),
     "no exp_avg": tensor("exp_avg", None),
     "no theta": tensor("weight", None),
     "one tensor more": tensor("theta/model/more", lambda _: torch.zeros(2)),

@@ -100,7 +100,7 @@ def test_swapped_content_is_found(written):
 @pytest.mark.fault("F25")
 def test_a_newer_format_is_named(written, monkeypatch):
     monkeypatch.setattr("pipeline.engine.durability.checkpoint.FORMAT", 1)
-    with pytest.raises(ResumeError, match="format 2, this version reads up to format 1"):
+    with pytest.raises(ResumeError, match="format 3, this version reads up to format 1"):
         read(written)
 
 

@@ -538,7 +538,7 @@ def test_a_run_of_an_older_format_is_not_continued(bench, monkeypatch):
     with monkeypatch.context() as older:
         older.setattr("pipeline.engine.durability.checkpoint.FORMAT", 1)
         bench.killed(recipe(), 3)
-    with pytest.raises(ResumeError, match="have format 1, and this version goes on from format 2"):
+    with pytest.raises(ResumeError, match="have format 1, and this version goes on from format 3"):
         bench.train(recipe())
 
 
