@@ -78,3 +78,14 @@ def torch_threads():
     torch.set_num_threads(1)
     yield 1
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def plugins_of_this_test_alone():
+    """A run's identity names the plug-ins of its process: what a test imports is none of the next test's."""
+    from pipeline.core import plugins
+
+    before = dict(plugins._imported)
+    yield
+    plugins._imported.clear()
+    plugins._imported.update(before)
