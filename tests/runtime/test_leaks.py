@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 MARK = "METAFLEET_TEST"
 SHARED = Path("/dev/shm")
 ON_RAY = ("evaluation.tasks=4", "--executor", "ray", "--workers", "1")
-RUN = {"recipe.yaml", "journal.jsonl", "journal.sent", "tracked_run", "lock", "epochs/00000001"}
+RUN = {"recipe.yaml", "journal.jsonl", "journal.sent", "tracked_run", "tracked_key", "lock", "epochs/00000001"}
 CHECKPOINT = re.compile(r"checkpoints/step-\d{8}\.safetensors")
 
 
