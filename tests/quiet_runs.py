@@ -45,7 +45,7 @@ class Nowhere:
 
 
 @dataclass(frozen=True)
-class BuildQuietKeeper:
+class BuildQuietCoordinator:
     """The coordinator of a run that nobody looks at: the real one, with a stand-in for the module of its tracker."""
 
     recipe: str
@@ -102,7 +102,7 @@ def run(
 ) -> Outcome:
     """Train on ``workers`` Ray workers, or in this process for 0, from wherever the run in ``folder`` stands."""
     text = recipe.model_dump_json()
-    worker, coordinator = worker or build.BuildWorker(text), BuildQuietKeeper(text, str(folder))
+    worker, coordinator = worker or build.BuildWorker(text), BuildQuietCoordinator(text, str(folder))
     executor = on_ray(worker, coordinator, workers, timeouts) if workers else SerialExecutor(worker(), coordinator())
     return train(recipe, folder, executor, after)
 

@@ -1,4 +1,4 @@
-"""Keepers that are measured: the real one with a stopwatch, and one that is safe only now and then.
+"""Coordinators that are measured: the real one with a stopwatch, and one that is safe only now and then.
 
 Importable, to travel by name to the parameter actor.
 """
@@ -19,7 +19,7 @@ from pipeline.engine.durability.coordinator import Coordinator, Durability
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.interfaces import Entry, Status
 from pipeline.storage.interface import Storage
-from tests.quiet_runs import BuildQuietKeeper
+from tests.quiet_runs import BuildQuietCoordinator
 
 T = TypeVar("T")
 JOURNALING = ("entry", "absorb", "pending", "sync")
@@ -44,19 +44,19 @@ class Spent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BuildTimedKeeper:
+class BuildTimedCoordinator:
     """The coordinator of a real run; when it is closed, what it ``Spent`` lies at ``notes``, one list a line."""
 
     recipe: str
     folder: str
     notes: str
 
-    def __call__(self) -> TimedKeeper:
+    def __call__(self) -> TimedCoordinator:
         real = build.BuildCoordinator(self.recipe, self.folder, commit="", accept_numerics=False)()
-        return TimedKeeper(real, Path(self.notes))
+        return TimedCoordinator(real, Path(self.notes))
 
 
-class TimedKeeper:
+class TimedCoordinator:
     """A coordinator with a stopwatch; in all else it is the coordinator."""
 
     def __init__(self, coordinator: Coordinator, notes: Path) -> None:
@@ -157,7 +157,7 @@ class JournalByTurns(Journal):
 
 
 @dataclass(frozen=True)
-class BuildKeeperByTurns:
+class BuildCoordinatorByTurns:
     """A coordinator without a tracker, as safe as the real one in every second stretch of steps."""
 
     recipe: str
@@ -165,7 +165,7 @@ class BuildKeeperByTurns:
     turns: Turns
 
     def __call__(self) -> Coordinator:
-        coordinator = BuildQuietKeeper(self.recipe, self.folder)()
+        coordinator = BuildQuietCoordinator(self.recipe, self.folder)()
         coordinator.durability = SafeByTurns(
             1, coordinator.durability.last, coordinator.durability.keep, turns=self.turns
         )

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.config import Recipe, load
 from pipeline.runs.sync import sync_run
 from tests import mlflow_server
-from tests.bench.coordinators import BuildTimedKeeper, Spent, read_spent
+from tests.bench.coordinators import BuildTimedCoordinator, Spent, read_spent
 from tests.bench.proxy import MODES, Mode, Proxy
 from tests.bench.ratio import Ratio, blocks, ratio
 from tests.bench.stepping import Rates, train
@@ -112,7 +112,7 @@ def _recipe(steps: int, proxy: Proxy) -> Recipe:
 
 def _timed_run(recipe: Recipe, run: Path, listener: Rates) -> tuple[str | None, list[Spent]]:
     notes = run.with_suffix(".spent")
-    unsent = train(recipe, BuildTimedKeeper(recipe.model_dump_json(), str(run), str(notes)), listener)
+    unsent = train(recipe, BuildTimedCoordinator(recipe.model_dump_json(), str(run), str(notes)), listener)
     return unsent, read_spent(notes)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipeline.config import load
 from pipeline.runs.paths import absolute
-from tests.bench.coordinators import BuildKeeperByTurns, Turns
+from tests.bench.coordinators import BuildCoordinatorByTurns, Turns
 from tests.bench.ratio import Ratio, ratio
 from tests.bench.stepping import Rates, train
 
@@ -40,7 +40,7 @@ def price(name: str, overrides: Sequence[str], folder: Path) -> Price:
     settings = [f"steps={count * turns.length}", "workers.count=2", "checkpoint.every=1", "evaluation.tasks=1"]
     recipe = absolute(load(name, [*overrides, *settings]))
     rates = Rates(recipe)
-    train(recipe, BuildKeeperByTurns(recipe.model_dump_json(), str(folder / name), turns), rates)
+    train(recipe, BuildCoordinatorByTurns(recipe.model_dump_json(), str(folder / name), turns), rates)
     stretches = rates.array().reshape(count, turns.length)
     return Price(name, ratio(list(stretches[2::2]), list(stretches[3::2]), paired=True))
 

@@ -20,7 +20,7 @@ from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runtime.cluster import Workers
 from pipeline.runtime.transport import RayTransport, constructor_cause
-from tests.quiet_runs import LIMITS, BuildQuietKeeper, on_ray
+from tests.quiet_runs import LIMITS, BuildQuietCoordinator, on_ray
 from tests.runtime.planted import (
     ALGORITHM_FAILS,
     SOURCE_FAILS,
@@ -131,7 +131,7 @@ def test_a_worker_that_computes_otherwise_is_left_out_unless_the_recipe_says_mix
 
 def executor(tiny, folder, worker=None, coordinator=None):
     text = tiny.model_dump_json()
-    return on_ray(build.BuildWorker(worker or text), BuildQuietKeeper(coordinator or text, str(folder)), 1)
+    return on_ray(build.BuildWorker(worker or text), BuildQuietCoordinator(coordinator or text, str(folder)), 1)
 
 
 PYDANTIC = """creation task, ray::TaskWorker.__init__() (pid=1)

@@ -49,6 +49,8 @@ def test_a_folder_that_ray_cannot_use(tmp_path, variable, below, fix):
 
 
 def test_a_limit_of_address_space_is_named(monkeypatch):
+    # The Ray of this session is a child of this process too, and later tests need it.
+    monkeypatch.setattr(cluster, "stop_local_raylet", lambda: None)
     monkeypatch.setattr(cluster, "_memory_limit", lambda: 3_000_000_000)
     message = r"timed out. ulimit -v allows 3\.0 GB of address space"
     with pytest.raises(cluster.ClusterError, match=message) as raised, cluster._told():

@@ -71,18 +71,18 @@ def test_a_process_that_comes_back(of, tmp_path, executor, request):
     check(of, folder)
 
 
+def come_back(of, folder, afterwards):
+    """Train serially, be taken over, and go on after ``afterwards``; nothing of the other's run may have changed."""
+    with pytest.raises(FencedError, match="taken over by process"):
+        train_run(of, RunOptions("serial", output=folder), TakenOver(of, folder, afterwards))
+    check(of, folder)
+
+
 def test_one_that_comes_back_and_sees_its_files_changed(of, tmp_path, monkeypatch):
     def changed(*_):
         raise StorageError("the checkpoint does not read back as it was written")
 
-    folder = tmp_path / "run"
-    with pytest.raises(FencedError, match="taken over by process"):
-        train_run(
-            of,
-            RunOptions("serial", output=folder),
-            TakenOver(of, folder, lambda: monkeypatch.setattr(Checkpoints, "write", changed)),
-        )
-    check(of, folder)
+    come_back(of, tmp_path / "run", lambda: monkeypatch.setattr(Checkpoints, "write", changed))
 
 
 def test_one_that_comes_back_without_its_parameter_actor(of, tmp_path, monkeypatch):
@@ -91,14 +91,7 @@ def test_one_that_comes_back_without_its_parameter_actor(of, tmp_path, monkeypat
     def lost(*_):
         return "the parameter actor failed"
 
-    folder = tmp_path / "run"
-    with pytest.raises(FencedError):
-        train_run(
-            of,
-            RunOptions("serial", output=folder),
-            TakenOver(of, folder, lambda: monkeypatch.setattr(SerialExecutor, "close", lost)),
-        )
-    check(of, folder)
+    come_back(of, tmp_path / "run", lambda: monkeypatch.setattr(SerialExecutor, "close", lost))
 
 
 def test_one_that_was_about_to_finish(of, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from pipeline.engine.durability.journal import Journal
 from pipeline.engine.outer.store import Store
 from pipeline.engine.serial import SerialExecutor
 from pipeline.storage import local
-from tests.quiet_runs import BuildQuietKeeper, Onlooker, run
+from tests.quiet_runs import BuildQuietCoordinator, Onlooker, run
 
 POINTS = ("before apply", "after apply", "mid-write", "after fsync", "after rename", "before journal")
 CRASHED = 77
@@ -68,7 +68,7 @@ def trains(recipe: str, folder: str, together: Barrier) -> None:
     """Train beside another process that has opened the same run, on a file system without locks."""
     local.Local.lock = lambda self: self.folder.mkdir(parents=True, exist_ok=True)  # type: ignore[method-assign]
     of = recipe_type().model_validate_json(recipe)
-    executor = SerialExecutor(build.BuildWorker(recipe)(), BuildQuietKeeper(recipe, folder)())
+    executor = SerialExecutor(build.BuildWorker(recipe)(), BuildQuietCoordinator(recipe, folder)())
     first = together.wait(LONG_S) == 0
     if not first:  # opening takes a while, and whoever opens meanwhile would fence the other before it has begun
         together.wait(LONG_S)

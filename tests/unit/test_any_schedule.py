@@ -29,6 +29,6 @@ def test_theta_is_the_same_bits_whatever_happens_to_how_many_workers(algorithm, 
     assert len(set(serial.losses)) == STEPS
     worker = BuildWorker(text)()
     for seed, (name, (workers, chaos)) in enumerate(SCHEDULES.items()):
-        coordinator = quiet_runs.BuildQuietKeeper(text, str(tmp_path / name))()
+        coordinator = quiet_runs.BuildQuietCoordinator(text, str(tmp_path / name))()
         executor = VirtualExecutor(worker, coordinator, workers, seed, chaos)
         assert quiet_runs.train(tiny, tmp_path / name, executor) == serial, name

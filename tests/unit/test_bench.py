@@ -26,7 +26,7 @@ from pipeline.engine.serial import SerialExecutor
 from pipeline.runs.sync import sync_run
 from pipeline.storage.local import Local
 from tests import mlflow_server, quiet_runs
-from tests.bench.coordinators import BuildKeeperByTurns, Spent, TimedKeeper, Turns, read_spent
+from tests.bench.coordinators import BuildCoordinatorByTurns, Spent, TimedCoordinator, Turns, read_spent
 from tests.bench.outages import share
 from tests.bench.proxy import Proxy
 from tests.bench.ratio import blocks, ratio
@@ -154,7 +154,7 @@ def test_a_share_is_of_the_steps_it_names():
     assert found.tracking == pytest.approx(0.007 / 0.07)
 
 
-def serially(recipe: Recipe, coordinator: Coordinator | TimedKeeper) -> None:
+def serially(recipe: Recipe, coordinator: Coordinator | TimedCoordinator) -> None:
     executor = SerialExecutor(BuildWorker(recipe.model_dump_json())(), coordinator)
     loop.train(executor, plan_of(recipe, build_components(recipe)), quiet_runs.Onlooker())
     assert executor.close("FINISHED", {}) is None
@@ -166,9 +166,9 @@ def spent(tmp_path, torch_threads):
 
     def train(name: str, meddle: Callable[[Coordinator], None] = lambda _: None) -> list[Spent]:
         recipe = tiny.recipe("maml", Path(), steps=5)
-        coordinator = quiet_runs.BuildQuietKeeper(recipe.model_dump_json(), str(tmp_path / name))()
+        coordinator = quiet_runs.BuildQuietCoordinator(recipe.model_dump_json(), str(tmp_path / name))()
         meddle(coordinator)
-        serially(recipe, TimedKeeper(coordinator, tmp_path / f"{name}.spent"))
+        serially(recipe, TimedCoordinator(coordinator, tmp_path / f"{name}.spent"))
         found = read_spent(tmp_path / f"{name}.spent")
         assert [one.step for one in found] == list(range(1, recipe.steps + 1))
         return found
@@ -236,9 +236,9 @@ def test_what_the_publisher_computes_meanwhile_is_found(spent, monkeypatch):
 
 
 @pytest.mark.bench
-def test_a_keeper_by_turns_is_safe_in_every_second_stretch(tmp_path, torch_threads):
+def test_a_coordinator_by_turns_is_safe_in_every_second_stretch(tmp_path, torch_threads):
     recipe = tiny.recipe("maml", Path(), steps=9, checkpoint={"every": 1, "keep": 20})
-    serially(recipe, BuildKeeperByTurns(recipe.model_dump_json(), str(tmp_path / "run"), Turns(2))())
+    serially(recipe, BuildCoordinatorByTurns(recipe.model_dump_json(), str(tmp_path / "run"), Turns(2))())
     storage = Local(tmp_path / "run")
     journal = Journal(storage)
     journal.load()

@@ -55,7 +55,7 @@ def test_a_crash_at_any_point_changes_nothing(point, straight, crashed):
 
 
 @pytest.mark.fault("F27")
-def test_of_two_keepers_at_once_exactly_one_survives(straight, tmp_path):
+def test_of_two_coordinators_at_once_exactly_one_survives(straight, tmp_path):
     """Both have opened the run, where no lock keeps them apart; the one that came second has the newer epoch."""
     codes = exit_codes(trains, (TEXT, str(tmp_path)), (TEXT, str(tmp_path)), barrier=True)
     assert sorted(codes) == [0, FencedError.exit_code]

@@ -15,7 +15,7 @@ from pipeline.engine.evaluate import chunks_of
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.store import Store
 from tests.unit.quadratic import FLOAT64, LOOPED, Bowls, maml, mean_gradient, reptile, vector, worker
-from tests.unit.virtual import VirtualTransport, virtual_crew
+from tests.unit.virtual import VirtualTransport, virtual_pool
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
@@ -30,7 +30,7 @@ def contributions(name: str, chunk_size: int = CHUNK, workers: int = 1, seed: in
     """As they arrive from workers of random speed."""
     ours = worker(ALGORITHMS[name], SOURCE, chunk_size=chunk_size)
     transport = VirtualTransport(workers, seed, lambda work, theta, chunk: ours.learn(theta, chunk))
-    pool = virtual_crew(transport, workers)
+    pool = virtual_pool(transport, workers)
     chunks = chunks_of(5, 1, COUNT, chunk_size, purpose="train", split="train")
     return [contribution for contribution, _ in pool.learn(vector().numpy(), chunks)]
 

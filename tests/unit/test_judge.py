@@ -180,7 +180,7 @@ def trained(folder, **changes):
     of = recipe(**changes)
     onlooker = quiet_runs.Onlooker()
     text = of.model_dump_json()
-    executor = SerialExecutor(BuildWorker(text)(), quiet_runs.BuildQuietKeeper(text, str(folder))())
+    executor = SerialExecutor(BuildWorker(text)(), quiet_runs.BuildQuietCoordinator(text, str(folder))())
     loop.train(executor, plan_of(of, build_components(of)), onlooker)
     executor.close("FINISHED", {})
     return onlooker

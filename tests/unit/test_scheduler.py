@@ -43,7 +43,7 @@ from tests.unit.virtual import (
     Recorder,
     VirtualExecutor,
     VirtualTransport,
-    virtual_crew,
+    virtual_pool,
 )
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -61,7 +61,7 @@ def echo(work: Work, theta: Any, chunk: Chunk) -> Any:
 
 def pool(workers: int, seed: int, chaos: Chaos = CALM, on_poison: str = "abort") -> tuple[WorkerPool, VirtualTransport]:
     transport = VirtualTransport(workers, seed, echo, chaos)
-    return virtual_crew(transport, workers, on_poison), transport
+    return virtual_pool(transport, workers, on_poison), transport
 
 
 def scores(pool: WorkerPool, theta: Any, chunks: list[Chunk]) -> list[Any]:
@@ -149,7 +149,7 @@ def test_a_late_answer_of_a_worker_that_was_given_up_counts_and_its_second_does_
 
 
 def test_a_late_answer_does_not_make_a_busy_worker_idle(scheduler):
-    """Else it is dealt a second chunk, and when it is lost the first one is dealt to nobody, for ever."""
+    """Else it is assigned a second chunk, and when it is lost the first one is assigned to nobody, for ever."""
     scheduler.submit("learn", chunks(3), 0.0)
     scheduler.on(Joined(0), 0.0)
     scheduler.submit("learn", chunks(3, 2), 1.0)
@@ -207,7 +207,7 @@ def test_a_chunk_that_simply_takes_long_gets_ever_longer_leases():
     """Tasks may differ a hundredfold: the run slows down, it does not end."""
     for seed in SEEDS:
         transport = VirtualTransport(2, seed, echo, Chaos(slow=1.0))
-        ours = virtual_crew(transport, 2)
+        ours = virtual_pool(transport, 2)
         ours.scheduler.lease_times.add("score", 1.0)
         assert len(scores(ours, None, chunks(3))) == 3
 
@@ -314,7 +314,7 @@ def test_a_chunk_that_kills_only_as_a_whole_is_named_as_a_whole():
     for seed in range(10):
         transport = TooMuch(1, seed, echo)
         with pytest.raises(PoisonError, match=r"chunk 2 of step 1 \(train/train/1/4, train/train/1/5\)"):
-            scores(virtual_crew(transport, 1), None, chunks(5))
+            scores(virtual_pool(transport, 1), None, chunks(5))
         assert transport.killed == {(1, 2): 2 * MAX_LOSSES}
 
 
@@ -328,12 +328,12 @@ def test_poison_is_left_out_where_the_recipe_says_so_for_good():
         ours, transport = pool(3, seed, Chaos(poison=frozenset({POISON})), "skip")
         transport.compute = report
         for attempt in range(2):  # the second time it is known
-            dealt = len(transport.leases)
+            assigned = len(transport.leases)
             results = {one.chunk: (names, one.skipped) for names, one in ours.learn(None, chunks(5))}
             assert results.pop(2) == (("train/train/1/4",), (POISON,))
             assert all(len(names) == 2 and not skipped for names, skipped in results.values())
             isolated_once = [
-                lease for lease in transport.leases[dealt:] if POISON in {t.id for t in lease.chunk.tickets}
+                lease for lease in transport.leases[assigned:] if POISON in {t.id for t in lease.chunk.tickets}
             ]
             assert bool(isolated_once) == (attempt == 0)
 
@@ -384,7 +384,7 @@ def test_a_flaky_machine_gets_little_work_and_the_run_goes_on():
             super().send(worker, lease, work, theta, chunk)
 
     transport = Flaky(6, 1, echo)
-    ours = virtual_crew(transport, 6)
+    ours = virtual_pool(transport, 6)
     notes: list[str] = []
     ours.note = notes.append
     for step in range(1, 40):
@@ -396,7 +396,7 @@ def test_a_flaky_machine_gets_little_work_and_the_run_goes_on():
 
 def test_a_machine_that_is_the_only_one_does_not_rest():
     transport = VirtualTransport(2, 0, echo, Chaos(loss=0.4, losses=2), machines=1)
-    ours = virtual_crew(transport, 2)
+    ours = virtual_pool(transport, 2)
     for step in range(1, 20):
         scores(ours, None, chunks(4, step))
     assert transport.clock.seconds < 19 * 30
@@ -429,7 +429,7 @@ def test_an_idle_worker_that_leaves_is_replaced_at_once(scheduler):
 def test_a_worker_that_joins_late_gets_work_at_once():
     transport = VirtualTransport(1, 0, echo)
     transport.join(1, after=5.0)
-    scores(virtual_crew(transport, 1), None, chunks(20))
+    scores(virtual_pool(transport, 1), None, chunks(20))
     assert any(lease.worker == 1 for lease in transport.leases)
     assert all(lease.at >= 5.0 for lease in transport.leases if lease.worker == 1)
 
@@ -480,7 +480,7 @@ def test_waiting_never_misses_what_time_brings(chaos):
 
     for seed in range(20):
         transport = Checked(4, seed, echo, chaos)
-        ours = virtual_crew(transport, 4)
+        ours = virtual_pool(transport, 4)
         for step in range(1, 4):
             scores(ours, None, chunks(7, step))
 
@@ -551,7 +551,7 @@ def test_evaluation_gives_the_same_rows_whatever_the_schedule():
     rows = []
     for workers, seed in ((1, 0), (3, 1), (7, 2)):
         transport = VirtualTransport(workers, seed, compute, LOSSES if seed else CALM)
-        rows.append(evaluate(virtual_crew(transport, workers), vector().numpy(), plan).rows())
+        rows.append(evaluate(virtual_pool(transport, workers), vector().numpy(), plan).rows())
     assert rows[0] == rows[1] == rows[2]
     assert [row.point for row in rows[0]] == [0, 1, 2]
 

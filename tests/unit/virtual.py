@@ -110,7 +110,7 @@ class VirtualTransport:
         self._later(Joined(worker, f"machine-{worker % self.machines}"), self.clock.seconds + after)
 
     def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
-        assert worker in self.idle, f"worker {worker} is lost or busy and was dealt chunk {chunk.number}"
+        assert worker in self.idle, f"worker {worker} is lost or busy and was assigned chunk {chunk.number}"
         self.idle.remove(worker)
         self.leases.append(Lease(worker, lease, chunk, self.clock.seconds))
         chaos, now = self.chaos, self.clock.seconds
@@ -168,7 +168,7 @@ class VirtualTransport:
         return at
 
 
-def virtual_crew(transport: VirtualTransport, workers: int, on_poison: OnPoison = "abort") -> WorkerPool:
+def virtual_pool(transport: VirtualTransport, workers: int, on_poison: OnPoison = "abort") -> WorkerPool:
     """A pool on virtual workers."""
     return WorkerPool(transport, transport.clock, Scheduler(LIMITS, on_poison), workers=workers)
 
