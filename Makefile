@@ -16,19 +16,16 @@ BIN := .venv/bin
 train: .venv/.installed
 	$(BIN)/python -m jobs.train $(ARGS)
 
-# Most tests have a process for each core, up to four. What starts clusters has two processes, each with a Ray of its own;
-# a file stays in one. What promises seconds, or looks for what a run leaves behind, has the machine to itself.
-MOST := -n logical --maxprocesses 4 --ignore tests/runtime
-ALONE := tests/runtime/test_signals.py tests/runtime/test_leaks.py
-CLUSTERS := -n 2 --dist loadfile tests/runtime $(ALONE:%=--ignore %)
+# Tests have a process for each core, up to four. A file stays in one: its fixtures train runs and start clusters.
+# What promises seconds has the machine to itself.
+ALONE := tests/runtime/test_signals.py
+MOST := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --ignore $(ALONE)
 test: .venv/.installed
 	$(BIN)/python -m pytest -q $(MOST)
-	$(BIN)/python -m pytest -q $(CLUSTERS)
 	$(BIN)/python -m pytest -q $(ALONE)
 
-test-all: .venv/.installed # also the full grid of the contract, and the tests of the benchmark
+test-all: .venv/.installed # also the slow tests, the full grid of the contract, and the tests of the benchmark
 	$(BIN)/python -m pytest -q -m "not drill" $(MOST)
-	$(BIN)/python -m pytest -q -m "not drill" $(CLUSTERS)
 	$(BIN)/python -m pytest -q -m "not drill" $(ALONE)
 
 drills: .venv/.installed # faults done to real clusters: minutes

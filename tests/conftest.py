@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,11 +82,20 @@ def torch_threads():
 
 
 @pytest.fixture(autouse=True)
-def plugins_of_this_test_alone():
-    """A run's identity names the plug-ins of its process: what a test imports is none of the next test's."""
+def plugins_of_this_test_alone(tmp_path_factory):
+    """What a test registers, imports as a plug-in or imports from its own folder is none of the next test's."""
+    from pipeline.algorithms import ALGORITHMS
     from pipeline.core import plugins
+    from pipeline.core.losses import LOSSES
+    from pipeline.nets import NETS
+    from pipeline.tasks import SOURCES
 
-    before = dict(plugins._imported)
+    before = [(names, dict(names)) for names in (ALGORITHMS, NETS, SOURCES, LOSSES, plugins._imported)]
+    modules, own = set(sys.modules), str(tmp_path_factory.getbasetemp())
     yield
-    plugins._imported.clear()
-    plugins._imported.update(before)
+    for names, entries in before:
+        names.clear()
+        names.update(entries)
+    for name in sys.modules.keys() - modules:
+        if own in repr(getattr(sys.modules[name], "__spec__", None)):
+            del sys.modules[name]

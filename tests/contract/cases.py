@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -109,30 +109,34 @@ def described() -> tuple[Described, ...]:
 
 @functools.cache
 def every_day() -> frozenset[Described]:
-    """Of the grid, what is enough for most changes: all variants, and plain cases in which all pairs of settings meet.
+    """Of the grid, what is enough for most changes: each algorithm meets each kind, network, mode and variant.
 
-    Settings are the algorithm, the kind, the network and the mode. A pair that is in no case of the grid does not fit.
+    Next is the case with the most that has not been met; of equal ones, that of which the least has been met.
     """
-    plain = {one: pairs(one) for one in described() if not one.changes}
-    chosen, missing = set(described()) - set(plain), set().union(*plain.values())
+    chosen, missing = set(), set().union(*map(meetings, described()))
+    met: Counter[tuple[str, Any]] = Counter()
     while missing:
-        best = max(plain, key=lambda one: len(plain[one] & missing))
-        missing -= plain[best]
+        best = max(
+            described(), key=lambda one: (len(meetings(one) & missing), -sum(met[part] for part in meetings(one)))
+        )
+        missing -= meetings(best)
+        met.update(meetings(best))
         chosen.add(best)
     return frozenset(chosen)
 
 
-def pairs(one: Described) -> set[tuple[str, str]]:
-    """Of an algorithm, kind, network and mode."""
-    return set(itertools.combinations(one[:4], 2))
+def meetings(one: Described) -> set[tuple[str, Any]]:
+    """The algorithm with its kind, its network, its mode and its variant."""
+    return {(one.algorithm, part) for part in one[1:]}
 
 
 @functools.cache
 def leading() -> frozenset[Described]:
-    """One case for each algorithm, kind and variant; and the ``running`` mode, which adds a state group to theta."""
+    """Of these, one case for each algorithm, kind and variant; and the ``running`` mode, which adds a state group."""
     first: dict[tuple[Any, ...], Described] = {}
     for one in described():
-        first.setdefault((one.algorithm, one.kind, one.changes, one.mode == "running"), one)
+        if one in every_day():
+            first.setdefault((one.algorithm, one.kind, one.changes, one.mode == "running"), one)
     return frozenset(first.values())
 
 

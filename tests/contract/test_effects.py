@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import typing
@@ -49,7 +50,7 @@ NORMALISED: dict[str, Mode] = {"protonet": "transductive"}
 WAYS = {"metamemory": 2}
 """Fewer classes than the slots of a task's memory, which always has one more slot than classes."""
 
-TASKS = 6
+TASKS = 3
 
 
 class Field(NamedTuple):
@@ -105,6 +106,7 @@ def idle_value(field: Field, config: Any, value: Any) -> bool:
     return value == default or idle(field.name, value, default, field.marks, vars(config)) is not None
 
 
+@functools.cache
 def computed(algorithm: str, config: Any, images: str) -> str:
     """A hash of all that a method computes: theta, what it learns of tasks, and what it answers at evaluation."""
     method_type, digest = ALGORITHMS[algorithm], hashlib.sha256()

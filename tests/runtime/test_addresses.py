@@ -46,6 +46,13 @@ def test_what_is_no_address_of_a_head_is_named_with_where_it_was_given(monkeypat
         join(cluster_address(None))
 
 
+def test_an_address_where_nobody_listens_is_told_with_the_way_out():
+    with pytest.raises(
+        ClusterError, match="^--address '127.0.0.1:1': no Ray head answers at 127.0.0.1:1.*ray start --head"
+    ):
+        join("127.0.0.1:1")
+
+
 @pytest.mark.ray
 def test_a_process_that_is_in_a_cluster_takes_no_other(ray_local, monkeypatch):
     joined = ray_local.get_runtime_context().gcs_address
@@ -61,7 +68,10 @@ def test_a_process_that_is_in_a_cluster_takes_no_other(ray_local, monkeypatch):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_runtime_environment_that_cannot_be_set_up_ends_a_run_at_once(migrated_mlflow, tmp_path):
-    """As in a Ray job that was told to start a Ray of its own: its working directory lies in the cluster's."""
+    """As in a Ray job that was told to start a Ray of its own: its working directory lies in the cluster's.
+
+    ``test_ray_faults`` shows every day what is made of Ray's error.
+    """
     (tmp_path / "mlflow.db").write_bytes(migrated_mlflow.read_bytes())
     working_dir = {"runtime_env": {"working_dir": "gcs://_ray_pkg_0123456789abcdef.zip"}}
     command = ["jobs.train", "sinusoid_maml", "steps=2", "--workers", "1", "--address", "local"]

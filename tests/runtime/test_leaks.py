@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,9 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.config import load
+from tests import quiet_runs
 from tests.runtime.interrupted import ORPHANS_S, START_S, Training
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 MARK = "METAFLEET_TEST"
 SHARED = Path("/dev/shm")
@@ -29,8 +32,8 @@ def training(migrated_mlflow, tmp_path, monkeypatch):
     monkeypatch.setenv(MARK, uuid.uuid4().hex)
     started = []
 
-    def start(*arguments):
-        started.append(Training(tmp_path, migrated_mlflow, *arguments, *ON_RAY))
+    def start(*arguments, database=migrated_mlflow):
+        started.append(Training(tmp_path, database, *arguments))
         return started[-1]
 
     yield start
@@ -84,7 +87,7 @@ def check(training, before, kept):
 @pytest.mark.fault("F29")
 def test_a_run_that_is_finished_leaves_its_results(training):
     before = shared()
-    run = training("steps=3")
+    run = training("steps=3", *ON_RAY)
     run.wait_for("step ")
     assert shared_by(marked()), "the mark is on the processes that share memory"
     assert run.process.wait(START_S) == 0, (run.folder / "err").read_text()
@@ -95,9 +98,33 @@ def test_a_run_that_is_finished_leaves_its_results(training):
 @pytest.mark.drill
 def test_a_run_that_is_stopped_leaves_what_it_goes_on_from(training):
     before = shared()
-    run = training("steps=1000000", "outer.model.schedule=constant")
+    run = training("steps=1000000", "outer.model.schedule=constant", *ON_RAY)
     run.wait_for("step ")
     run.wait_for_tracker()
     run.process.send_signal(signal.SIGTERM)
     assert run.process.wait(START_S) == 128 + signal.SIGTERM, (run.folder / "err").read_text()
     check(run, before, RUN)
+
+
+@pytest.mark.fault("F11")
+@pytest.mark.parametrize(
+    "options", [("--executor", "serial"), pytest.param(ON_RAY, marks=pytest.mark.drill)], ids=["serial", "ray"]
+)
+def test_a_driver_that_is_killed_outright_leaves_nobody_behind_and_its_run_goes_on(
+    training, options, tmp_path, torch_threads
+):
+    few = ("steps=300", "evaluation.tasks=4")
+    run = training(*few, *options)
+    run.wait_for_tracker()
+    left = run.end(signal.SIGKILL)
+    assert left.code == -signal.SIGKILL
+    assert 0 < left.checkpoint < 300
+    # Two agents of Ray's own look for the raylet they have lost about once a minute.
+    assert not [one for one in left.orphans if "DashboardAgent" not in one and "RuntimeEnvAgent" not in one]
+    resumed = training(*few, *options, "--resume", database=None)
+    assert resumed.process.wait(120) == 0, (tmp_path / "err").read_text()
+    summary = json.loads((resumed.run / "summary.json").read_text())
+    alone = quiet_runs.run(load("sinusoid_maml", ["tasks_per_step=8", "chunk_size=4", *few]), tmp_path / "alone", 0)
+    assert summary["theta_sha256"] == alone.theta
+    entries = [json.loads(line) for line in (resumed.run / "journal.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if entry["kind"] == "train"] == list(range(1, 301))

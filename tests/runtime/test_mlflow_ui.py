@@ -30,8 +30,6 @@ FLAGS = [
 ]
 STEPS = 120
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def run(server, tmp_path_factory):

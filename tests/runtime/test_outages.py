@@ -14,7 +14,7 @@ from tests.bench.outages import outage, outage_table
 from tests.bench.proxy import Proxy
 from tests.mlflow_server import free_port
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.bench]
+pytestmark = [pytest.mark.ray, pytest.mark.bench]
 
 
 def test_an_outage_is_measured_and_every_metric_is_there_afterwards(ray_local, server, server_folder):

@@ -1,4 +1,8 @@
-"""One drill for each kind of fault in a real Ray: the run goes on, and ends with the bits of a run without it."""
+"""One drill for each kind of fault in a real Ray: the run goes on, and ends with the bits of a run without it.
+
+Every day a worker hangs here and a parameter actor is killed, and ``test_ray_equals_serial`` kills workers. The rest
+is slow: ``test_scheduler`` and ``test_durable_model`` do it in virtual time, to the same scheduler and coordinator.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +59,7 @@ class At:
             self.stall = time.monotonic() - self.sent
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F10")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
 def test_a_parameter_actor_that_is_lost_is_built_again_from_its_checkpoint(number, tiny, serial, tmp_path):
@@ -64,6 +69,7 @@ def test_a_parameter_actor_that_is_lost_is_built_again_from_its_checkpoint(numbe
     assert at.stall < 15.0
 
 
+@pytest.mark.fault("F10")
 def test_a_parameter_actor_that_is_lost_between_checkpoints_is_caught_up_with(tiny, serial, tmp_path):
     """The steps since are done again: the same bits, and not one line of the journal more."""
     rare = tiny.model_copy(update={"checkpoint": tiny.checkpoint.model_copy(update={"every": STEPS - 1})})
@@ -74,6 +80,7 @@ def test_a_parameter_actor_that_is_lost_between_checkpoints_is_caught_up_with(ti
     assert outcome == serial
 
 
+@pytest.mark.slow
 def test_a_parameter_actor_that_dies_again_and_again_ends_the_run(tiny, tmp_path):
     def kill(step: int) -> None:
         os.kill(mine("ParameterActor", before), signal.SIGKILL)
@@ -84,7 +91,11 @@ def test_a_parameter_actor_that_dies_again_and_again_ends_the_run(tiny, tmp_path
 
 
 @pytest.mark.fault("F1", "F2", "F4")
-@pytest.mark.parametrize("harm", [killed, hung, out_of_memory], ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize(
+    "harm",
+    [hung, pytest.param(killed, marks=pytest.mark.slow), pytest.param(out_of_memory, marks=pytest.mark.slow)],
+    ids=lambda harm: harm.__name__,
+)
 def test_a_worker_that_is_lost_in_the_middle_of_a_chunk_leaves_no_trace(harm, tiny, serial, tmp_path):
     marker = tmp_path / "harmed"
     ticket = Ticket(tiny.seed, "train", "train", 3, TASKS - 1)
@@ -93,18 +104,21 @@ def test_a_worker_that_is_lost_in_the_middle_of_a_chunk_leaves_no_trace(harm, ti
     assert marker.exists()
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_before_it_is_up_is_started_anew(tiny, serial, tmp_path):
     stuck = BuildStuckWorker(tiny.model_dump_json(), str(tmp_path / "marker"))
     timeouts = Timeouts(wait_s=120.0, start_s=8.0)
     assert run(tiny, tmp_path / "run", 1, stuck, timeouts=timeouts) == serial
 
 
+@pytest.mark.slow
 def test_the_only_worker_may_be_lost_too(tiny, serial, tmp_path):
     at = At(1, "TaskWorker", signal.SIGKILL)
     assert run(tiny, tmp_path, 1, after=at, timeouts=QUICK) == serial
     assert at.sent
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F30")
 def test_a_task_that_kills_every_worker_is_named(tiny, tmp_path):
     ticket = Ticket(tiny.seed, "train", "train", 1, 1)

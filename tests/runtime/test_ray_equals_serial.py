@@ -16,8 +16,23 @@ from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, recipe
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
 
 
-UNLIKE = {"maml": (1, 2, 3), "reptile": (3,), "protonet": (1, 2, 3), "metamemory": (1, 3), "memoryrnn": (3,)}
-"""A gradient, a delta, a folded state group, a memory, a recurrent net; and how many workers each is given."""
+UNLIKE = ("maml", "reptile", "protonet", "metamemory", "memoryrnn")
+"""A gradient, a delta, a folded state group, a memory, a recurrent net."""
+COUNTS = [
+    ("maml", (3,)),
+    ("protonet", (2,)),
+    *(
+        pytest.param(name, counts, marks=pytest.mark.slow)
+        for name, counts in (
+            ("maml", (1, 2)),
+            ("protonet", (1, 3)),
+            ("reptile", (3,)),
+            ("metamemory", (1, 3)),
+            ("memoryrnn", (3,)),
+        )
+    ),
+]
+"""How many workers each is given."""
 
 
 def running(images, steps=STEPS):
@@ -49,9 +64,9 @@ def standing(three, monkeypatch):
     monkeypatch.setattr("pipeline.runtime.executor.RayTransport", lambda _, workers, *__: Seats(three, workers.count))
 
 
-@pytest.mark.parametrize(("algorithm", "workers"), UNLIKE.items(), ids=UNLIKE)
+@pytest.mark.parametrize(("algorithm", "workers"), COUNTS)
 def test_theta_is_the_same_bits_for_any_number_of_workers(algorithm, workers, standing, small_images, tmp_path):
-    """Five unlike algorithms on a real Ray; ``test_any_schedule`` does this for all of them on virtual workers.
+    """Unlike algorithms on a real Ray; ``test_any_schedule`` does this every day for all of them on virtual workers.
 
     An algorithm cannot see which of the two it is on: it may not import Ray (``test_architecture``), and what it is
     given and gives travels unchanged (``check_messages_can_travel``).
@@ -64,7 +79,11 @@ def test_theta_is_the_same_bits_for_any_number_of_workers(algorithm, workers, st
         assert run(tiny, tmp_path / f"ray{count}", count) == serial
 
 
-@pytest.mark.parametrize(("first", "second"), [(1, 0), (0, 2)], ids=["ray-then-serial", "serial-then-ray"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(0, 2), pytest.param(1, 0, marks=pytest.mark.slow)],
+    ids=["serial-then-ray", "ray-then-serial"],
+)
 def test_a_run_that_is_resumed_elsewhere_ends_the_same(first, second, standing, small_images, tmp_path):
     straight = run(running(small_images), tmp_path / "straight", 0)
     half = run(running(small_images, STEPS // 2), tmp_path / "resumed", first)
@@ -73,8 +92,9 @@ def test_a_run_that_is_resumed_elsewhere_ends_the_same(first, second, standing, 
     assert (resumed.theta, half.losses + resumed.losses) == (straight.theta, straight.losses)
 
 
+@pytest.mark.slow
 def test_a_run_in_an_object_store_is_that_of_a_folder(standing, small_images, tmp_path):
-    """Its parameter actor may be on any machine."""
+    """Its parameter actor may be on any machine. ``test_bucket`` has such a run in one process."""
     tiny = recipe("maml", small_images)
     assert run(tiny, f"file://{tmp_path}/store", 2) == run(tiny, tmp_path / "serial", 0)
 

@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from ray.exceptions import RuntimeEnvSetupError
 
 from pipeline import build
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
@@ -19,7 +20,7 @@ from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runtime.cluster import Workers
-from pipeline.runtime.transport import RayTransport, constructor_cause
+from pipeline.runtime.transport import RayTransport, _system_failure, constructor_cause
 from tests.quiet_runs import LIMITS, BuildQuietCoordinator, on_ray
 from tests.runtime.planted import (
     ALGORITHM_FAILS,
@@ -63,6 +64,7 @@ def test_a_worker_that_writes_to_theta_changes_its_own_copy_only(ray_local, pool
     assert np.array_equal(ray_local.get(reference), theta)
 
 
+@pytest.mark.slow
 def test_without_that_copy_it_would_have_changed_everybodys(ray_local):
     """The test above can fail: Ray's shared memory is writable through torch."""
     theta = parts()[2].numpy()
@@ -99,7 +101,7 @@ def test_an_error_in_a_task_ends_the_run_and_names_the_task(pool, step, cause):
     assert f"pipeline.replay(DIR, step={step}, number=0)" in text
 
 
-@pytest.mark.parametrize("mixed", [False, True], ids=["of one kind", "mixed"])
+@pytest.mark.parametrize("mixed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["of one kind", "mixed"])
 def test_a_worker_that_computes_otherwise_is_left_out_unless_the_recipe_says_mixed(mixed, ray_local, tmp_path):
     tiny = recipe("maml", tmp_path)
     build_workers = BuildUnlikeWorkers(tiny.model_dump_json(), str(tmp_path / "marker"))
@@ -129,9 +131,11 @@ def test_a_worker_that_computes_otherwise_is_left_out_unless_the_recipe_says_mix
         assert "of another kind" in notes[0]
 
 
-def executor(tiny, folder, worker=None, coordinator=None):
+def executor(tiny, folder, worker=None, coordinator=None, plugins=()):
     text = tiny.model_dump_json()
-    return on_ray(build.BuildWorker(worker or text), BuildQuietCoordinator(coordinator or text, str(folder)), 1)
+    return on_ray(
+        build.BuildWorker(worker or text, plugins), BuildQuietCoordinator(coordinator or text, str(folder)), 1
+    )
 
 
 PYDANTIC = """creation task, ray::TaskWorker.__init__() (pid=1)
@@ -159,7 +163,16 @@ def test_the_cause_of_a_failed_constructor_is_the_last_error_that_is_named(text,
     assert constructor_cause(text) == cause
 
 
-@pytest.mark.parametrize("actor", ["worker", "coordinator"])
+def test_a_runtime_environment_that_cannot_be_set_up_is_told_as_what_it_is():
+    """``test_addresses`` has Ray say so, which takes it 20 s."""
+    said = "Failed to set up runtime environment.\nOSError: gcs://_ray_pkg_0.zip is gone"
+    with pytest.raises(
+        ClusterError, match="could not set up this job's runtime environment: OSError: gcs://_ray_pkg_0"
+    ):
+        _system_failure(RuntimeEnvSetupError(said))
+
+
+@pytest.mark.parametrize("actor", ["coordinator", pytest.param("worker", marks=pytest.mark.slow)])
 def test_a_recipe_that_an_actors_code_does_not_know_is_named_in_one_line(ray_local, small_images, tmp_path, actor):
     tiny = recipe("maml", small_images)
     newer = json.dumps(tiny.model_dump(mode="json") | {"step": 3, "seeds": 2})
@@ -178,6 +191,20 @@ def test_a_recipe_that_an_actors_code_does_not_know_is_named_in_one_line(ray_loc
         started.ray.close()
 
 
+def test_a_plug_in_that_a_worker_misses_is_named_in_one_line(ray_local, small_images, tmp_path):
+    started = executor(recipe("maml", small_images), tmp_path, plugins=("my_parts",))
+    try:
+        with pytest.raises(ClusterError) as raised:
+            started.open()
+        assert one_line(raised.value) == (
+            "a worker could not start: ConfigError: --import my_parts: this machine has no module my_parts; start in "
+            "the folder that holds it, or install it on every node"
+        )
+    finally:
+        started.ray.close()
+
+
+@pytest.mark.slow
 def test_data_that_only_the_workers_miss_is_named_in_one_line(ray_local, small_images, tmp_path):
     gone = shutil.copy(small_images, tmp_path / "gone.arrow")
     tiny = recipe("protonet", gone)
@@ -191,6 +218,7 @@ def test_data_that_only_the_workers_miss_is_named_in_one_line(ray_local, small_i
         started.ray.close()
 
 
+@pytest.mark.slow
 def test_a_parameter_actor_that_cannot_start_says_why_in_one_line(ray_local, small_images, tmp_path):
     (tmp_path / "journal.jsonl").write_text("not an entry\n")
     started = executor(recipe("maml", small_images), tmp_path)

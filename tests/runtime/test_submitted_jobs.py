@@ -14,7 +14,7 @@ from tests.quiet_runs import run
 from tests.runtime.interrupted import status
 from tests.runtime.small_cluster import SmallCluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.drill]
+pytestmark = [pytest.mark.ray, pytest.mark.drill]
 
 STEPS = 500
 CHANGES = [f"steps={STEPS}", "tasks_per_step=8", "chunk_size=4", "evaluation.tasks=4"]

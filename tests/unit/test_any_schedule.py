@@ -20,15 +20,18 @@ SCHEDULES = {"calm": (3, CALM), "strays": (2, STRAYS), "everything": (4, EVERYTH
 """The number of workers and what happens to them; ``test_scheduler`` has all numbers and all harm, on smaller tasks."""
 
 
+@pytest.mark.parametrize(
+    "schedule", ["everything", *(pytest.param(name, marks=pytest.mark.slow) for name in ("calm", "strays"))]
+)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_theta_is_the_same_bits_whatever_happens_to_how_many_workers(algorithm, small_images, tmp_path):
+def test_theta_is_the_same_bits_whatever_happens_to_how_many_workers(algorithm, schedule, small_images, tmp_path):
+    """What happens in the other two schedules happens in ``everything`` too."""
     tiny = recipe(algorithm, small_images)
     text = tiny.model_dump_json()
     assert max(workers for workers, _ in SCHEDULES.values()) <= TASKS // CHUNK, "each worker should have a chunk"
     serial = quiet_runs.run(tiny, tmp_path / "serial", 0)
     assert len(set(serial.losses)) == STEPS
-    worker = BuildWorker(text)()
-    for seed, (name, (workers, chaos)) in enumerate(SCHEDULES.items()):
-        coordinator = quiet_runs.BuildQuietCoordinator(text, str(tmp_path / name))()
-        executor = VirtualExecutor(worker, coordinator, workers, seed, chaos)
-        assert quiet_runs.train(tiny, tmp_path / name, executor) == serial, name
+    workers, chaos = SCHEDULES[schedule]
+    coordinator = quiet_runs.BuildQuietCoordinator(text, str(tmp_path / "virtual"))()
+    executor = VirtualExecutor(BuildWorker(text)(), coordinator, workers, 0, chaos)
+    assert quiet_runs.train(tiny, tmp_path / "virtual", executor) == serial

@@ -66,7 +66,7 @@ def s3(tmp_path_factory):
         process.wait(10)
 
 
-@pytest.fixture(params=["file", "mock", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(params=["file", "mock", "s3"])
 def uri(request, tmp_path, monkeypatch) -> str:
     """Where a run may be kept."""
     if request.param == "file":

@@ -169,8 +169,13 @@ def test_the_worked_example_keeps_the_rules_of_the_house():
     assert LINE in source.text
 
 
+@pytest.mark.slow
 def test_one_file_and_one_line_make_an_algorithm_that_trains(small_images, mlflow_uri, tmp_path):
-    """In a copy of the code, as its docstring says: it trains, and the pages say that they are not made again."""
+    """In a copy of the code, as its docstring says: it trains, and the pages say that they are not made again.
+
+    ``test_guides`` trains plug-ins every day, and the tests above hold the example to the contract and the pages to
+    what they are made of.
+    """
     for part in ("pipeline", "jobs", "docs"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(EXAMPLE, tmp_path / "pipeline" / "algorithms")

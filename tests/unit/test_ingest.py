@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs import run
+from jobs import ingest, run
 from pipeline.core.failures import ClusterError, ConfigError, DataError
 from pipeline.tasks import classfile
 from pipeline.tasks.ingest import folder
@@ -212,30 +212,40 @@ def test_options_out_of_range(tree, tmp_path, options, says):
     assert says in refused(tree, tmp_path / "a.arrow", options)
 
 
-def job(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "jobs.ingest", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+@pytest.fixture
+def job(monkeypatch, capfd):
+    """Runs the job in this process: its code, and what it printed on stdout and stderr."""
+
+    def go(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["jobs.ingest", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run(ingest.main)
+        return ended.value.code, *capfd.readouterr()
+
+    return go
 
 
-def test_the_job_ends_in_a_summary_or_one_line(tree, tmp_path):
+def test_the_job_ends_in_a_summary_or_one_line(job, tree, tmp_path):
     to = tmp_path / "new" / "animals.arrow"
-    bad = job("folder", tree, "--to", to)
-    assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
-    assert bad.stderr.startswith(f"error: {tree}: 1 class (hen) without images")
+    code, out, err = job("folder", tree, "--to", to)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {tree}: 1 class (hen) without images")
     assert not to.parent.exists()
-    good = job("folder", tree, "--to", to, "--size", 8, "--mode", "grey", "--skip-unreadable", "--split", "0.5,0.2,0.3")
-    assert (good.returncode, len(good.stderr.splitlines())) == (0, 5)
+    code, out, err = job(
+        "folder", tree, "--to", to, "--size", 8, "--mode", "grey", "--skip-unreadable", "--split", "0.5,0.2,0.3"
+    )
+    assert (code, len(err.splitlines())) == (0, 5)
     content = classfile.read(to).content
-    assert good.stdout.splitlines() == [
+    assert out.splitlines() == [
         "7 classes, 37 images of 8×8",
         "split random: 4 train, 1 val, 2 test",
         f"sha256 {content}",
         f"file {to}",
     ]
-    assert job("folder", tree, "--split", "half").returncode == 2
-    assert job("omniglot", "--from", tmp_path, "--to", to).stderr.startswith(
-        f"error: {tmp_path}/images_background.zip: "
-    )
+    assert job("folder", tree, "--split", "half")[0] == 2
+    _, _, err = job("omniglot", "--from", tmp_path, "--to", to)
+    assert err.startswith(f"error: {tmp_path}/images_background.zip: ")
     assert classfile.read(to).content == content
 
 

@@ -85,7 +85,9 @@ def test_ink_is_one_and_pixels_are_pillow_s(ingested, zips):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_again_and_from_zips_in_another_order_the_content_is_the_same(ingested, zips, tmp_path):
+    """``test_ingest`` shows of a folder that reading it again gives the same file."""
     file, _ = ingested
     archives = omniglot.from_folder(zips)
     with zipfile.ZipFile(zips / BACKGROUND) as opened:

@@ -140,16 +140,18 @@ def test_ingest_needs_images(here, tmp_path):
     assert list((tmp_path / "cwd").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
-    """As a person meets it: nothing that an import prints stands beside the line."""
+    """As a person meets it: nothing that an import prints stands beside the line, as with a run from end to end."""
     ended = in_a_process("-m", "jobs.train", "sinusoid_maml", "algorithm.inner_lrr=0.02", cwd=tmp_path)
     says_one_line(ended, 2, "did you mean inner_lr?")
     assert ended.out == ""
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_address_where_nobody_listens_ends_in_one_line_and_nothing_is_written(tmp_path):
-    """In a process of its own: a Ray that is up in this one would be joined."""
+    """In a process of its own: a Ray that is up in this one would be joined. ``test_addresses`` asks the function."""
     ended = in_a_process("-m", "jobs.train", "steps=2", "--address", "127.0.0.1:1", cwd=tmp_path)
     says_one_line(ended, 3, "--address '127.0.0.1:1': no Ray head answers at 127.0.0.1:1", "ray start --head")
     assert list(tmp_path.iterdir()) == []

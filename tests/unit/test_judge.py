@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from pipeline import config, register
-from pipeline.algorithms import ALGORITHMS
 from pipeline.build import BuildWorker, build_components, build_worker, plan_of
 from pipeline.comparison.compare import _curve
 from pipeline.comparison.leaderboard import table
@@ -33,7 +32,6 @@ from pipeline.runs.recorded import Result
 from pipeline.runs.report import result_table
 from pipeline.runs.run import RunOptions, evaluate_run
 from pipeline.storage.local import Local
-from pipeline.tasks import SOURCES
 from tests import quiet_runs
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -124,13 +122,8 @@ PARTS = {
 
 @pytest.fixture(autouse=True)
 def registered():
-    before = [(registry, dict(registry)) for registry in (ALGORITHMS, SOURCES, LOSSES)]
     for name, part in PARTS.items():
         register(name, part)
-    yield
-    for registry, entries in before:
-        registry.clear()
-        registry.update(entries)
 
 
 def recipe(source="test_heights", **changes):

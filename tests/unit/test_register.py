@@ -33,17 +33,9 @@ REGISTRIES = (ALGORITHMS, NETS, SOURCES, LOSSES)
 
 
 @pytest.fixture(autouse=True)
-def as_before(monkeypatch):
-    """Registries, imported plug-ins and modules are afterwards what they were."""
-    before = [dict(registry) for registry in REGISTRIES]
-    modules = set(sys.modules)
+def no_plugins(monkeypatch):
+    """No plug-in was imported before."""
     monkeypatch.setattr(plugins, "_imported", {})
-    yield
-    for registry, entries in zip(REGISTRIES, before, strict=True):
-        registry.clear()
-        registry.update(entries)
-    for name in [name for name in sys.modules if name not in modules and name.startswith("lab_")]:
-        del sys.modules[name]
 
 
 class Stretched(MAML):

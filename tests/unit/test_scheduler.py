@@ -535,7 +535,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[tuple[in
 
 
 @ALL
-@pytest.mark.parametrize("workers", range(1, 8))
+@pytest.mark.parametrize("workers", [1, 2, 5, *(pytest.param(more, marks=pytest.mark.slow) for more in (3, 4, 6, 7))])
 def test_training_gives_the_same_theta_whatever_the_schedule(serial, workers, chaos, tmp_path):
     executor = VirtualExecutor(worker(ALGORITHM, SOURCE, chunk_size=2), coordinator(tmp_path), workers, workers, chaos)
     assert trained(executor) == serial
