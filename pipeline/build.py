@@ -17,7 +17,7 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
-from pipeline.core.plugins import import_plugins, imported
+from pipeline.core.plugins import import_plugins, imported, instead_of
 from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec, TaskSource, Varied
 from pipeline.core.types import Needs
@@ -85,7 +85,7 @@ def _check_fit(recipe: Recipe, spec: Spec, needs: Needs) -> None:
             f"{' or '.join(needs.targets)}{fix or '; choose another of the two'}"
         )
     if spec.loss not in LOSSES:
-        raise ConfigError(f"source.name: {source} names the loss {spec.loss!r}; known are {', '.join(LOSSES)}")
+        raise ConfigError(f"source.name: {source} names the loss {spec.loss!r}; {instead_of(spec.loss, LOSSES)}")
 
 
 def source_of(recipe: Recipe) -> TaskSource[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline import recipes
 from pipeline.config.recipe import REGISTRIES, Recipe
+from pipeline.core.plugins import instead_of
 from pipeline.engine.outer.optimizer import Outer
 
 
@@ -48,11 +49,8 @@ def _sentence(path: list[str], found: Sequence[Any], data: Mapping[str, Any]) ->
     if details["type"] == "missing":
         return f"{dotted}: is missing"
     if details["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        known = _known_names(path[-1])
         given = at.get("name") if isinstance(at, Mapping) else at
-        close = difflib.get_close_matches(str(given), known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        return f"{dotted}.name: unknown {path[-1]} {recipes.shown(given)}; {hint}"
+        return f"{dotted}.name: unknown {path[-1]} {recipes.shown(given)}; {instead_of(given, REGISTRIES[path[-1]])}"
     wanted = ", ".join([expected(details), *(expected(one).removeprefix("expected ") for one in others)])
     return f"{dotted}: {' or '.join(wanted.rsplit(', ', 1)) if others else wanted}, found {recipes.shown(at)}"
 
@@ -88,10 +86,6 @@ def expected(details: Any) -> str:
     limits = details.get("ctx", {})
     whole = {name: int(limit) for name, limit in limits.items() if isinstance(limit, float) and limit.is_integer()}
     return f"expected {phrase.format(**limits | whole)}"
-
-
-def _known_names(part: str) -> list[str]:
-    return list(REGISTRIES[part])
 
 
 def _known_keys(path: Sequence[str], data: Mapping[str, Any]) -> list[str]:

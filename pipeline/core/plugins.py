@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,17 @@ def attribute(path: str, key: str) -> Any:
             raise ConfigError(f"{key}: {module} has no {name}")
         found = getattr(found, part)
     return found
+
+
+def instead_of(name: object, known: Collection[str]) -> str:
+    """What an unknown name of a part may have meant: the closest known one, or all and how a plug-in adds another."""
+    close = difflib.get_close_matches(str(name), known, 1)
+    if close:
+        return f"did you mean {close[0]}?"
+    fix = (
+        "; register it in a plug-in and add --import MODULE (in Python: plugins=[...])" if isinstance(name, str) else ""
+    )
+    return f"known are {', '.join(known)}{fix}"
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> str:

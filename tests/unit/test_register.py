@@ -30,6 +30,7 @@ from pipeline.tasks.sinusoid import Sinusoid
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
 REGISTRIES = (ALGORITHMS, NETS, SOURCES, LOSSES)
+REGISTER_IT = "; register it in a plug-in and add --import MODULE (in Python: plugins=[...])"
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +93,9 @@ def recipe(**changes):
 
 def test_what_is_registered_is_in_the_recipe_and_runs():
     for part in ("algorithm", "net", "source"):
-        with pytest.raises(ConfigError, match=f"{part}.name: unknown {part} 'test_own'; known are "):
+        with pytest.raises(
+            ConfigError, match=f"{part}.name: unknown {part} 'test_own'; known are .*{re.escape(REGISTER_IT)}$"
+        ):
             recipe(**{part: {"name": "test_own"}})
     for thing in (Stretched, Doubled, Waves):
         pipeline.register("test_own", thing)
@@ -176,7 +179,7 @@ def test_a_source_s_loss_must_be_registered():
     with pytest.raises(ConfigError) as caught:
         dry_run(recipe(source={"name": "test_waves"}))
     assert str(caught.value) == (
-        f"source.name: test_waves names the loss 'test_absolute'; known are {', '.join(LOSSES)}"
+        f"source.name: test_waves names the loss 'test_absolute'; known are {', '.join(LOSSES)}{REGISTER_IT}"
     )
 
 
