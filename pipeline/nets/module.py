@@ -2,9 +2,9 @@
 
 Batch normalisation layers are replaced by the run's own normalisation mode, because torch's fused ones have silently
 wrong second derivatives under ``vmap`` and carry statistics from task to task. Layer and instance normalisation have
-the same fault in torch, and are replaced by the same arithmetic in primitive operations. Dropout layers take their
-masks from the task's own random stream, so that the same ticket gives the same mask. Everything else runs in evaluation
-mode.
+the same fault in torch, and are replaced by the same arithmetic in primitive operations. Attention runs on torch's own
+primitive operations. Dropout layers take their masks from the task's own random stream, so that the same ticket gives
+the same mask. Everything else runs in evaluation mode.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.core.plugins import attribute
 from pipeline.core.types import Params
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import BatchStatistics, Normaliser
-from pipeline.nets.pure_layers import BatchNorm, Dropout, OnlyPure, Surroundings, with_pure_layers
+from pipeline.nets.pure_layers import BatchNorm, Dropout, OnlyPure, Surroundings, primitive_attention, with_pure_layers
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ class ModuleNet(Net):
         before = around.normalise, around.masks
         around.normalise, around.masks = normalise, masks
         try:
-            yield
+            with primitive_attention():
+                yield
         finally:
             around.normalise, around.masks = before
 

@@ -1,16 +1,19 @@
 """Layers in the place of torch's that are no pure functions or have wrong derivatives.
 
 torch's fused normalisations of batches, layers and instances have wrong second derivatives in a backward pass through
-``vmap``, without an error: up to 5% in a small network. Ours consist of primitive operations.
+``vmap``, without an error: up to 5% in a small network. Ours consist of primitive operations. torch's fused attention
+has no second derivative.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -105,6 +108,18 @@ def _standardised(h: Tensor, over: Collection[int], epsilon: float) -> Tensor:
     return centred * torch.rsqrt(centred.square().mean(tuple(over), keepdim=True) + epsilon)
 
 
+@contextmanager
+def primitive_attention() -> Iterator[None]:
+    """Attention of primitive operations, and no fast path of a transformer layer: that one leaves out its dropout."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 class OnlyPure(TorchFunctionMode):
     """Refuses calls of functions whose layers are replaced here: a function cannot be.
 
@@ -154,6 +169,11 @@ def _pure(layer: nn.Module, name: str, where: str) -> nn.Module:
         raise ConfigError(
             f"{where}: {name} is torch's {kind}, which cannot be vectorised over tasks and has no second derivative on "
             "a GPU; use the cells in pipeline.nets.cells"
+        )
+    if isinstance(layer, nn.MultiheadAttention) and layer.dropout:
+        raise ConfigError(
+            f"{where}: {name} drops attention weights, {kind}(dropout={layer.dropout:g}), which has no effect here, "
+            f"since modules run in evaluation mode; set {name}.dropout = 0.0"
         )
     if isinstance(layer, _BatchNorm):
         return BatchNorm.of(layer)

@@ -123,6 +123,33 @@ class Functional(nn.Module):
         return self.fc(F.dropout(x, p=0.0))
 
 
+class Attentive(nn.Module):
+    """Reads the rows of an image as a sequence, with each way to torch's fused attention.
+
+    Transformer layers drop attention weights if they drop anything; ``weights`` leaves that so.
+    """
+
+    def __init__(self, kind, outputs, dropout=0.0, weights=False):
+        super().__init__()
+        self.kind, self.fc = kind, nn.Linear(8, outputs)
+        if kind == "function":
+            self.mix = nn.Linear(8, 8)
+        if kind == "layer":
+            self.mix = nn.MultiheadAttention(8, 2, batch_first=True)
+        if kind == "encoder":
+            self.mix = nn.TransformerEncoderLayer(8, 2, 12, dropout, batch_first=True)
+            self.mix.self_attn.dropout *= weights
+
+    def forward(self, x):
+        x = x.squeeze(1)
+        if self.kind == "function":
+            heads = self.mix(x).unflatten(-1, (2, 4)).transpose(1, 2)
+            mixed = F.scaled_dot_product_attention(heads, heads.sin(), heads).transpose(1, 2).flatten(2)
+        else:
+            mixed = self.mix(x, x, x, need_weights=False)[0] if self.kind == "layer" else self.mix(x)
+        return self.fc(torch.tanh(mixed).mean(1))
+
+
 def tracking(outputs):
     return nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), nn.Flatten(), nn.Linear(64, outputs))
 

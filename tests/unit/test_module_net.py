@@ -253,6 +253,52 @@ def test_torch_s_fused_layer_and_instance_normalisation_would_not_pass_this(name
     assert off_from_finite_differences(lambda phi, x: functional_call(theirs, phi, (x,)), params) > 1e-5
 
 
+def attentive(kind, **arguments):
+    return model("none", "Attentive", IMAGE, "fc", kind=kind, **arguments)
+
+
+@pytest.mark.parametrize("kind", ["layer", "encoder", "function"])
+def test_second_derivatives_through_attention_equal_finite_differences_and_the_loop(kind):
+    of = attentive(kind)
+    params, support, query = leaves(of), drawn(3, 6, *IMAGE), drawn(3, 5, *IMAGE, seed=1)
+
+    def forward(phi, x):
+        return of.forward_own_statistics(phi, x)[0]
+
+    assert off_from_finite_differences(forward, params) < 1e-6
+    meta = grad(after_one_step(forward))
+    together = vmap(meta, in_dims=(None, 0, 0))(params, support, query)
+    alone = [meta(params, *task) for task in zip(support, query, strict=True)]
+    for name, values in together.items():
+        assert_close(values, torch.stack([one[name] for one in alone]), **EXACT)
+    theirs = own_modules.Attentive(kind, 2).double().eval()
+    state = {name: params[name.replace(".", "/").replace("fc/", HEAD)] for name, _ in theirs.named_parameters()}
+    assert_close(forward(params, support[0]), functional_call(theirs, state, (support[0],)), **EXACT)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("kind", ["layer", "encoder", "function"])
+def test_torch_s_fused_attention_would_not_pass_this(kind):
+    theirs = own_modules.Attentive(kind, 2).double()
+    params = {name: leaf.detach() for name, leaf in theirs.named_parameters()}
+    with pytest.raises(RuntimeError, match="derivative for .*attention.* is not implemented"):
+        off_from_finite_differences(lambda phi, x: functional_call(theirs, phi, (x,)), params)
+
+
+def test_a_transformer_layer_drops_the_same_whether_a_gradient_is_needed_or_not():
+    of = attentive("encoder", dropout=0.5)
+    params, x = leaves(of) | masks(of), drawn(4, *IMAGE)
+    tracked = {name: leaf.clone().requires_grad_() for name, leaf in params.items()}
+    expected = of.forward_own_statistics(tracked, x)[0].detach()
+    assert_close(of.forward_own_statistics(params, x)[0], expected, **EXACT)
+
+
+def test_a_pass_leaves_torch_s_choice_of_attention_as_it_was():
+    attentive("layer")
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
 def masks(of, seed=0, rows=9, phase="train"):
     return of.draw(np.random.default_rng(seed), rows, phase)
 
@@ -360,6 +406,10 @@ REFUSED = [
     ({"factory": "plain", "head": "0"}, "net.head: '0' is not the module's last layer"),
     ({"factory": "plain", "head": "fc"}, "net.head: 'fc' is no layer of the module; its layers are 0, 1, 2, 3, 4"),
     ({"factory": "recurrent"}, "net.factory: reader is torch's GRU, .*; use the cells in pipeline.nets.cells"),
+    (
+        {"factory": "Attentive", "kind": "encoder", "dropout": 0.1, "weights": True},
+        "net.factory: mix.self_attn drops attention weights, .*0.1.*; set mix.self_attn.dropout = 0.0",
+    ),
     ({"factory": "alpha"}, "net.factory: 1 is AlphaDropout; use torch.nn.Dropout or Dropout2d"),
     ({"factory": "everything_dropped"}, "net.factory: 1 drops everything, .*; use a share below 1"),
     ({"factory": "Functional", "name": "dropout"}, "net.factory: calls dropout, .*; use the layer torch.nn.Dropout"),
