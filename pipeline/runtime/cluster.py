@@ -255,6 +255,13 @@ def here() -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
+def own_raylet() -> str:
+    """HOST:PORT of this machine's raylet."""
+    node = ray.get_runtime_context().get_node_id()
+    (own,) = (one for one in ray.nodes() if one["NodeID"] == node)
+    return f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}"
+
+
 def draining_nodes() -> Collection[str]:
     """The nodes that Ray is draining: after a spot machine's notice, or for a scale-down."""
     from ray._private import state

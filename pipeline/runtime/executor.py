@@ -25,6 +25,8 @@ END_S: Mapping[Status, float] = {"KILLED": 1.0, "FAILED": 70.0}
 """How many seconds the parameter actor has to end a run that did not finish."""
 HEADLESS_S = 10.0
 """The same where the head is gone: Ray would not report that the actor went with it."""
+ORPHANED_S = 1.0
+"""The same where the raylet of its machine is gone: it ends with it."""
 
 
 class RayExecutor(WorkerPool):
@@ -104,14 +106,18 @@ class RayExecutor(WorkerPool):
         if status == "FINISHED":
             problem = self._call("close", status, summary)
         else:
-            limit = min(END_S[status], HEADLESS_S) if self.ray.head.gone else END_S[status]
             try:
-                problem = _close_result(self.parameters.close.remote(status, summary), limit)
+                problem = _close_result(self.parameters.close.remote(status, summary), self._end_s(status))
             except FencedError:
                 self._leave()
                 raise
         self._leave()
         return None if problem is None else str(problem)
+
+    def _end_s(self, status: Status) -> float:
+        if not self.ray.head.gone:
+            return END_S[status]
+        return min(END_S[status], ORPHANED_S if self.pinned and self.ray.head.raylet_gone else HEADLESS_S)
 
     def _leave(self) -> None:
         if not self.ray.head.gone:

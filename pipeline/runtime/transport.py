@@ -19,7 +19,7 @@ from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import Hello, TaskWorker
-from pipeline.runtime.cluster import Workers, connect, draining_nodes, stop_local_raylet
+from pipeline.runtime.cluster import Workers, connect, draining_nodes, own_raylet, stop_local_raylet
 from pipeline.runtime.ray_head import RayHead
 
 DRAIN_CHECK_S = 2.0
@@ -65,7 +65,7 @@ class RayTransport:
     ) -> None:
         self.stop = Stop()
         self.ours = connect(address, workers)
-        self.head = RayHead(ray.get_runtime_context().gcs_address, self.stop.check)
+        self.head = RayHead(ray.get_runtime_context().gcs_address, own_raylet(), self.stop.check)
         self.build, self.workers, self.start_s = build, workers, start_s
         self.numerics: dict[str, str] | None = None
         self.actors: dict[int, Any] = {}

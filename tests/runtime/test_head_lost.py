@@ -1,4 +1,4 @@
-"""The head is not survived: the run ends in one line, and goes on exactly where it was on another cluster."""
+"""The head and the driver's raylet are not survived: a run ends in one line, and goes on exactly where it was."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.config import load
 from tests.quiet_runs import run
-from tests.runtime.interrupted import status
+from tests.runtime.interrupted import Training, status
 from tests.runtime.small_cluster import ROOT, SmallCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.drill]
@@ -24,6 +24,8 @@ CHANGES = [f"steps={STEPS}", "tasks_per_step=8", "chunk_size=4", "evaluation.tas
 WAIT_S = 180.0
 ENDS_S = 120.0
 """Long before, Ray would have ended the driver by itself, with an exit code of 1 and no line of ours."""
+RAYLET_ENDS_S = 30.0
+"""Without a raylet a run would wait five minutes for a worker."""
 
 
 @pytest.fixture
@@ -63,17 +65,21 @@ def steps_in(folder):
     return [entry["step"] for entry in entries if entry["kind"] == "train"]
 
 
+def wait_for_steps(folder, driver):
+    deadline = time.monotonic() + WAIT_S
+    while len(steps_in(folder)) < 20:
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.fault("F13")
 def test_a_run_whose_head_is_lost_ends_and_goes_on_on_another_cluster(start, migrated_mlflow, tmp_path, torch_threads):
     folder, database = tmp_path / "run", tmp_path / "mlflow.db"
     database.write_bytes(migrated_mlflow.read_bytes())
     cluster = start()
     driver = train(cluster, folder, database)
-    deadline = time.monotonic() + WAIT_S
-    while len(steps_in(folder)) < 20:
-        assert driver.poll() is None, driver.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_steps(folder, driver)
     (gcs,) = [one for one in psutil.Process(cluster.processes[0].pid).children() if one.name() == "gcs_server"]
     os.kill(gcs.pid, signal.SIGKILL)
     lost = time.monotonic()
@@ -94,3 +100,32 @@ def test_a_run_whose_head_is_lost_ends_and_goes_on_on_another_cluster(start, mig
     assert json.loads((folder / "summary.json").read_text())["theta_sha256"] == alone.theta
     assert status(database) == "FINISHED"
     print(f"ended {ended:.1f} s after its head, at step {done[-1]}")  # noqa: T201  (shown with -s: a figure to write down)
+
+
+@pytest.mark.fault("F12")
+def test_a_run_whose_raylet_is_killed_ends_in_seconds_and_goes_on(migrated_mlflow, tmp_path, torch_threads):
+    training = Training(
+        tmp_path, migrated_mlflow, f"steps={STEPS}", "evaluation.tasks=4", "--executor", "ray", "--workers", "2"
+    )
+    try:
+        wait_for_steps(training.run, training.process)
+        (raylet,) = [one for one in psutil.Process(training.process.pid).children() if one.name() == "raylet"]
+        os.kill(raylet.pid, signal.SIGKILL)
+        lost = time.monotonic()
+        assert training.process.wait(RAYLET_ENDS_S) == 3
+        ended = time.monotonic() - lost
+    finally:
+        training.kill()
+    complaint = (tmp_path / "err").read_text()
+    assert complaint.startswith("error: the raylet of this machine")
+    assert complaint.count("\n") == 1
+    done = steps_in(training.run)
+    assert 20 <= len(done) < STEPS
+    assert status(tmp_path / "mlflow.db") == "FAILED"
+
+    again = Training(tmp_path, None, f"steps={STEPS}", "evaluation.tasks=4", "--executor", "serial", "--resume")
+    assert again.process.wait(WAIT_S) == 0, (tmp_path / "err").read_text()
+    assert steps_in(training.run) == list(range(1, STEPS + 1))
+    alone = run(load("sinusoid_maml", CHANGES), tmp_path / "alone", 0)
+    assert json.loads((training.run / "summary.json").read_text())["theta_sha256"] == alone.theta
+    print(f"ended {ended:.1f} s after its raylet, at step {done[-1]}")  # noqa: T201  (shown with -s: a figure to write down)
