@@ -16,17 +16,13 @@ BIN := .venv/bin
 train: .venv/.installed
 	$(BIN)/python -m jobs.train $(ARGS)
 
-# Tests have a process for each core, up to four. A file stays in one: its fixtures train runs and start clusters.
-# What promises seconds has the machine to itself.
-ALONE := tests/runtime/test_signals.py
-MOST := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --ignore $(ALONE)
+# A process for each core, up to four. A file stays in one: its fixtures train runs and start clusters.
+SHARED := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 test: .venv/.installed
-	$(BIN)/python -m pytest -q $(MOST)
-	$(BIN)/python -m pytest -q $(ALONE)
+	$(BIN)/python -m pytest -q $(SHARED)
 
 test-all: .venv/.installed # also the slow tests, the full grid of the contract, and the tests of the benchmark
-	$(BIN)/python -m pytest -q -m "not drill" $(MOST)
-	$(BIN)/python -m pytest -q -m "not drill" $(ALONE)
+	$(BIN)/python -m pytest -q -m "not drill" $(SHARED)
 
 drills: .venv/.installed # faults done to real clusters: minutes
 	$(BIN)/python -m pytest -q -m drill

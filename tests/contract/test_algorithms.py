@@ -24,6 +24,8 @@ ONCE = {
     checks.check_randomness_comes_from_the_ticket,
     checks.check_state_groups_are_folded_only,
     checks.check_messages_can_travel,
+    checks.check_trace_ends_in_adapt,
+    checks.check_predictions_fit_the_task,
 }
 """What a check here looks at is the algorithm's own: no network and no mode has a part in it."""
 

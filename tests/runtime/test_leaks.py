@@ -17,11 +17,9 @@ from pipeline.config import load
 from tests import quiet_runs
 from tests.runtime.interrupted import ORPHANS_S, START_S, Training
 
-pytestmark = pytest.mark.ray
-
 MARK = "METAFLEET_TEST"
 SHARED = Path("/dev/shm")
-ON_RAY = ("evaluation.tasks=4", "--executor", "ray", "--workers", "1")
+SERIAL, ON_RAY = ("--executor", "serial"), ("--executor", "ray", "--workers", "1")
 RUN = {"recipe.yaml", "journal.jsonl", "journal.sent", "tracked_run", "tracked_key", "lock", "epochs/00000001"}
 CHECKPOINT = re.compile(r"checkpoints/step-\d{8}\.safetensors")
 
@@ -85,20 +83,25 @@ def check(training, before, kept):
 
 
 @pytest.mark.fault("F29")
-def test_a_run_that_is_finished_leaves_its_results(training):
+@pytest.mark.parametrize(
+    "options", [SERIAL, pytest.param(ON_RAY, marks=[pytest.mark.ray, pytest.mark.slow])], ids=["serial", "ray"]
+)
+def test_a_run_that_is_finished_leaves_its_results(training, options):
+    """That no process of Ray is left, ``test_signals`` shows every day."""
     before = shared()
-    run = training("steps=3", *ON_RAY)
+    run = training("steps=3", "evaluation.tasks=4", *options)
     run.wait_for("step ")
-    assert shared_by(marked()), "the mark is on the processes that share memory"
+    assert shared_by(marked()) or options == SERIAL, "the mark is on the processes that share memory"
     assert run.process.wait(START_S) == 0, (run.folder / "err").read_text()
     check(run, before, RUN | {"summary.json"})
 
 
 @pytest.mark.fault("F29")
+@pytest.mark.ray
 @pytest.mark.drill
 def test_a_run_that_is_stopped_leaves_what_it_goes_on_from(training):
     before = shared()
-    run = training("steps=1000000", "outer.model.schedule=constant", *ON_RAY)
+    run = training("steps=1000000", "evaluation.tasks=4", "outer.model.schedule=constant", *ON_RAY)
     run.wait_for("step ")
     run.wait_for_tracker()
     run.process.send_signal(signal.SIGTERM)
@@ -107,12 +110,16 @@ def test_a_run_that_is_stopped_leaves_what_it_goes_on_from(training):
 
 
 @pytest.mark.fault("F11")
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "options", [("--executor", "serial"), pytest.param(ON_RAY, marks=pytest.mark.drill)], ids=["serial", "ray"]
+    "options",
+    [SERIAL, pytest.param(ON_RAY, marks=[pytest.mark.ray, pytest.mark.drill])],
+    ids=["serial", "ray"],
 )
 def test_a_driver_that_is_killed_outright_leaves_nobody_behind_and_its_run_goes_on(
     training, options, tmp_path, torch_threads
 ):
+    """``test_crashes`` ends such processes every day, at each point of a step."""
     few = ("steps=300", "evaluation.tasks=4")
     run = training(*few, *options)
     run.wait_for_tracker()

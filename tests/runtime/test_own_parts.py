@@ -231,8 +231,11 @@ def test_it_is_resumed_evaluated_and_served_with_the_bits_of_one_process(mine, j
     assert (predictor.outputs(x) == predictor.outputs(x)).all(), "dropout is on"
     assert {*predictor.predict(x)} <= {*"abc"}
 
-    tracked = MlflowClient(f"sqlite:///{mine}/mlflow.db").get_run((mine / "run/tracked_run").read_text())
+    client = MlflowClient(f"sqlite:///{mine}/mlflow.db")
+    tracked = client.get_run((mine / "run/tracked_run").read_text())
     assert tracked.data.tags["plugins"] == "my_parts"
+    losses = client.get_metric_history(tracked.info.run_id, "train/loss")
+    assert [point.step for point in losses] == list(range(1, STEPS + 1)), "written on Ray, and once"
     assert json.loads((mine / "run/plugins.json").read_text()) == ["my_parts"]
 
 

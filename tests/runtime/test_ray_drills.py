@@ -1,7 +1,7 @@
 """One drill for each kind of fault in a real Ray: the run goes on, and ends with the bits of a run without it.
 
-Every day a worker hangs here and a parameter actor is killed, and ``test_ray_equals_serial`` kills workers. The rest
-is slow: ``test_scheduler`` and ``test_durable_model`` do it in virtual time, to the same scheduler and coordinator.
+Every day a parameter actor is killed here, and ``test_ray_equals_serial`` kills workers. The rest is slow:
+``test_scheduler`` and ``test_durable_model`` do it in virtual time, to the same scheduler and coordinator.
 """
 
 from __future__ import annotations
@@ -90,12 +90,9 @@ def test_a_parameter_actor_that_dies_again_and_again_ends_the_run(tiny, tmp_path
         run(tiny, tmp_path, 1, after=kill, timeouts=Timeouts(rebuilds=0))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F1", "F2", "F4")
-@pytest.mark.parametrize(
-    "harm",
-    [hung, pytest.param(killed, marks=pytest.mark.slow), pytest.param(out_of_memory, marks=pytest.mark.slow)],
-    ids=lambda harm: harm.__name__,
-)
+@pytest.mark.parametrize("harm", [killed, hung, out_of_memory], ids=lambda harm: harm.__name__)
 def test_a_worker_that_is_lost_in_the_middle_of_a_chunk_leaves_no_trace(harm, tiny, serial, tmp_path):
     marker = tmp_path / "harmed"
     ticket = Ticket(tiny.seed, "train", "train", 3, TASKS - 1)

@@ -79,12 +79,10 @@ def test_theta_is_the_same_bits_for_any_number_of_workers(algorithm, workers, st
         assert run(tiny, tmp_path / f"ray{count}", count) == serial
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [(0, 2), pytest.param(1, 0, marks=pytest.mark.slow)],
-    ids=["serial-then-ray", "ray-then-serial"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second"), [(1, 0), (0, 2)], ids=["ray-then-serial", "serial-then-ray"])
 def test_a_run_that_is_resumed_elsewhere_ends_the_same(first, second, standing, small_images, tmp_path):
+    """``test_own_parts`` stops a run on Ray and goes on with it in one process, every day."""
     straight = run(running(small_images), tmp_path / "straight", 0)
     half = run(running(small_images, STEPS // 2), tmp_path / "resumed", first)
     resumed = run(running(small_images), tmp_path / "resumed", second)

@@ -1,4 +1,7 @@
-"""The run as people find it in MLflow: written by the parameter actor, whole, and once, also after a resume."""
+"""The run as people find it in MLflow: written by the parameter actor, whole, and once, also after a resume.
+
+``test_own_parts`` shows every day that each step of such a run is there once.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ def session(ray_local, mlflow_uri, tmp_path):
     return train
 
 
+@pytest.mark.slow
 def test_a_run_on_ray_is_whole_and_resumed_it_has_each_step_once(session):
     summary, client, run = session(HALF, "ray", resume=False)
     assert run.info.status == "FINISHED"
