@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.algorithms.anil import ANIL
+from pipeline.algorithms.anp import ANP
 from pipeline.algorithms.baseline import Baseline
+from pipeline.algorithms.cnp import CNP
 from pipeline.algorithms.finetune import Finetune
 from pipeline.algorithms.gradientmemory import GradientMemoryMAML
 from pipeline.algorithms.imaml import IMAML
@@ -25,6 +27,7 @@ from pipeline.algorithms.metamemory import MetaMemory
 from pipeline.algorithms.metasgd import MetaSGD
 from pipeline.algorithms.multitask import Multitask
 from pipeline.algorithms.nearest import Nearest
+from pipeline.algorithms.np import NP
 from pipeline.algorithms.ntm import NTM
 from pipeline.algorithms.pretrain import Pretrain
 from pipeline.algorithms.protonet import ProtoNet
@@ -51,6 +54,9 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "metamemory": MetaMemory,
     "mbpa": MBPA,
     "gradientmemory": GradientMemoryMAML,
+    "cnp": CNP,
+    "np": NP,
+    "anp": ANP,
     "metalstm": MetaLSTM,
     "learnedoptimizer": LearnedOptimizer,
     "finetune": Finetune,

@@ -5,6 +5,7 @@ A source names one in its ``Spec``. Validation, comparisons and pages read the m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pipeline.core.types import Score
 
+LOG_2PI = math.log(2 * math.pi)
 LossFunction = Callable[[Tensor, Tensor], Score]
 
 
@@ -43,6 +45,18 @@ def sum_of_squares(outputs: Tensor, y: Tensor) -> Score:
     return Score(loss, {"value": loss.detach()})
 
 
+def gaussian(outputs: Tensor, y: Tensor) -> Score:
+    """The mean over examples of -log p(y), where outputs [N, 2·Y] are the means and the deviations of Gaussians."""
+    log_p = log_gaussian(outputs, y).mean()
+    return Score(-log_p, {"log_likelihood": log_p.detach()})
+
+
+def log_gaussian(outputs: Tensor, y: Tensor) -> Tensor:
+    """log p(y) in nats, summed over the Y independent numbers of an example: [..., 2·Y] and [..., Y] to [...]."""
+    mean, deviation = outputs.chunk(2, -1)
+    return -(((y - mean) / deviation).square() / 2 + deviation.log() + LOG_2PI / 2).sum(-1)
+
+
 class TaskLoss(NamedTuple):
     """A loss, and the metric that its tasks are judged by.
 
@@ -63,6 +77,7 @@ LOSSES: dict[str, TaskLoss] = {
     "cross_entropy": TaskLoss(cross_entropy, "accuracy", True, "share"),
     "mean_squared_error": TaskLoss(mean_squared_error, "mse", False),
     "sum_of_squares": TaskLoss(sum_of_squares, "value", False),
+    "gaussian": TaskLoss(gaussian, "log_likelihood", True, "nats a point"),
 }
 """A recipe's source names one of these. ``pipeline.register`` adds to them."""
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 Purpose = Literal["train", "evaluate", "serve", "init"]
 Split = Literal["train", "val", "test"]
-Stream = Literal["task", "noise"]
+Stream = Literal["task", "noise", "step"]
 
 # The codes decide what a seed means: changing one changes every run. Append only.
 _PURPOSES: dict[Purpose, int] = {"train": 0, "evaluate": 1, "serve": 2, "init": 3}
 _SPLITS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
-_STREAMS: dict[Stream, int] = {"task": 0, "noise": 1}
+_STREAMS: dict[Stream, int] = {"task": 0, "noise": 1, "step": 2}
 
 
 BYTES_A_PARAMETER = 32
@@ -39,9 +39,13 @@ class Ticket(NamedTuple):
     number: int
 
     def rng(self, stream: Stream) -> np.random.Generator:
-        """A fresh generator for this ticket; ``task`` feeds the source, ``noise`` the algorithm."""
-        key = _key(self.seed, _PURPOSES[self.purpose], _SPLITS[self.split], self.step)
-        return np.random.Generator(np.random.Philox(counter=[0, 0, self.number, _STREAMS[stream]], key=key))
+        """A fresh generator for this ticket.
+
+        ``task`` feeds the source and ``noise`` the algorithm; ``step`` is the same for all tasks of a step.
+        """
+        key, number = _key(self.seed, _PURPOSES[self.purpose], _SPLITS[self.split], self.step), self.number
+        counter = [0, 0, 0 if stream == "step" else number, _STREAMS[stream]]
+        return np.random.Generator(np.random.Philox(counter=counter, key=key))
 
     @property
     def id(self) -> str:

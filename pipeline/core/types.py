@@ -35,8 +35,9 @@ Targets = Literal["slots", "classes", "values", "none"]
 """What the targets of training tasks are: a class's slot in its task, its fixed number among all classes of the split,
 real values, or nothing at all (a simulator). Evaluation tasks with classes always count slots."""
 
-Family = Literal["optimisation", "metric", "memory", "learned optimiser", "baseline"]
-"""The means of adaptation: inner steps, distances, a state that is written, or a learned optimiser."""
+Family = Literal["optimisation", "metric", "memory", "neural process", "learned optimiser", "baseline"]
+"""The means of adaptation: inner steps, distances, a state that is written, a code of the support set, or a learned
+optimiser."""
 
 
 class Needs(NamedTuple):
@@ -86,6 +87,15 @@ class Stream(NamedTuple):
 
     x: Tensor
     y: Tensor
+
+
+class Points(NamedTuple):
+    """A set of points of a function, padded to a fixed size: x [N, *input], y [N, outputs], and ``mask`` [N], which is
+    1 for a point and 0 for padding."""
+
+    x: Tensor
+    y: Tensor
+    mask: Tensor
 
 
 class Task(NamedTuple, Generic[D]):

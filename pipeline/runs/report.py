@@ -18,6 +18,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from pipeline.core.failures import DataError
+from pipeline.core.losses import loss_of_metric
 from pipeline.runs.doctor import Finding
 from pipeline.runs.recorded import RESULTS, Result, baselines, unit_of
 
@@ -64,11 +65,12 @@ class Progress:
         self._bar.start()
 
     def step(self, step: int, loss: float, metrics: Mapping[str, float], tasks_per_s: float) -> None:
-        """Outer step number ``step`` is done. The first of ``metrics`` is shown."""
+        """Outer step number ``step`` is done. Of ``metrics``, the first that tasks are judged by is shown."""
         facts = [f"loss {loss:.4f}"]
-        for name, value in list(metrics.items())[:1]:
+        judged = [name for name in metrics if loss_of_metric(name)]
+        for name in (judged or list(metrics))[:1]:
             unit = unit_of({}, name)
-            facts.append(f"{name} {_value(value, unit)}{_behind(unit)}")
+            facts.append(f"{name} {_value(metrics[name], unit)}{_behind(unit)}")
         facts.append(f"{tasks_per_s:,.{0 if tasks_per_s >= 10 else 1}f} tasks/s")
         text = "  ".join(facts)
         if self._bar is not None:

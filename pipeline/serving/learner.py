@@ -14,7 +14,7 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec
-from pipeline.core.types import Context, MetaParams, Task
+from pipeline.core.types import Context, MetaParams, Points, Task
 
 
 class Learner:
@@ -41,7 +41,8 @@ class Learner:
         x = self.inputs(support_x, "support_x")
         labels, y = self._targets(support_y, len(x))
         # As in training, a sequence is read in the given order, each label after its answer.
-        support = self.spec.data(x, y)
+        every = (torch.ones(len(x), dtype=self.dtype),) if self.spec.data is Points else ()
+        support = self.spec.data(x, y, *every)
         ways = max(len(labels), 1)
         # One fixed ticket: serving is deterministic.
         drawn = self.algorithm.draw(

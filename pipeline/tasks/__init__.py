@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.core.source import TaskSource
+from pipeline.tasks.gp_curves import GPCurves
 from pipeline.tasks.images import Images
 from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sequences import Sequences
@@ -15,6 +16,7 @@ from pipeline.tasks.sinusoid import Sinusoid
 
 SOURCES: dict[str, type[TaskSource[Any]]] = {
     "sinusoid": Sinusoid,
+    "gp_curves": GPCurves,
     "images": Images,
     "sequences": Sequences,
     "quadratics": Quadratics,

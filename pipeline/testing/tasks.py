@@ -9,7 +9,8 @@ import torch
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource
-from pipeline.core.types import Batch, Stream, Task
+from pipeline.core.types import Batch, Points, Stream, Task
+from pipeline.tasks.gp_curves import GPCurves
 from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sinusoid import Sinusoid
 
@@ -17,6 +18,7 @@ SPECS: dict[str, Spec] = {
     "classification": Spec(Batch, (1, 16, 16), 3, "slots", "cross_entropy"),
     "regression": Spec(Batch, (1,), 1, "values", "mean_squared_error"),
     "sequence": Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
+    "density": Spec(Points, (1,), 1, "values", "gaussian"),
     "optimisation": Spec(Batch, (10,), 1, "values", "sum_of_squares"),
 }
 """Small tasks by name."""
@@ -51,6 +53,8 @@ def small_tasks(name: str) -> TaskSource[Any]:
     """The small tasks of a name in ``SPECS``; evaluation tasks have another shape than training tasks."""
     if name == "regression":
         return Sinusoid(Sinusoid.Config(), TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)))
+    if name == "density":
+        return GPCurves(GPCurves.Config(), TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)))
     if name == "optimisation":
         return Quadratics(Quadratics.Config(), TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)))
     data = SPECS[name].data

@@ -39,6 +39,7 @@ SMALL_NETS = [name for name in PACKAGED if name != "resnet12"]
 SHAPES: dict[str, TaskShapes] = {
     "classification": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
     "regression": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
+    "density": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
     "sequence": TaskShapes(TaskShape(3, 0, 2), TaskShape(3, 1, 2)),
     "optimisation": TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)),
 }

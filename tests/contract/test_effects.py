@@ -18,7 +18,7 @@ from pipeline.core.effects import NotWith, OnlyWith, idle
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
-from pipeline.core.types import Context
+from pipeline.core.types import Context, Points
 from pipeline.engine.outer.optimizer import Outer, build_optimizer, build_scheduler
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
@@ -41,6 +41,7 @@ ENOUGH: dict[str, dict[str, int]] = {
     "learnedoptimizer": {"inner_steps": 3, "detach_every": 2},
     "reptile": {"inner_steps": 3, "eval_inner_steps": 3},
     "imaml": {"solver_steps": 3},
+    "anp": {"heads": 1},
 }
 """Sizes at which a memory forgets, a neighbourhood is not the whole support set and a trajectory has two segments."""
 
@@ -116,7 +117,8 @@ def computed(algorithm: str, config: Any, images: str) -> str:
         ways = WAYS.get(algorithm, 3)
         shapes = TaskShapes(TaskShape(ways, 3, 3), TaskShape(ways, 3, 3))
     place = ImagesConfig(images, labels="slots" if sinusoid else needs.targets[0])
-    source = SOURCES["sinusoid"](SOURCES["sinusoid"].Config(), shapes) if sinusoid else SOURCES["images"](place, shapes)
+    curves = SOURCES["gp_curves" if Points in needs.data else "sinusoid"]
+    source = curves(curves.Config(), shapes) if sinusoid else SOURCES["images"](place, shapes)
     spec = source.spec()
     mode = NORMALISED.get(algorithm, "none")
     outputs = spec.outputs if needs.head else None

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import config
 from pipeline.algorithms import ALGORITHMS
 from pipeline.config import Recipe
+from pipeline.core.types import Points
 from tests.contract.cases import small
 
 STEPS, TASKS, CHUNK = 4, 8, 2
@@ -18,10 +19,11 @@ SEEDS = {name: 5 + number for number, name in enumerate(ALGORITHMS)}
 
 
 def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> Recipe:
-    """Four chunks a step: sinusoids for an algorithm that takes them, else small images through conv-4."""
-    sinusoids = "values" in ALGORITHMS[algorithm].needs.targets
+    """Four chunks a step: curves for an algorithm that takes them, else small images through conv-4."""
+    curves = "values" in ALGORITHMS[algorithm].needs.targets
+    drawn = {"name": "gp_curves" if Points in ALGORITHMS[algorithm].needs.data else "sinusoid"}
     labels = ALGORITHMS[algorithm].needs.targets[0]
-    shape = {"shots": 5, "queries": 5} if sinusoids else {"ways": 3, "shots": 1, "queries": 2}
+    shape = {"shots": 5, "queries": 5} if curves else {"ways": 3, "shots": 1, "queries": 2}
     data = {
         "name": f"tiny_{algorithm}",
         "seed": SEEDS[algorithm],
@@ -29,9 +31,9 @@ def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> 
         "tasks_per_step": TASKS,
         "chunk_size": CHUNK,
         "algorithm": {"name": algorithm, **asdict(small(ALGORITHMS[algorithm].Config))},
-        "net": {"name": "mlp", "init_gain": 0.3333} if sinusoids else {"name": "conv4", "channels": 8},
-        "source": {"name": "sinusoid"} if sinusoids else {"name": "images", "path": str(images), "labels": labels},
-        "normalisation": "none" if sinusoids or algorithm == "nearest" else "transductive",
+        "net": {"name": "mlp", "init_gain": 0.3333} if curves else {"name": "conv4", "channels": 8},
+        "source": drawn if curves else {"name": "images", "path": str(images), "labels": labels},
+        "normalisation": "none" if curves or algorithm == "nearest" else "transductive",
         "task": {"train": shape, "eval": shape},
         "outer": {STEPPED.get(algorithm, "model"): {"optimizer": "adam", "lr": 0.01}},
         "evaluation": {"tasks": 4},

@@ -14,7 +14,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec
-from pipeline.core.types import Batch, Family, Needs, Stream
+from pipeline.core.types import Batch, Family, Needs, Points, Stream
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES
@@ -24,6 +24,7 @@ _ABOUT: dict[Family, str] = {
     "optimisation": "A task adapts weights by gradient steps; what is learned is where and how they start.",
     "metric": "A task is answered by distances between embeddings; what is learned is the embedding. No inner steps.",
     "memory": "A task is read into a state or a memory that is written to; also called model-based.",
+    "neural process": "A task is coded, and a decoder answers with a distribution, given the code.",
     "learned optimiser": "A task is trained by an optimiser that was learned.",
     "baseline": "What a method must beat to have learned something about adapting.",
 }
@@ -34,6 +35,7 @@ _SPECS = (
     Spec(Batch, (1, 16, 16), 3, "slots", "cross_entropy"),
     Spec(Batch, (1, 16, 16), 3, "classes", "cross_entropy"),
     Spec(Batch, (4,), 1, "values", "mean_squared_error"),
+    Spec(Points, (1,), 1, "values", "gaussian"),
     Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
 )
 """Small inputs: an algorithm is built for those that it takes, with every network that takes them."""
