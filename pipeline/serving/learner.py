@@ -119,7 +119,8 @@ class Predictor:
         """Raw outputs for inputs x [N, *input].
 
         Returns:
-            Logits [N, classes] in the order of ``labels``, or values [N, outputs] of a regression.
+            Logits [N, classes] in the order of ``labels``, or values [N, outputs] of a regression; of a neural process
+            the means, and beside them the deviations, [N, 2 · outputs].
 
         Raises:
             DataError: x has another shape, or values that are not finite.
@@ -137,7 +138,7 @@ class Predictor:
         """Answers for inputs x [N, *input].
 
         Returns:
-            A list of N labels, as the support set names them; for a regression values [N, outputs].
+            A list of N labels, as the support set names them; for a regression what ``outputs`` gives.
 
         Raises:
             DataError: x has another shape, or values that are not finite.

@@ -14,11 +14,12 @@ from pipeline.algorithms.np import NP, LatentCode
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket, init_rng
-from pipeline.core.source import TaskShape, TaskShapes
+from pipeline.core.source import Spec, TaskShape, TaskShapes
 from pipeline.core.types import Context, Points, Task
 from pipeline.families.latent_process import Latent
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import NormalisedNet
+from pipeline.serving.learner import Learner
 from pipeline.tasks.gp_curves import GPCurves, Kernel
 from tests.bench.gaussian_process import log_likelihoods
 
@@ -118,6 +119,17 @@ def test_the_divergence_is_that_of_gaussians():
     expected = kl_divergence(*(Independent(Normal(one.mean, one.deviation), 1) for one in (p, q)))
     torch.testing.assert_close(p.divergence(q), expected, rtol=1e-14, atol=0)
     assert p.divergence(p) == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_served_is_a_mean_and_a_deviation(name):
+    algorithm, theta = made(name)
+    learner = Learner(algorithm, theta, Spec(Points, (1,), 1, "values", "gaussian"))
+    support, query = points(5), points(4, 1)
+    answer = learner.adapt(support.x, support.y).predict(query.x)
+    assert answer.shape == (4, 2)
+    assert (answer[:, 1] >= algorithm.config.floor).all()
+    assert (answer == learner.adapt(support.x.numpy(), support.y[:, 0].tolist()).predict(query.x)).all()
 
 
 S2 = 0.25
