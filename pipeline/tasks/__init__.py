@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.core.source import TaskSource
+from pipeline.tasks.completion import Completion
 from pipeline.tasks.gp_curves import GPCurves
 from pipeline.tasks.images import Images
 from pipeline.tasks.quadratics import Quadratics
@@ -16,6 +17,7 @@ from pipeline.tasks.sinusoid import Sinusoid
 
 SOURCES: dict[str, type[TaskSource[Any]]] = {
     "sinusoid": Sinusoid,
+    "completion": Completion,
     "gp_curves": GPCurves,
     "images": Images,
     "sequences": Sequences,

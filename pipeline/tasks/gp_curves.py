@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
-import torch
 from annotated_types import Ge, Gt, Le
 
 from pipeline.core.effects import OnlyWith
@@ -19,6 +18,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes
 from pipeline.core.types import Points, Task
+from pipeline.tasks.points import draw_sizes, padded, require_sizes
 
 Positive = Annotated[float, Gt(0), Le(1e3)]
 JITTER = 1e-8
@@ -95,28 +95,11 @@ class GPCurves:
             low, high = getattr(config, field)
             if low > high:
                 raise ConfigError(f"source.{field}: [{low}, {high}], expected the lower bound first")
+        self._fewest = TaskShape(1, config.fewest_shots, config.fewest_queries)
         for phase, shape in (("train", shapes.train), ("eval", shapes.eval)):
-            self._check(phase, shape, config)
+            require_sizes(phase, shape, self._fewest, config.points)
         self._config, self._shapes = config, shapes
         self.fingerprint = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
-
-    def _check(self, phase: str, shape: TaskShape, config: GPCurvesConfig) -> None:
-        if shape.ways != 1:
-            raise ConfigError(f"task.{phase}.ways: {shape.ways}, but a curve has no classes; set it to 1")
-        for field, most, fewest in (
-            ("shots", shape.shots, config.fewest_shots),
-            ("queries", shape.queries, config.fewest_queries),
-        ):
-            if most < fewest:
-                raise ConfigError(
-                    f"task.{phase}.{field}: {most}, but source.fewest_{field} is {fewest}; {field} is the most points "
-                    "of a set, so raise it"
-                )
-        if config.points < shape.shots + config.fewest_queries:
-            raise ConfigError(
-                f"source.points: {config.points}, but task.{phase}.shots and source.fewest_queries may take "
-                f"{shape.shots + config.fewest_queries} together; raise it"
-            )
 
     def spec(self) -> Spec:
         return Spec(Points, (1,), 1, "values", "gaussian")
@@ -136,17 +119,9 @@ class GPCurves:
         )
         shared = config.sizes == "step" and ticket.purpose == "train"
         size = ticket.rng("step") if shared else rng
-        shots = int(size.integers(config.fewest_shots, shape.shots + 1))
-        queries = int(size.integers(config.fewest_queries, min(shape.queries, config.points - shots) + 1))
+        shots, queries = draw_sizes(size, shape, self._fewest, config.points)
         x = rng.uniform(*config.x, size=shots + queries)
         y = np.linalg.cholesky(kernel.covariance(x)) @ rng.normal(size=len(x))
-        support = padded(x[:shots], y[:shots], shots if shared else shape.shots)
-        return Task(ticket.id, support, padded(x[shots:], y[shots:], queries if shared else shape.queries)), kernel
-
-
-def padded(x_N: np.ndarray, y_N: np.ndarray, size: int) -> Points:
-    """The points of a curve, with zeros up to ``size``."""
-    columns = torch.zeros(3, size, dtype=torch.float64)
-    columns[:, : len(x_N)] = torch.from_numpy(np.stack([x_N, y_N, np.ones(len(x_N))]))
-    x, y, mask = columns
-    return Points(x.unsqueeze(1), y.unsqueeze(1), mask)
+        (x_N, x_Q), (y_N, y_Q) = (np.split(values[:, None], [shots]) for values in (x, y))
+        most = (shots, queries) if shared else (shape.shots, shape.queries)
+        return Task(ticket.id, padded(x_N, y_N, most[0]), padded(x_Q, y_Q, most[1])), kernel

@@ -155,8 +155,12 @@ def case_of(one: Described, images: Path) -> Case:
 
 
 def kind_of(spec: Spec) -> str:
-    """The name in ``SPECS`` of such tasks."""
-    return next(name for name, known in SPECS.items() if known == spec)
+    """The name in ``SPECS`` of such tasks, whatever the shape of an input."""
+    return next(name for name, known in SPECS.items() if _same_kind(known, spec))
+
+
+def _same_kind(one: Spec, other: Spec) -> bool:
+    return one._replace(input_shape=()) == other._replace(input_shape=())
 
 
 def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:
@@ -181,6 +185,6 @@ def make_source(name: str, images: Path) -> TaskSource[Any]:
             source = kind(kind.Config(**needed), shapes)
         except ConfigError:
             continue
-        if source.spec() == SPECS[wanted]:
+        if _same_kind(source.spec(), SPECS[wanted]):
             return source
     raise LookupError(f"the source {name} takes none of the shapes in SHAPES")

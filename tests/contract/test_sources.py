@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.core.seeding import Ticket
-from pipeline.core.types import Batch, Task
+from pipeline.core.types import Batch, Points, Task
 from pipeline.tasks import SOURCES
 from pipeline.testing.compare import global_states, seed_globals
 from tests.contract.cases import SHAPES, kind_of, make_source
@@ -86,14 +86,20 @@ def test_no_global_generator_is_used(make):
     assert answers[0] == answers[1]
 
 
+def present(examples):
+    """Without padding."""
+    return Batch(*(part[examples.mask == 1] for part in examples[:2])) if isinstance(examples, Points) else examples
+
+
 def test_support_and_query_share_no_example_or_all(make):
     source = make()
     for ticket in tickets(source):
         task = source.sample(ticket)
-        assert len(rows(task.support)) == len(task.support.x)
-        shared = rows(task.support) & rows(task.query)
+        support, query = present(task.support), present(task.query)
+        assert len(rows(support)) == len(support.x)
+        shared = rows(support) & rows(query)
         # A function to be made small is the same function when it is judged.
-        assert shared == (rows(task.support) if source.spec().loss == "sum_of_squares" else set())
+        assert shared == (rows(support) if source.spec().loss == "sum_of_squares" else set())
 
 
 @pytest.mark.parametrize("purpose", ["train", "evaluate", "serve"])
@@ -105,6 +111,11 @@ def test_tasks_have_the_shape_and_the_kind_the_source_says(make, purpose):
     assert (task.ways, task.weight) == (shape.ways, 1.0)
     for batch, each in ((task.support, shape.shots), (task.query, shape.queries)):
         count = each * shape.ways
+        if spec.data is Points:  # of which shots and queries are the most
+            assert (1 <= len(batch.x) <= count) if purpose == "train" else (len(batch.x) == count)
+            assert batch.mask.sum() >= 1
+            assert not batch.y[batch.mask == 0].any()
+            count = len(batch.x)
         assert batch.x.shape == (count, *spec.input_shape)
         assert batch.x.is_floating_point()
         assert torch.isfinite(batch.x).all()

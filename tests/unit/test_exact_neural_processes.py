@@ -20,6 +20,8 @@ from pipeline.families.latent_process import Latent
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import NormalisedNet
 from pipeline.serving.learner import Learner
+from pipeline.tasks import classfile
+from pipeline.tasks.completion import Completion
 from pipeline.tasks.gp_curves import GPCurves, Kernel
 from tests.bench.gaussian_process import log_likelihoods
 
@@ -257,6 +259,24 @@ def test_the_ceiling_is_the_posterior_of_the_kernel(curves):
     )
     mean = cover[shots:, :shots] @ torch.linalg.solve(cover[:shots, :shots], y[:shots])
     assert marginal == pytest.approx(Normal(mean, variance.sqrt()).log_prob(y[shots:]).mean().item(), rel=1e-6)
+
+
+def test_completion_shows_pixels_of_one_image_and_asks_for_others(small_images):
+    shapes = TaskShapes(TaskShape(1, 40, 60), TaskShape(1, 10, 246))
+    source = Completion(Completion.Config(str(small_images)), shapes)
+    images = {image.tobytes() for image in classfile.read(small_images).images}
+    task = source.sample(Ticket(1, "evaluate", "test", 0, 3))
+    assert (task.support.x.shape, task.query.y.shape) == ((10, 2), (246, 1))
+    drawn = np.zeros((16, 16), np.uint8)
+    for part in (task.support, task.query):
+        assert part.mask.all()
+        rows, columns = ((part.x + 1) / 2 * 15).round().int().T.numpy()
+        drawn[rows, columns] = (part.y[:, 0] * 255).round().numpy()
+    assert drawn.tobytes() in images, "all 256 pixels stand where they stood"
+    sizes = {len(source.sample(Ticket(1, "train", "train", step, 0)).support.x) for step in range(100)}
+    assert (min(sizes), max(sizes)) >= (3, 39)
+    with pytest.raises(ConfigError, match="task.eval: 10 shots and 247 queries are 257 pixels, an image has 256"):
+        Completion(Completion.Config(str(small_images)), TaskShapes(shapes.train, TaskShape(1, 10, 247)))
 
 
 @pytest.mark.parametrize(
