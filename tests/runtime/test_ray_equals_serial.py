@@ -16,8 +16,8 @@ from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, recipe
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
 
 
-UNLIKE = ("maml", "reptile", "protonet", "metamemory", "memoryrnn")
-"""A gradient, a delta, a folded state group, a memory, a recurrent net."""
+UNLIKE = ("maml", "reptile", "protonet", "metamemory", "memoryrnn", "cnp", "np", "anp")
+"""A gradient, a delta, a folded state group, a memory, a recurrent net; sets of unequal size, and samples of z."""
 COUNTS = [
     ("maml", (3,)),
     ("protonet", (2,)),
@@ -29,6 +29,9 @@ COUNTS = [
             ("reptile", (3,)),
             ("metamemory", (1, 3)),
             ("memoryrnn", (3,)),
+            ("cnp", (1, 2, 3)),
+            ("np", (1, 2, 3)),
+            ("anp", (1, 2, 3)),
         )
     ),
 ]
