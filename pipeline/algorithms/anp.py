@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
-from pipeline.core.types import About, MetaParams, Params, Points
+from pipeline.core.types import About, Params, Points
 from pipeline.families.latent_process import LatentProcess, LatentProcessConfig
 from pipeline.nets.coding import Perceptron, attend
 
@@ -73,8 +73,7 @@ class ANP(LatentProcess[AttendedCode]):
     def parts(self) -> tuple[Perceptron, ...]:
         return (*super().parts(), self.keys)
 
-    def coded(self, theta: MetaParams, support: Points, z: Tensor) -> AttendedCode:
-        phi = theta["model"]
+    def coded(self, phi: Params, support: Points, z: Tensor) -> AttendedCode:
         z_NF, codes = self.encoded(phi, support)
         return AttendedCode(phi, self.keys(phi, z_NF), codes, support.mask, z)
 

@@ -28,8 +28,9 @@ class CNP(NeuralProcess[MeanCode]):
     about: ClassVar[About] = About("neural process", "Garnelo et al. 2018, arXiv 1807.01613")
 
     def adapt(self, theta: MetaParams, support: Points, context: Context) -> MeanCode:
-        _, codes = self.encoded(theta["model"], support)
-        return MeanCode(theta["model"], masked_mean(codes, support.mask))
+        phi = self.weights(theta, context)
+        _, codes = self.encoded(phi, support)
+        return MeanCode(phi, masked_mean(codes, support.mask))
 
     def codes(self, adapted: MeanCode, z_QF: Tensor) -> Tensor:
         return adapted.code.expand(1, len(z_QF), -1)

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from pipeline.core.types import About, MetaParams, Params, Points
+from pipeline.core.types import About, Params, Points
 from pipeline.families.latent_process import LatentProcess, LatentProcessConfig
 from pipeline.nets.coding import masked_mean
 
@@ -31,9 +31,9 @@ class NP(LatentProcess[LatentCode]):
     Config: ClassVar[type[LatentProcessConfig]] = LatentProcessConfig
     about: ClassVar[About] = About("neural process", "Garnelo et al. 2018, arXiv 1807.01622")
 
-    def coded(self, theta: MetaParams, support: Points, z: Tensor) -> LatentCode:
-        _, codes = self.encoded(theta["model"], support)
-        return LatentCode(theta["model"], masked_mean(codes, support.mask), z)
+    def coded(self, phi: Params, support: Points, z: Tensor) -> LatentCode:
+        _, codes = self.encoded(phi, support)
+        return LatentCode(phi, masked_mean(codes, support.mask), z)
 
     def deterministic(self, adapted: LatentCode, z_QF: Tensor) -> Tensor:
         return adapted.code

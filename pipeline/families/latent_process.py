@@ -92,7 +92,8 @@ class LatentProcess(NeuralProcess[S]):
 
     def draw(self, rng: np.random.Generator, task: Task[Points], phase: Phase) -> Params:
         samples = 1 if phase == "train" else self.config.samples
-        return {"z": torch.from_numpy(rng.normal(size=(samples, self.config.latent)))}
+        z = torch.from_numpy(rng.normal(size=(samples, self.config.latent)))
+        return {"z": z} | super().draw(rng, task, phase)
 
     def latent(self, phi: Params, points: Points) -> Latent:
         """q(z|points), with deviations between 0.1 and 1, as published."""
@@ -102,7 +103,7 @@ class LatentProcess(NeuralProcess[S]):
         return Latent(mean, 0.1 + 0.9 * torch.sigmoid(raw))
 
     @abstractmethod
-    def coded(self, theta: MetaParams, support: Points, z: Tensor) -> S:
+    def coded(self, phi: Params, support: Points, z: Tensor) -> S:
         """The code of a support set with these samples of z."""
 
     @abstractmethod
@@ -110,11 +111,11 @@ class LatentProcess(NeuralProcess[S]):
         """r: what is known of each query without z, [D] or [Q, D]."""
 
     def adapt(self, theta: MetaParams, support: Points, context: Context) -> S:
-        z = context.noise["z"]
+        z, phi = context.noise["z"], self.weights(theta, context)
         if self.config.prior == "support":
-            q = self.latent(theta["model"], support)
+            q = self.latent(phi, support)
             z = q.mean + q.deviation * z
-        return self.coded(theta, support, z)
+        return self.coded(phi, support, z)
 
     def codes(self, adapted: S, z_QF: Tensor) -> Tensor:
         samples, queries = len(adapted.z), len(z_QF)
@@ -124,9 +125,9 @@ class LatentProcess(NeuralProcess[S]):
     def objective(self, theta: MetaParams, task: Task[Points], context: Context) -> Score:
         if self.config.prior == "standard":
             return super().objective(theta, task, context)
-        both, asked, phi = together(task.support, task.query), self.asked(task), theta["model"]
+        both, asked, phi = together(task.support, task.query), self.asked(task), self.weights(theta, context)
         q, prior = self.latent(phi, both), self.latent(phi, task.support)
-        adapted = self.coded(theta, task.support, q.mean + q.deviation * context.noise["z"])
+        adapted = self.coded(phi, task.support, q.mean + q.deviation * context.noise["z"])
         log_p = (log_gaussian(self.decoded(adapted, asked.x), asked.y) * asked.mask).sum(1).mean()
         count, divergence = asked.mask.sum(), q.divergence(prior)
         return Score(

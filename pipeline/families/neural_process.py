@@ -24,7 +24,7 @@ from pipeline.core.bounds import Width
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction, log_gaussian
 from pipeline.core.network import Adapted, Network
-from pipeline.core.types import Context, MetaParams, Needs, Params, Points, Score, Task
+from pipeline.core.types import Context, MetaParams, Needs, Params, Phase, Points, Score, Task
 from pipeline.nets.coding import Perceptron
 
 PER_EXAMPLE = ("none", "layer", "group")
@@ -101,6 +101,13 @@ class NeuralProcess(Differentiable[Points, E]):
         for part in self.parts():
             model |= part.init(rng)
         return {"model": model}
+
+    def draw(self, rng: np.random.Generator, task: Task[Points], phase: Phase) -> Params:
+        return self.model.draw(rng, len(task.support.x) + len(task.query.x), phase)
+
+    def weights(self, theta: MetaParams, context: Context) -> Params:
+        """The weights, with this task's dropout masks."""
+        return theta["model"] | self.model.masks(context.noise)
 
     def embed(self, phi: Params, x: Tensor) -> Tensor:
         """[N, features]."""

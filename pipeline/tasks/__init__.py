@@ -17,9 +17,9 @@ from pipeline.tasks.sinusoid import Sinusoid
 
 SOURCES: dict[str, type[TaskSource[Any]]] = {
     "sinusoid": Sinusoid,
-    "completion": Completion,
-    "gp_curves": GPCurves,
     "images": Images,
     "sequences": Sequences,
     "quadratics": Quadratics,
+    "gp_curves": GPCurves,
+    "completion": Completion,
 }

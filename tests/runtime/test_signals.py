@@ -19,7 +19,7 @@ from pipeline.engine.durability.journal import Journal
 from pipeline.runs.run import RunOptions, train_run
 from pipeline.storage.local import Local
 from tests import quiet_runs
-from tests.runtime.interrupted import END_S, Training, status
+from tests.runtime.interrupted import END_S, START_S, Training, status
 
 MANY = ("steps=1000000", "evaluation.tasks=4", "outer.model.schedule=constant")
 FEW = ("steps=2", "evaluation.tasks=20000")
@@ -50,11 +50,16 @@ def stopped(tmp_path, torch_threads):
     What a process adds to this is a signal from outside and the exit code: one run in one process shows both.
     """
 
-    def train(number, after, *changes) -> tuple[float, int, int]:
+    def train(number, after, *changes, tracked=True) -> tuple[float, int, int]:
         asked = []
 
         def ask(step):
             if step == after:
+                # Before the run is in MLflow there is none to be ended.
+                deadline = time.monotonic() + START_S
+                while tracked and not (tmp_path / "run" / "journal.sent").exists():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
                 asked.append(time.monotonic())
                 signal.raise_signal(number)
 
@@ -167,7 +172,7 @@ def silent_server():
 
 
 def test_an_mlflow_that_never_answers_holds_nobody_up(stopped, silent_server):
-    seconds, journal, checkpoint = stopped(TERM, 5, *MANY, f"tracking.uri={silent_server}")
+    seconds, journal, checkpoint = stopped(TERM, 5, *MANY, f"tracking.uri={silent_server}", tracked=False)
     assert seconds < END_S
     assert journal == checkpoint == 5
 

@@ -18,7 +18,7 @@ from pipeline.core import plugins
 from pipeline.core.failures import ConfigError
 from pipeline.core.network import DROPOUT
 from pipeline.core.seeding import Ticket
-from pipeline.core.types import Context
+from pipeline.core.types import Context, Points
 from pipeline.runs.dry_run import dry_run
 from tests.contract.cases import small
 from tests.unit import own_modules
@@ -37,6 +37,7 @@ def imported(monkeypatch):
 
 def recipe(algorithm, images, **changes):
     sinusoids = "values" in ALGORITHMS[algorithm].needs.targets
+    curves = {"name": "gp_curves" if Points in ALGORITHMS[algorithm].needs.data else "sinusoid"}
     head = {"head": "4"} if algorithm != "nearest" else {}
     labels = "classes" if ALGORITHMS[algorithm].needs.targets == ("classes",) else "slots"
     shape = {"shots": 5, "queries": 5} if sinusoids else {"ways": 3, "shots": 1, "queries": 2}
@@ -47,7 +48,7 @@ def recipe(algorithm, images, **changes):
         "chunk_size": 2,
         "algorithm": {"name": algorithm, **asdict(small(ALGORITHMS[algorithm].Config))},
         "net": {"name": "module", "factory": f"{OWN}:dropping", **head},
-        "source": {"name": "sinusoid"} if sinusoids else {"name": "images", "path": str(images), "labels": labels},
+        "source": curves if sinusoids else {"name": "images", "path": str(images), "labels": labels},
         "normalisation": "none",
         "task": {"train": shape, "eval": shape},
         "outer": {"optimizer" if algorithm == "learnedoptimizer" else "model": {"optimizer": "adam", "lr": 0.01}},

@@ -42,7 +42,7 @@ def made(name, mode="none", **changes):
 
 
 def context(algorithm, phase="evaluate"):
-    noise = algorithm.draw(np.random.default_rng(0), Task("t", None, None), phase)
+    noise = algorithm.draw(np.random.default_rng(0), Task("t", points(5), points(4)), phase)
     return Context(1, phase, 1, noise)
 
 
@@ -145,8 +145,8 @@ class Toy(NP):
         precision = 1 + of.mask.sum() / S2
         return Latent(((of.y[:, 0] * of.mask).sum() / S2 / precision).reshape(1), precision.rsqrt().reshape(1))
 
-    def coded(self, theta, support, z):
-        return LatentCode(theta["model"], torch.zeros(16, dtype=torch.float64), z)
+    def coded(self, phi, support, z):
+        return LatentCode(phi, torch.zeros(16, dtype=torch.float64), z)
 
     def decoded(self, adapted, x):
         mean = adapted.z.unsqueeze(1).expand(-1, len(x), -1)
