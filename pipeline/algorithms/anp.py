@@ -21,18 +21,9 @@ from pipeline.nets.coding import Perceptron, attend
 
 @dataclass(frozen=True, kw_only=True)
 class ANPConfig(LatentProcessConfig):
-    """Encoder, decoder, latent variable and attention.
+    """Encoder, decoder and latent variable, and attention.
 
     Attributes:
-        width: Of a code, and of hidden layers.
-        encoder_layers: Hidden layers of the encoder.
-        decoder_layers: Hidden layers of the decoder.
-        floor: The smallest deviation of an answer. Published are 0.1, which caps the log-likelihood at 1.384 nats.
-        answer_support: Whether training answers the support points too, as the published code does.
-        latent: Numbers in the latent variable z.
-        prior: What z is drawn from at the test: ``support``, the published q(z|support set), or ``standard``, N(0, 1)
-            for every task, which tells the decoder nothing of the task.
-        samples: Samples of z at evaluation and in serving; training takes one.
         heads: Heads of the cross-attention, which share out ``width``.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import typing
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from pipeline.core.seeding import Split
 from pipeline.core.source import TaskShape
 from pipeline.core.types import FilePath, MayChange
 
+ATTRIBUTES = "Attributes:\n"
+"""What begins the list of fields in a config's docstring, one ``name: sentence`` each."""
 TASK_SHAPE_ROLE = Literal["train", "eval"]
 
 
@@ -34,7 +37,15 @@ def section_of(config: type[Any], **extra: Any) -> type[Section]:
     fields: dict[str, Any] = dict(extra)
     for field in dataclasses.fields(config):
         fields[field.name] = (hints[field.name], _default(field))
-    return create_model(config.__qualname__, __base__=Section, __doc__=config.__doc__, **fields)
+    return create_model(config.__qualname__, __base__=Section, __doc__=_doc(config), **fields)
+
+
+def _doc(config: type[Any]) -> str:
+    """The docstring of a config; its list of attributes begins with those of the configs that it extends."""
+    told, mark, own = inspect.cleandoc(config.__doc__ or "").partition(ATTRIBUTES)
+    bases = [base for base in reversed(config.__mro__[1:]) if dataclasses.is_dataclass(base)]
+    inherited = [inspect.cleandoc(base.__doc__ or "").partition(ATTRIBUTES)[2].split("\n\n")[0] for base in bases]
+    return told + mark + "\n".join([*filter(None, inherited), own])
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -24,14 +24,9 @@ from pipeline.nets.coding import Perceptron, masked_mean
 
 @dataclass(frozen=True, kw_only=True)
 class LatentProcessConfig(NeuralProcessConfig):
-    """Encoder, decoder and latent variable.
+    """Encoder and decoder, and a latent variable.
 
     Attributes:
-        width: Of a code, and of hidden layers.
-        encoder_layers: Hidden layers of the encoder.
-        decoder_layers: Hidden layers of the decoder.
-        floor: The smallest deviation of an answer. Published are 0.1, which caps the log-likelihood at 1.384 nats.
-        answer_support: Whether training answers the support points too, as the published code does.
         latent: Numbers in the latent variable z.
         prior: What z is drawn from at the test: ``support``, the published q(z|support set), or ``standard``, N(0, 1)
             for every task, which tells the decoder nothing of the task.

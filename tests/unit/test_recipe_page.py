@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import get_args
 
 from pipeline import recipes
+from pipeline.algorithms import ALGORITHMS
 from pipeline.comparison.pages import fields, packaged
 from pipeline.config import Recipe, Section, recipe_type
 from pipeline.runs.recorded import load
@@ -84,6 +85,12 @@ def test_a_field_stands_there_with_its_type_default_and_bounds():
         assert row in text
     for heading in ("### `algorithm`", "#### `maml`", "### `task`", "### `outer.GROUP`", "### `tracking`"):
         assert f"{heading}\n" in text
+
+
+def test_a_field_that_a_config_inherits_is_described_once():
+    assert set(fields.meanings(ALGORITHMS["anp"].Config)) == {"heads"}
+    (section,) = [one for one in every_section() if one.__name__ == "ANPConfig"]
+    assert [*fields.meanings(section)] == [key for key in section.model_fields if key != "name"]
 
 
 def test_a_meaning_may_go_on_over_lines_and_ends_with_the_list():

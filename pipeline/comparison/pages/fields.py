@@ -17,10 +17,10 @@ from pydantic.fields import FieldInfo
 
 from pipeline.comparison.pages.measured import line
 from pipeline.config import Section
+from pipeline.config.sections import ATTRIBUTES
 
 _COLUMNS = ("field", "type", "default", "bounds", "meaning")
 _WORDS = {int: "integer", float: "number", str: "text", bool: "`true` or `false`", NoneType: "`null`"}
-_LIST = "Attributes:\n"
 
 
 def sections(recipe: type[Section]) -> Iterator[str]:
@@ -44,14 +44,14 @@ def sections(recipe: type[Section]) -> Iterator[str]:
 
 def meanings(section: type[Any]) -> dict[str, str]:
     """Field -> its line in the docstring of its class."""
-    listed = inspect.cleandoc(section.__doc__ or "").partition(_LIST)[2].split("\n\n")[0]
+    listed = inspect.cleandoc(section.__doc__ or "").partition(ATTRIBUTES)[2].split("\n\n")[0]
     entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", listed, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 
 
 def _part(heading: str, section: type[Section]) -> Iterator[str]:
     yield heading
-    told = inspect.cleandoc(section.__doc__ or "").partition(_LIST)[0]
+    told = inspect.cleandoc(section.__doc__ or "").partition(ATTRIBUTES)[0]
     yield from (" ".join(paragraph.split()) for paragraph in told.split("\n\n") if paragraph.strip())
     inner = {key: _sections_in(field.annotation) for key, field in section.model_fields.items()}
     own = [key for key, found in inner.items() if not found and key != "name"]
