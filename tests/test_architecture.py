@@ -54,7 +54,11 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/families/": Rule((CORE, NETS, FAMILIES), (*ARRAYS, "annotated_types")),
     "pipeline/algorithms/__init__.py": Rule((CORE, ALGORITHMS)),
     "pipeline/algorithms/": Rule((CORE, NETS, FAMILIES), (*ARRAYS, "annotated_types")),
-    "pipeline/tasks/": Rule((CORE, STORAGE, TASKS), (*ARRAYS, "annotated_types", "pyarrow", "PIL", "gymnasium")),
+    "pipeline/tasks/": Rule(
+        (CORE, STORAGE, TASKS),
+        (*ARRAYS, "annotated_types", "pyarrow", "PIL", "gymnasium"),
+        ("sacrebleu", "sentencepiece"),
+    ),
     "pipeline/engine/": Rule((CORE, STORAGE, ENGINE), (*ARRAYS, "annotated_types", "safetensors")),
     "pipeline/runtime/": Rule((CORE, ENGINE, RUNTIME), (*ARRAYS, "ray")),
     "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow", "matplotlib"), ("alembic",)),
