@@ -33,6 +33,9 @@ Symbols = Sequence[str]
 Pair = tuple[Symbols, Symbols]
 """The symbols of a source and of its target; a text stands for its characters."""
 
+Entry = tuple[str, Sequence[Pair], Sequence[Pair]]
+"""A language's name, its support pairs and its query pairs."""
+
 
 class Language(NamedTuple):
     """The rows [first, last) of a language; where ``query`` is empty, both sets of a task come from ``support``."""
@@ -113,14 +116,14 @@ class PairFile:
 
 def write(
     path: Path,
-    languages: Sequence[tuple[str, Sequence[Pair], Sequence[Pair]]],
+    languages: Sequence[Entry],
     splits: Mapping[str, SplitSet],
     source_hash: str,
     *,
     joiner: str,
     pieces: bytes = b"",
 ) -> PairFile:
-    """Write languages (name, support pairs, query pairs) whole or not at all, and open the result.
+    """Write languages whole or not at all, and open the result.
 
     The symbol tables are sorted by code points. The same input gives the same file.
 
@@ -176,13 +179,13 @@ def _encoded(rows: Iterable[Symbols]) -> tuple[Ragged, list[str]]:
     texts = list(rows)
     table = sorted(set(chain.from_iterable(texts)))
     ids = {symbol: index for index, symbol in enumerate(table)}
-    values = np.fromiter((ids[symbol] for symbol in chain.from_iterable(texts)), np.int32)
+    values = np.fromiter(map(ids.__getitem__, chain.from_iterable(texts)), np.int32)
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(text) for text in texts], out=offsets[1:])
     return Ragged(values, offsets), table
 
 
-def _rows(languages: Sequence[tuple[str, Sequence[Pair], Sequence[Pair]]]) -> list[Language]:
+def _rows(languages: Sequence[Entry]) -> list[Language]:
     rows, first = list[Language](), 0
     for name, support, query in languages:
         middle = first + len(support)

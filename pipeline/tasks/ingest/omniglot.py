@@ -74,6 +74,11 @@ def ingest(archives: Mapping[str, bytes], to: Path) -> ClassFile:
     return classfile.write(to, images, [DRAWINGS] * CLASSES, names, splits, source)
 
 
+def archives_of(origin: Path) -> dict[str, bytes]:
+    """The two zips from the folder ``origin``, or where it is the word download, from the authors' repository."""
+    return download() if origin == Path("download") else from_folder(origin)
+
+
 def from_folder(folder: Path) -> dict[str, bytes]:
     """The two zips in ``folder``.
 
