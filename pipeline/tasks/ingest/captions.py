@@ -47,11 +47,12 @@ SPLITS: dict[str, dict[Split, tuple[str, ...]]] = {
 def ingest(folder: Path, to: Path) -> Ingested:
     """Write the captions in ``folder`` to ``to``, with the split sets ``six`` and ``four``.
 
-    A source is a tag such as ``<2de>`` that names the target's language, and then pieces of one sentencepiece model; a
-    target is pieces, which the model kept in the file joins into text. The test task is cs-en: its support are the
-    first 1,000 captions of training, which no other task and not the model has seen in any language, and its query is
-    test_2016_flickr. ``six`` trains on all directions among en, de and fr, and validates on new captions of two of
-    them; ``four`` holds out the directions between de and fr, and validates on new captions of those.
+    A source is a tag such as ``<2de>``, which names the target's language, and then pieces of one sentencepiece model;
+    a target is pieces, which the model kept in the file joins into text. The test task is cs-en: its support are the
+    first 1,000 captions of training, which neither another task nor the model sees in any language (two of the English
+    ones occur again), and its query is test_2016_flickr. ``six`` trains on all directions among en, de and fr, and
+    validates on new captions of two of them; ``four`` holds out the directions between de and fr, and validates on new
+    captions of those.
 
     Raises:
         ConfigError: sentencepiece is not installed.
