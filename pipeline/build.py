@@ -98,12 +98,14 @@ def source_of(recipe: Recipe) -> TaskSource[Any]:
 def net_of(recipe: Recipe, spec: Spec) -> Net:
     """The recipe's network for tasks of this spec. Raises ``ConfigError`` where it does not fit them."""
     kind, needs = NETS[recipe.net.name], ALGORITHMS[recipe.algorithm.name].needs
-    return kind(
-        plain(recipe.net, kind.Config),
-        spec.input_shape,
-        spec.outputs if needs.head else None,
-        normalised=recipe.normalisation != "none",
-    )
+    if spec.data not in kind.takes:
+        fitting = ", ".join(name for name, net in NETS.items() if spec.data in net.takes)
+        raise ConfigError(
+            f"net.name: {recipe.net.name} does not read {spec.data.__name__}, which the source {recipe.source.name} "
+            f"gives; use one of {fitting}"
+        )
+    config, normalised = plain(recipe.net, kind.Config), recipe.normalisation != "none"
+    return kind.for_tasks(config, spec, head=needs.head, normalised=normalised)
 
 
 def build_worker(recipe: Recipe, components: Components) -> Worker:

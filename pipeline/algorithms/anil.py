@@ -42,7 +42,8 @@ class ANIL(GradientBased):
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
         phi = theta["model"]
-        features = self.model.embed(phi | self.model.masks(context.noise), support.x)
+        read = self.model.net.reads(support)
+        features = self.model.embed(phi | self.model.masks(context.noise), read)
 
         def loss(head: Params, j: int) -> Tensor:
             return self.loss(self.model.net.read_out(head, features), support.y).loss

@@ -5,11 +5,12 @@ Many papers call this baseline "random" or "from scratch".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pipeline.core.bounds import InnerSteps, Rate
-from pipeline.core.inner import SGD, Adam, Rule, unroll
+from pipeline.core.inner import OptimizerName, optimizer
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased, Nothing
 
@@ -24,7 +25,7 @@ class FinetuneConfig:
         inner_steps: Steps for each task.
     """
 
-    inner_optimizer: Annotated[Literal["sgd", "adam"], MayChange()] = "sgd"
+    inner_optimizer: Annotated[OptimizerName, MayChange()] = "sgd"
     inner_lr: Annotated[Rate, MayChange()] = 0.01
     inner_steps: Annotated[InnerSteps, MayChange()] = 50
 
@@ -43,9 +44,6 @@ class Finetune(GradientBased):
     def steps(self, context: Context) -> int:
         return self.config.inner_steps
 
-    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
-        loss, steps = self.support_loss(support, context), self.steps(context)
-        return unroll(loss, theta["model"], steps, self._rule(), first_order=True)
-
-    def _rule(self) -> Rule:
-        return SGD(self.config.inner_lr) if self.config.inner_optimizer == "sgd" else Adam(self.config.inner_lr)
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
+        rule = optimizer(self.config.inner_optimizer, self.config.inner_lr)
+        return self.inner_loop(theta, support, context, rule, first_order=True)

@@ -35,7 +35,7 @@ from pipeline.core.flat import join, split
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network, head_of
-from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Score, Task
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Score, Task
 from pipeline.families.gradient import GradientBased
 from pipeline.nets.memory.addressing import cosine
 from pipeline.nets.memory.forgetting import FORGETTING
@@ -93,6 +93,7 @@ class GradientMemoryMAML(GradientBased):
     about: ClassVar[About] = About(
         "memory", "none; MAML (Finn, Abbeel, Levine 2017, arXiv 1703.03400) with a memory of its deltas"
     )
+    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots", "values"), head=True)
     state_groups = frozenset({"memory"})
 
     def __init__(self, config: GradientMemoryConfig, model: Network, loss: LossFunction) -> None:

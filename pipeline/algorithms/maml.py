@@ -5,11 +5,12 @@ Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep N
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pipeline.core.bounds import InnerSteps, Rate
-from pipeline.core.inner import SGD, unroll
+from pipeline.core.inner import OptimizerName, optimizer
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
 
@@ -23,12 +24,14 @@ class MAMLConfig:
         inner_steps: Inner steps in training.
         eval_inner_steps: Inner steps at evaluation and in serving.
         first_order: Leave out second derivatives.
+        inner_optimizer: What takes the inner steps; the moments of ``adam`` start at zero for each task.
     """
 
     inner_lr: Rate = 0.01
     inner_steps: InnerSteps = 1
     eval_inner_steps: Annotated[InnerSteps, MayChange()] = 10
     first_order: bool = False
+    inner_optimizer: OptimizerName = "sgd"
 
 
 class MAML(GradientBased):
@@ -40,8 +43,6 @@ class MAML(GradientBased):
     Config: ClassVar[type[MAMLConfig]] = MAMLConfig
     about: ClassVar[About] = About("optimisation", "Finn, Abbeel, Levine 2017, arXiv 1703.03400")
 
-    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
-        rule, first_order = SGD(self.config.inner_lr), self.config.first_order
-        return unroll(
-            self.support_loss(support, context), theta["model"], self.steps(context), rule, first_order=first_order
-        )
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
+        rule = optimizer(self.config.inner_optimizer, self.config.inner_lr)
+        return self.inner_loop(theta, support, context, rule, first_order=self.config.first_order)

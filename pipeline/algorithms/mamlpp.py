@@ -6,6 +6,7 @@ normalisation with running moments and biases of each inner step is not here: ``
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -15,7 +16,7 @@ from annotated_types import Ge, Le
 
 from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.effects import NotWith
-from pipeline.core.inner import SGD, LeafwiseSGD, Rule, unroll
+from pipeline.core.inner import SGD, LeafwiseSGD, Rule
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Score, Task
 from pipeline.families.gradient import GradientBased
 
@@ -55,13 +56,12 @@ class MAMLPP(GradientBased):
         if not self.config.learn_rates:
             return {}
         rates = torch.full((self.config.inner_steps,), self.config.inner_lr, dtype=next(iter(model.values())).dtype)
-        return {"inner_lr": {layer: rates.clone() for layer in dict.fromkeys(map(_layer, model))}}
+        layers = dict.fromkeys(map(_layer, self.adapted_leaves(model)))
+        return {"inner_lr": {layer: rates.clone() for layer in layers}}
 
-    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         rule, first_order = self._rule(theta), context.step <= self.config.first_order_until
-        return unroll(
-            self.support_loss(support, context), theta["model"], self.steps(context), rule, first_order=first_order
-        )
+        return self.inner_loop(theta, support, context, rule, first_order=first_order)
 
     def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
         weights = loss_weights(self.config.inner_steps, context.step, self.config.multi_step_until)
@@ -75,8 +75,8 @@ class MAMLPP(GradientBased):
         if not self.config.learn_rates:
             return SGD(self.config.inner_lr)
         last = self.config.inner_steps - 1
-        layers = theta["inner_lr"]
-        return LeafwiseSGD(lambda j: {name: layers[_layer(name)][min(j, last)] for name in theta["model"]})
+        layers, leaves = theta["inner_lr"], self.adapted_leaves(theta["model"])
+        return LeafwiseSGD(lambda j: {name: layers[_layer(name)][min(j, last)] for name in leaves})
 
 
 def loss_weights(steps: int, step: int, until: int) -> list[float]:

@@ -5,6 +5,7 @@ Li, Zhou, Chen, Li: Meta-SGD, Learning to Learn Quickly for Few-Shot Learning, a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.core.bounds import InnerSteps, Rate
-from pipeline.core.inner import LeafwiseSGD, unroll
+from pipeline.core.inner import LeafwiseSGD
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
 
@@ -41,9 +42,10 @@ class MetaSGD(GradientBased):
     about: ClassVar[About] = About("optimisation", "Li et al. 2017, arXiv 1707.09835")
 
     def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
-        return {"inner_lr": {name: torch.full_like(leaf, self.config.inner_lr) for name, leaf in model.items()}}
+        rate, leaves = self.config.inner_lr, self.adapted_leaves(model)
+        return {"inner_lr": {name: torch.full_like(leaf, rate) for name, leaf in leaves.items()}}
 
-    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         rates = theta["inner_lr"]
         rule = LeafwiseSGD(lambda j: rates)
-        return unroll(self.support_loss(support, context), theta["model"], self.steps(context), rule, first_order=False)
+        return self.inner_loop(theta, support, context, rule, first_order=False)

@@ -5,12 +5,13 @@ Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep N
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pipeline.core.bounds import InnerSteps, Rate
-from pipeline.core.inner import SGD, unroll
-from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Score, Task
+from pipeline.core.inner import OptimizerName, optimizer
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Pairs, Params, Score, Task
 from pipeline.families.frozen_body import all_data
 from pipeline.families.gradient import GradientBased
 
@@ -20,10 +21,12 @@ class PretrainConfig:
     """How it is fine-tuned. Training has no inner steps.
 
     Attributes:
-        eval_inner_lr: Rate of a step of gradient descent, on the *mean* support loss.
+        eval_inner_optimizer: What takes the steps.
+        eval_inner_lr: Rate of a step, on the *mean* support loss.
         eval_inner_steps: Inner steps at evaluation and in serving.
     """
 
+    eval_inner_optimizer: Annotated[OptimizerName, MayChange()] = "sgd"
     eval_inner_lr: Annotated[Rate, MayChange()] = 0.01
     eval_inner_steps: Annotated[InnerSteps, MayChange()] = 10
 
@@ -31,21 +34,22 @@ class PretrainConfig:
 class Pretrain(GradientBased):
     """One network is fitted to the examples of all tasks, so it learns their mean; then all of it is fine-tuned.
 
-    Regressions alone: in a classification the slots mean something else in each task, see ``baseline``.
+    On languages this is multi-task training and fine-tuning. Not for classifications: there the slots mean something
+    else in each task, see ``baseline``.
     """
 
     Config: ClassVar[type[PretrainConfig]] = PretrainConfig
     about: ClassVar[About] = About("baseline", "Finn, Abbeel, Levine 2017, arXiv 1703.03400")
-    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("values",), head=True)
+    needs: ClassVar[Needs] = Needs(data=(Batch, Pairs), targets=("values", "tokens"), head=True)
 
     def steps(self, context: Context) -> int:
         return 0 if context.phase == "train" else self.config.eval_inner_steps
 
-    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
-        rule = SGD(self.config.eval_inner_lr)
-        return unroll(self.support_loss(support, context), theta["model"], self.steps(context), rule, first_order=True)
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
+        rule = optimizer(self.config.eval_inner_optimizer, self.config.eval_inner_lr)
+        return self.inner_loop(theta, support, context, rule, first_order=True)
 
     def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
-        x, y = all_data(task)
+        everything = all_data(task)
         phi = theta["model"] | self.model.masks(context.noise)
-        return self.loss(self.model.forward_own_statistics(phi, x)[0], y)
+        return self.loss(self.model.outputs(phi, everything), everything.y)

@@ -17,7 +17,7 @@ from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import SGD, unroll
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
-from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Phase, Task
 from pipeline.families.gradient import GradientBased
 from pipeline.nets.cells import CellName
 from pipeline.nets.model import NormalisedNet
@@ -52,6 +52,7 @@ class RecurrentMAML(GradientBased):
 
     Config: ClassVar[type[RecurrentMAMLConfig]] = RecurrentMAMLConfig
     about: ClassVar[About] = About("optimisation", "of our own, after Finn, Abbeel, Levine 2017, arXiv 1703.03400")
+    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots", "values"), head=True)
 
     def __init__(self, config: RecurrentMAMLConfig, model: Network, loss: LossFunction) -> None:
         self.net = Stateful(model.net, config.cell)

@@ -13,7 +13,7 @@ import numpy as np
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from pipeline.core.batches import batches
+from pipeline.core.batches import batches, take
 from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.effects import NotWith, OnlyWith
 from pipeline.core.inner import SGD, Adam, Rule, iterate
@@ -72,9 +72,8 @@ class Reptile(GradientBased):
         drawn, masks = context.noise["batches"], self.model.masks(context.noise)
 
         def loss(phi: Params, j: int) -> Tensor:
-            rows = drawn[j]
-            outputs, _ = self.model.forward_own_statistics(phi | masks, support.x[rows])
-            return self.loss(outputs, support.y[rows]).loss
+            batch = take(support, drawn[j])
+            return self.loss(self.model.outputs(phi | masks, batch), batch.y).loss
 
         # The delta is not differentiated, so no graph of the inner loop is kept.
         return iterate(loss, theta["model"], len(drawn), self._rule(), first_order=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,3 +15,8 @@ def batches(rng: np.random.Generator, rows: int, steps: int, batch: int) -> Tens
     shuffles = -(-steps * size // rows)
     order = np.concatenate([rng.permutation(rows) for _ in range(shuffles)])
     return torch.from_numpy(order[: steps * size].reshape(steps, size))
+
+
+def take(data: Any, rows: Tensor) -> Any:
+    """These rows of a set of examples."""
+    return type(data)(*(part[rows] for part in data))

@@ -7,7 +7,7 @@ so an outer backward through ``unroll`` is exact to any order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -81,8 +81,8 @@ class LeafwiseSGD:
 class Adam:
     """Adam (Kingma & Ba, arXiv 1412.6980, algorithm 1) with moments that start at zero for each task.
 
-    ``beta1=0`` is Reptile's inner optimizer. Not differentiated through here, though nothing prevents it but the square
-    root's slope at zero.
+    ``beta1=0`` is Reptile's inner optimizer. Where a gradient is 0, the square root's slope counts as 0, not as
+    infinite.
     """
 
     def __init__(self, rate: float, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
@@ -102,10 +102,18 @@ class Adam:
         m = {name: self.beta1 * state["m"][name] + (1 - self.beta1) * g for name, g in gradient.items()}
         v = {name: self.beta2 * state["v"][name] + (1 - self.beta2) * g * g for name, g in gradient.items()}
         moved = {
-            name: value - self.rate * (m[name] / (1 - power1)) / ((v[name] / (1 - power2)).sqrt() + self.epsilon)
+            name: value - self.rate * (m[name] / (1 - power1)) / (_root(v[name] / (1 - power2)) + self.epsilon)
             for name, value in phi.items()
         }
         return moved, {"m": m, "v": v, "power": {"beta1": power1, "beta2": power2}}
+
+
+OptimizerName = Literal["sgd", "adam"]
+
+
+def optimizer(name: OptimizerName, rate: float) -> Rule:
+    """The inner optimizer of this name; Adam has its published momentum."""
+    return SGD(rate) if name == "sgd" else Adam(rate)
 
 
 def iterate(loss: InnerLoss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> Iterator[Params]:
@@ -188,6 +196,11 @@ def conjugate_gradient(operator: Callable[[Params], Params], b: Params, steps: i
 def norm(params: Params) -> Tensor:
     """The 2-norm of all leaves together."""
     return _dot(params, params).sqrt()
+
+
+def _root(x: Tensor) -> Tensor:
+    some = x > 0
+    return torch.where(some, torch.where(some, x, 1.0).sqrt(), 0.0)
 
 
 def _dot(a: Params, b: Params) -> Tensor:

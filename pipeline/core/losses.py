@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.core.types import Score
+from pipeline.core.edit_distance import edit_distance
+from pipeline.core.types import END, PADDING, UNKNOWN, Score
 
 LOG_2PI = math.log(2 * math.pi)
 LossFunction = Callable[[Tensor, Tensor], Score]
@@ -57,20 +58,63 @@ def log_gaussian(outputs: Tensor, y: Tensor) -> Tensor:
     return -(((y - mean) / deviation).square() / 2 + deviation.log() + LOG_2PI / 2).sum(-1)
 
 
+def token_cross_entropy(logits_NTV: Tensor, target_NT: Tensor) -> Score:
+    """Mean negative log-likelihood in nats over the tokens of all targets, ``END`` included and padding left out.
+
+    The mean over the set's tokens, not over its sentences: a short sentence counts no more than its tokens do.
+    """
+    real_NT = (target_NT != PADDING).to(logits_NTV.dtype)
+    tokens = real_NT.sum().clamp(min=1)
+    log_p_NT = torch.log_softmax(logits_NTV, -1).gather(-1, target_NT.unsqueeze(-1)).squeeze(-1)
+    right_NT = (logits_NTV.detach().argmax(-1) == target_NT).to(logits_NTV.dtype)
+    return Score(-(log_p_NT * real_NT).sum() / tokens, {"token_accuracy": (right_NT * real_NT).sum() / tokens})
+
+
+def compare_tokens(answer_NT: Tensor, target_NT: Tensor) -> dict[str, Tensor]:
+    """The share of answers that are right in every token, and the edit distance per token of the targets.
+
+    A target with ``UNKNOWN`` in it cannot be answered. Pairs of padding alone are left out.
+    """
+    real_N = (target_NT[:, 0] != PADDING).float()
+    known_N = (target_NT != UNKNOWN).all(-1)
+    right_N = ((answer_NT == target_NT).all(-1) & known_N).float()
+    asked = torch.where(target_NT == UNKNOWN, -1, target_NT)
+    lengths_N = ((target_NT != PADDING) & (target_NT != END)).float().sum(-1)
+    edits_N = edit_distance(without_end(answer_NT), without_end(asked)).float()
+    return {
+        "exact_match": (right_N * real_N).sum() / real_N.sum().clamp(min=1),
+        "token_error": (edits_N * real_N).sum() / lengths_N.sum().clamp(min=1),
+    }
+
+
+def compare_words(answer_NT: Tensor, target_NT: Tensor) -> dict[str, Tensor]:
+    """``compare_tokens``, with the word error rate, which is the share of words with an error in them."""
+    compared = compare_tokens(answer_NT, target_NT)
+    return {"word_error_rate": 1 - compared["exact_match"], "phone_error_rate": compared["token_error"]}
+
+
+def without_end(tokens_NT: Tensor) -> Tensor:
+    """The tokens with padding in the place of ``END``."""
+    return torch.where(tokens_NT == END, PADDING, tokens_NT)
+
+
 class TaskLoss(NamedTuple):
     """A loss, and the metric that its tasks are judged by.
 
     Args:
         function: from outputs [N, outputs] and targets [N, ...] to a ``Score``.
-        metric: the metric's name: one that ``function`` gives, or one that the source's ``judge`` gives.
+        metric: the metric's name: one that ``function``, ``answers`` or the source's ``judge`` gives.
         higher_is_better: the metric's direction.
         unit: ``share`` for a number in [0, 1] that is printed in percent, else the unit as it is printed, or "".
+        answers: from what ``predict`` answers to the queries, and their targets, to metrics; for tasks whose loss does
+            not take the answers themselves. Evaluation then asks ``predict``, as serving does.
     """
 
     function: LossFunction
     metric: str
     higher_is_better: bool
     unit: str = ""
+    answers: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
 
 
 LOSSES: dict[str, TaskLoss] = {
@@ -78,6 +122,9 @@ LOSSES: dict[str, TaskLoss] = {
     "mean_squared_error": TaskLoss(mean_squared_error, "mse", False),
     "sum_of_squares": TaskLoss(sum_of_squares, "value", False),
     "gaussian": TaskLoss(gaussian, "log_likelihood", True, "nats a point"),
+    "tokens": TaskLoss(token_cross_entropy, "exact_match", True, "share", compare_tokens),
+    "transcription": TaskLoss(token_cross_entropy, "word_error_rate", False, "share", compare_words),
+    "translation": TaskLoss(token_cross_entropy, "bleu", True, "BLEU", compare_tokens),
 }
 """A recipe's source names one of these. ``pipeline.register`` adds to them."""
 

@@ -56,6 +56,13 @@ class Network(Protocol):
         """Outputs [N, outputs] for inputs [N, *input], normalised by the batch itself, and the batch's moments."""
         ...
 
+    def outputs(self, params: Params, data: Any) -> Tensor:
+        """Outputs for a set of examples under its own statistics: what the loss of an inner step takes.
+
+        A network of sequences reads the targets too: the decoder sees each token before it is asked for the next.
+        """
+        ...
+
     def embed(self, params: Params, x: Tensor) -> Tensor:
         """The features [N, features] that the head would see in ``forward_own_statistics``."""
         ...
@@ -64,8 +71,12 @@ class Network(Protocol):
         """These weights, ready to predict after this support set."""
         ...
 
+    def query_outputs(self, adapted: Adapted, data: Any) -> Tensor:
+        """Outputs for a query set: what its loss takes."""
+        ...
+
     def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
-        """Outputs [N, outputs] for queries x [N, *input]."""
+        """Answers for queries x [N, *input]: outputs [N, outputs], or of a network of sequences tokens [N, T]."""
         ...
 
     def observe(self, adapted: Adapted, x: Tensor) -> tuple[Tensor, Params]:

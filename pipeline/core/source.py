@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from annotated_types import Ge, Le
+from torch import Tensor
 
 from pipeline.core.bounds import MAX_COUNT, Count
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
-from pipeline.core.types import D, Params, Targets, Task
+from pipeline.core.types import D, Pairs, Params, Targets, Task
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,30 @@ def require_support(shapes: TaskShapes) -> None:
             )
 
 
+class Tokens(NamedTuple):
+    """The sizes of a transduction that an input's shape does not tell.
+
+    Args:
+        sources: how many tokens the vocabulary of sources has.
+        target_length: T, to which targets are padded.
+    """
+
+    sources: int
+    target_length: int
+
+
 class Spec(NamedTuple):
     """What the tasks of a source are; the builder fits algorithm, network and loss to it.
 
     Args:
         data: the type of a support set: ``Batch``, ``Stream``, or a type of the source's own.
         input_shape: the shape of one input.
-        outputs: how wide the network's output is: the ways, the classes of the split, or the width of a value.
+        outputs: how wide the network's output is: the ways, the classes of the split, the width of a value, or the
+            size of the vocabulary of targets.
         targets: what the targets of training tasks are.
         loss: a name in ``pipeline.core.losses.LOSSES``.
         integers: whether inputs are whole numbers, such as the ids of tokens, that must not become floats.
+        tokens: what a network of sequences must know beside, for tasks of ``Pairs`` alone.
     """
 
     data: type
@@ -68,6 +83,7 @@ class Spec(NamedTuple):
     targets: Targets
     loss: str
     integers: bool = False
+    tokens: Tokens | None = None
 
 
 class TaskSource(Protocol[D]):
@@ -114,6 +130,30 @@ class Varied(Protocol):
 
     evaluation: Mapping[str, Any]
     """Setting -> value, for example the rotations: part of the evaluation's hash, and shown beside its numbers."""
+
+
+class TextTask(Protocol):
+    """A task that is given by texts, to be served."""
+
+    support: Pairs
+    """Its pairs as tokens."""
+
+    def inputs(self, sources: Sequence[str]) -> Tensor:
+        """Texts as tokens [N, S]. Raises ``DataError`` where one has no symbols."""
+        ...
+
+    def answers(self, tokens: Tensor) -> list[str]:
+        """The texts of answers [N, T]."""
+        ...
+
+
+@runtime_checkable
+class HasTexts(Protocol):
+    """A source whose tasks are pairs of texts."""
+
+    def language(self, sources: Sequence[str], targets: Sequence[str]) -> TextTask:
+        """The task of these pairs. Raises ``DataError`` where a text has no symbols."""
+        ...
 
 
 @runtime_checkable

@@ -31,9 +31,9 @@ MetaParams = dict[str, Params]
 """Group -> leaves, for example ``{"model": …, "inner_lr": …}``."""
 
 Phase = Literal["train", "evaluate", "serve"]
-Targets = Literal["slots", "classes", "values", "none"]
+Targets = Literal["slots", "classes", "values", "tokens", "none"]
 """What the targets of training tasks are: a class's slot in its task, its fixed number among all classes of the split,
-real values, or nothing at all (a simulator). Evaluation tasks with classes always count slots."""
+real values, sequences of tokens, or nothing at all (a simulator). Evaluation tasks with classes always count slots."""
 
 Family = Literal["optimisation", "metric", "memory", "neural process", "learned optimiser", "baseline"]
 """The means of adaptation: inner steps, distances, a state that is written, a code of the support set, or a learned
@@ -96,6 +96,31 @@ class Points(NamedTuple):
     x: Tensor
     y: Tensor
     mask: Tensor
+
+
+class Pairs(NamedTuple):
+    """Pairs of sequences of tokens: ``source`` [N, S] and ``target`` [N, T], int64.
+
+    A target ends with the token ``END``, and ``PADDING`` follows to the fixed length. A pair of padding alone is none:
+    it fills up a set that has fewer pairs than others.
+    """
+
+    source: Tensor
+    target: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """The sources, under the name that ``Batch`` has for inputs."""
+        return self.source
+
+    @property
+    def y(self) -> Tensor:
+        """The targets, under the name that ``Batch`` has for labels."""
+        return self.target
+
+
+PADDING, END, UNKNOWN = 0, 1, 2
+"""The tokens that every vocabulary begins with."""
 
 
 class Task(NamedTuple, Generic[D]):

@@ -17,8 +17,8 @@ from torch.utils import _pytree as pytree
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError, PipelineError, TaskError
 from pipeline.core.seeding import Ticket
-from pipeline.core.source import TaskSource
-from pipeline.core.types import Batch, Context, MetaParams, Score, Task
+from pipeline.core.source import TaskSource, Tokens
+from pipeline.core.types import Batch, Context, MetaParams, Pairs, Score, Task
 
 TASKS = 3
 """The tasks on which a leaf must have no gradient to be reported: on one of them it may be chance."""
@@ -49,7 +49,7 @@ def check_algorithm(
         task, context = _first(algorithm, source, theta, Ticket(seed, "train", "train", 1, number))
         with _error_context(name):
             if number == 0:
-                _check_outputs(algorithm, theta, task, context, width)
+                _check_outputs(algorithm, theta, task, context, width, spec.tokens)
             gradient, score = algorithm.learn(theta, task, context)
         _check_score(name, score)
         _check_gradient(name, gradient, theta, algorithm.unstepped)
@@ -88,19 +88,29 @@ def _first(
 
 
 def _check_outputs(
-    algorithm: Algorithm[Any, Any], theta: MetaParams, task: Task[Any], context: Context, width: int | None
+    algorithm: Algorithm[Any, Any],
+    theta: MetaParams,
+    task: Task[Any],
+    context: Context,
+    width: int | None,
+    tokens: Tokens | None,
 ) -> None:
     name = type(algorithm).__name__
     with torch.no_grad():
         adapted = algorithm.adapt(theta, task.support, context)
         if isinstance(task.query, Batch):
             expected = (len(task.query.x), task.ways if width is None else width)
-            found = tuple(algorithm.predict(adapted, task.query.x).shape)
-            if found != expected:
-                raise ConfigError(f"algorithm {name}: predict gives the shape {found}, expected {expected}")
+            _check_shape(name, algorithm.predict(adapted, task.query.x), expected)
+        if isinstance(task.query, Pairs) and tokens is not None:
+            _check_shape(name, algorithm.predict(adapted, task.query.x), (len(task.query.x), tokens.target_length))
         if algorithm.differentiable:
             _check_score(name, algorithm.objective(theta, task, context))
         _check_score(name, algorithm.score(adapted, task.query, context))
+
+
+def _check_shape(name: str, answers: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(answers.shape) != expected:
+        raise ConfigError(f"algorithm {name}: predict gives the shape {tuple(answers.shape)}, expected {expected}")
 
 
 def _check_score(name: str, score: object) -> None:

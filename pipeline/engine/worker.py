@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from pipeline.core.algorithm import Algorithm, detach, gradient_of, require_grad
 from pipeline.core.failures import PipelineError, TaskError
 from pipeline.core.flat import Layout
+from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Judge, TaskSource, Versioned
 from pipeline.core.types import Context, Contribution, MetaParams, Params, Phase, Score, Task
@@ -62,6 +63,7 @@ class Worker:
         versions = dict(source.versions) if isinstance(source, Versioned) else {}
         self.fingerprint = numerics.fingerprint(chunk_size) | versions
         self.vectorise = numerics.vectorise
+        self.answers = LOSSES[source.spec().loss].answers
         self.device = numerics.torch_device()
 
     def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
@@ -119,8 +121,7 @@ class Worker:
             context = Context(chunk.step, "evaluate", task.ways, noise)
             trace = self.algorithm.trace(values, task.support, context)
             points = milestones(len(trace))
-            scores = [self.algorithm.score(trace[point], task.query, context) for point in points]
-            return [(one.metrics, one.answers) for one in scores]
+            return [self._scored(trace[point], task, context) for point in points]
 
         with _error_context(chunk), torch.no_grad():
             together = self._stack(drawn)
@@ -132,6 +133,14 @@ class Worker:
         metrics = {name: np.stack([row[name].cpu().double().numpy() for row in rows], 1) for name in rows[0]}
         digest = zlib.crc32(b"".join(metrics[name].tobytes() for name in sorted(metrics)))
         return ScoreReport(chunk.number, points, metrics, digest)
+
+    def _scored(self, adapted: Any, task: Task[Any], context: Context) -> tuple[dict[str, Tensor], Params]:
+        """The metrics of an adapted value, and what the source judges on the host."""
+        score = self.algorithm.score(adapted, task.query, context)
+        if self.answers is None:
+            return score.metrics, score.answers
+        answers = self.algorithm.predict(adapted, task.query.x)
+        return score.metrics | self.answers(answers, task.query.y), score.answers | {"answers": answers}
 
     def _learn(self, theta: MetaParams, drawn: list[SampledTask], step: int) -> tuple[MetaParams, list[TaskResult]]:
         together = self._stack(drawn)

@@ -84,6 +84,6 @@ class FrozenBody(Algorithm[Batch, FittedHead]):
         return fold_moments(theta, records)
 
 
-def all_data(task: Task[Batch]) -> Batch:
+def all_data(task: Task[Any]) -> Any:
     """Support and query set as one: methods that learn no adaptation need no query set in training."""
-    return Batch(torch.cat([task.support.x, task.query.x]), torch.cat([task.support.y, task.query.y]))
+    return type(task.support)(*map(torch.cat, zip(task.support, task.query, strict=True)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from pipeline.core.algorithm import Algorithm, backprop, detach
 from pipeline.core.failures import ConfigError
-from pipeline.core.inner import InnerLoss, conjugate_gradient, norm
+from pipeline.core.inner import InnerLoss, Rule, conjugate_gradient, iterate, norm
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
-from pipeline.core.types import Batch, Context, MetaParams, Needs, Params, Phase, Score, Task
+from pipeline.core.types import Batch, Context, MetaParams, Needs, Pairs, Params, Phase, Score, Task
 
 
 class MetaGradient(ABC):
@@ -62,8 +62,7 @@ class Delta(MetaGradient):
         before = theta["model"]
         delta = {name: (leaf - adapted.phi[name]).detach() for name, leaf in before.items()}
         # The score uses the query batch's own statistics: one query at a time would cost more than learning.
-        outputs, _ = method.model.forward_own_statistics(adapted.phi, task.query.x)
-        return {"model": delta}, detach(method.loss(outputs, task.query.y))
+        return {"model": delta}, detach(method.loss(method.model.outputs(adapted.phi, task.query), task.query.y))
 
 
 class Implicit(MetaGradient):
@@ -125,7 +124,7 @@ class GradientBased(Algorithm[Batch, Adapted]):
         ConfigError: ``normalisation: running``, with which an inner loop diverges.
     """
 
-    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots", "values"), head=True)
+    needs: ClassVar[Needs] = Needs(data=(Batch, Pairs), targets=("slots", "values", "tokens"), head=True)
     meta_gradient: MetaGradient = Backprop()
     """How the gradient of theta is computed from one task."""
 
@@ -180,7 +179,7 @@ class GradientBased(Algorithm[Batch, Adapted]):
         return self.model.predict(adapted, x)
 
     def score(self, adapted: Adapted, query: Batch, context: Context) -> Score:
-        return self.loss(self.predict(adapted, query.x), query.y)
+        return self.loss(self.model.query_outputs(adapted, query), query.y)
 
     @final
     def learn(self, theta: MetaParams, task: Task[Batch], context: Context) -> tuple[MetaParams, Score]:
@@ -196,9 +195,27 @@ class GradientBased(Algorithm[Batch, Adapted]):
         masks = self.model.masks(context.noise)
 
         def loss(phi: Params, j: int) -> Tensor:
-            return self.loss(self.model.forward_own_statistics(phi | masks, support.x)[0], support.y).loss
+            return self.loss(self.model.outputs(phi | masks, support), support.y).loss
 
         return loss
+
+    def inner_loop(
+        self, theta: MetaParams, support: Batch, context: Context, rule: Rule, *, first_order: bool
+    ) -> Iterator[Params]:
+        """Steps of ``rule`` on the support loss, from the group ``model``; leaves that are not adapted stay."""
+        whole, fit = theta["model"], self.support_loss(support, context)
+        start = self.adapted_leaves(whole)
+        fixed = {name: leaf for name, leaf in whole.items() if name not in start}
+
+        def loss(phi: Params, j: int) -> Tensor:
+            return fit(fixed | phi, j)
+
+        for phi in iterate(loss, start, self.steps(context), rule, first_order=first_order):
+            yield whole | phi
+
+    def adapted_leaves(self, params: Params) -> Params:
+        """The leaves that an inner loop changes."""
+        return {name: leaf for name, leaf in params.items() if self.model.net.is_adapted(name)}
 
 
 def rows_of(task: Task[Batch]) -> int:

@@ -8,5 +8,13 @@ from pipeline.nets.mlp import MLP
 from pipeline.nets.module import OwnModule
 from pipeline.nets.net import Net
 from pipeline.nets.resnet12 import ResNet12
+from pipeline.nets.seq2seq import Seq2Seq
 
-NETS: dict[str, type[Net]] = {"mlp": MLP, "conv4": Conv4, "linear": Linear, "resnet12": ResNet12, "module": OwnModule}
+NETS: dict[str, type[Net]] = {
+    "mlp": MLP,
+    "conv4": Conv4,
+    "linear": Linear,
+    "resnet12": ResNet12,
+    "module": OwnModule,
+    "seq2seq": Seq2Seq,
+}

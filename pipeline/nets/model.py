@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,10 @@ class NormalisedNet:
         normalise = self._own_statistics()
         return self.net(params, x, normalise), normalise.moments
 
+    def outputs(self, params: Params, data: Any) -> Tensor:
+        """Outputs for a set of examples under its own statistics: what the loss of an inner step takes."""
+        return self.forward_own_statistics(params, self.net.reads(data))[0]
+
     def embed(self, params: Params, x: Tensor) -> Tensor:
         """The features that the head would see in ``forward_own_statistics``."""
         return self.net.embed(params, x, self._own_statistics())
@@ -71,9 +76,13 @@ class NormalisedNet:
             return Adapted(phi, {"support_x": support_x})
         return Adapted(phi, running or {})
 
+    def query_outputs(self, adapted: Adapted, data: Any) -> Tensor:
+        """Outputs for a query set: what its loss takes."""
+        return self._of_queries(self.net, adapted, self.net.reads(data))[0]
+
     def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
-        """Outputs [N, …] for queries x [N, *input]."""
-        return self.observe(adapted, x)[0]
+        """Answers [N, …] for queries x [N, *input]: the outputs, or what the network makes of them."""
+        return self._of_queries(self.net.answer, adapted, x)[0]
 
     def observe(self, adapted: Adapted, x: Tensor) -> tuple[Tensor, Params]:
         """``predict``, and the moments that the queries themselves gave ({} where they decide nothing)."""

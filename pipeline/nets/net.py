@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.types import Params
+from pipeline.core.source import Spec
+from pipeline.core.types import Batch, Params, Points, Stream
 from pipeline.nets.normalisation import Normaliser
 
 
@@ -20,6 +21,8 @@ class Net(ABC):
     layers are normalised; ``outputs=None`` asks for an embedding without a head."""
 
     Config: ClassVar[type[Any]]
+    takes: ClassVar[tuple[type, ...]] = (Batch, Stream, Points)
+    """The types of the sets of examples that it reads."""
     outputs: int | None
     feature_shape: tuple[int, ...]
     """What ``embed`` flattens: (features,), or the (channels, height, width) of a map."""
@@ -32,6 +35,11 @@ class Net(ABC):
     @abstractmethod
     def __init__(self, config: Any, input_shape: tuple[int, ...], outputs: int | None, *, normalised: bool) -> None: ...
 
+    @classmethod
+    def for_tasks(cls, config: Any, spec: Spec, *, head: bool, normalised: bool) -> Net:
+        """The network for tasks of ``spec``. Raises ``ConfigError`` where it does not fit them."""
+        return cls(config, spec.input_shape, spec.outputs if head else None, normalised=normalised)
+
     @abstractmethod
     def init(self, rng: np.random.Generator) -> Params:
         """Fresh leaves. A bias stands after a normalisation, never before: there its gradient is only rounding."""
@@ -39,6 +47,18 @@ class Net(ABC):
     @abstractmethod
     def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         """The body: [N, *input] -> [N, features]."""
+
+    def reads(self, data: Any) -> Any:
+        """What a forward pass reads of a set of examples: its inputs, or more where its outputs depend on more."""
+        return data.x
+
+    def answer(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
+        """What is answered for inputs [N, *input]. Default: the outputs."""
+        return self(params, x, normalise)
+
+    def is_adapted(self, leaf: str) -> bool:
+        """Whether an inner loop changes the leaf of this name. Default: each one."""
+        return True
 
     def draw_masks(self, rng: np.random.Generator, rows: int) -> Params:
         """Dropout masks ``dropout/NAME`` for at most ``rows`` examples. Default: no dropout, no masks."""

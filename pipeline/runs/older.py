@@ -6,7 +6,11 @@ from typing import Any
 
 SETTINGS_SINCE = {"source.query_order": "sorted", "algorithm.previous": "example", "algorithm.write_to": "one"}
 """Settings that came after the first runs, with the values that those runs were made with."""
-SETTINGS_SINCE_OF = {"protonet": {"algorithm.temperature": 1.0, "algorithm.batch": "apart"}}
+SETTINGS_SINCE_OF = {
+    "protonet": {"algorithm.temperature": 1.0, "algorithm.batch": "apart"},
+    "maml": {"algorithm.inner_optimizer": "sgd"},
+    "pretrain": {"algorithm.eval_inner_optimizer": "sgd"},
+}
 """The same for settings whose name another algorithm had before."""
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pipeline.core.algorithm import Algorithm
+from pipeline.core.failures import ConfigError
 from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Purpose, Ticket, init_rng
@@ -30,8 +31,9 @@ def assemble(
     algorithm: type[Algorithm[Any, Any]], config: Any, net: type[Net], net_config: Any, mode: Mode, spec: Spec
 ) -> Algorithm[Any, Any]:
     """An algorithm on a network that fits the tasks. Raises ``ConfigError`` where the parts do not go together."""
-    outputs = spec.outputs if algorithm.needs.head else None
-    network = net(net_config, spec.input_shape, outputs, normalised=mode != "none")
+    if spec.data not in net.takes:
+        raise ConfigError(f"{net.__name__} does not read {spec.data.__name__}")
+    network = net.for_tasks(net_config, spec, head=algorithm.needs.head, normalised=mode != "none")
     return algorithm(config, NormalisedNet(network, mode, spec.input_shape), LOSSES[spec.loss].function)
 
 

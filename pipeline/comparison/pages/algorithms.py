@@ -13,8 +13,8 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import init_rng
-from pipeline.core.source import Spec
-from pipeline.core.types import Batch, Family, Needs, Points, Stream
+from pipeline.core.source import Spec, Tokens
+from pipeline.core.types import Batch, Family, Needs, Pairs, Points, Stream
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES
@@ -37,13 +37,20 @@ _SPECS = (
     Spec(Batch, (4,), 1, "values", "mean_squared_error"),
     Spec(Points, (1,), 1, "values", "gaussian"),
     Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
+    Spec(Pairs, (3,), 7, "tokens", "tokens", integers=True, tokens=Tokens(7, 4)),
 )
 """Small inputs: an algorithm is built for those that it takes, with every network that takes them."""
 
-_TASKS = {"slots": "classification", "classes": "classification", "values": "regression", "none": "simulation"}
+_TASKS = {
+    "slots": "classification",
+    "classes": "classification",
+    "values": "regression",
+    "tokens": "transduction",
+    "none": "simulation",
+}
 
 
-_NETS = ("mlp", "conv4", "linear")
+_NETS = ("mlp", "conv4", "linear", "seq2seq")
 """Small networks, one of which every algorithm takes."""
 
 
@@ -113,9 +120,10 @@ def _instances(algorithm: type[Algorithm[Any, Any]]) -> Iterator[Algorithm[Any, 
             continue
         for mode in MODES:
             for net in map(NETS.__getitem__, _NETS):
+                if spec.data not in net.takes:
+                    continue
                 try:
-                    outputs = spec.outputs if algorithm.needs.head else None
-                    body = net(net.Config(), spec.input_shape, outputs, normalised=mode != "none")
+                    body = net.for_tasks(net.Config(), spec, head=algorithm.needs.head, normalised=mode != "none")
                     model = NormalisedNet(body, mode, spec.input_shape)
                     yield algorithm(algorithm.Config(), model, LOSSES[spec.loss].function)
                     break
