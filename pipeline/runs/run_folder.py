@@ -17,7 +17,7 @@ from pipeline.config import Recipe, validate
 from pipeline.core.failures import ConfigError, DataError, InternalError, ResumeError
 from pipeline.core.plugins import imported
 from pipeline.core.seeding import Ticket
-from pipeline.core.source import HasClasses, TaskSource
+from pipeline.core.source import HasClasses, HasTexts, TaskSource
 from pipeline.core.types import MetaParams, Score
 from pipeline.engine.durability.checkpoint import FORMAT, Checkpoint, Checkpoints, name_of
 from pipeline.engine.durability.coordinator import PLUGINS
@@ -168,7 +168,8 @@ def load_learner(folder: str | Path, normalisation: str | None) -> Learner:
     if note:
         warnings.warn(note, stacklevel=3)
     theta = components.layout.unpack(torch.from_numpy(pack(components, checkpoint)))
-    return Learner(components.algorithm, theta, components.source.spec())
+    source = components.source
+    return Learner(components.algorithm, theta, source.spec(), source if isinstance(source, HasTexts) else None)
 
 
 def replay_task(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Score]:

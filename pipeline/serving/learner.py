@@ -13,23 +13,38 @@ from torch import Tensor
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
-from pipeline.core.source import Spec
+from pipeline.core.source import HasTexts, Spec
 from pipeline.core.types import Context, MetaParams, Points, Task
+from pipeline.serving.texts import TextPredictor, text_pairs
 
 
 class Learner:
-    """Holds theta; each ``adapt`` gives a predictor of its own and changes nothing here."""
+    """Holds theta; each ``adapt`` gives a predictor of its own and changes nothing here.
 
-    def __init__(self, algorithm: Algorithm[Any, Any], theta: MetaParams, spec: Spec) -> None:
-        self.algorithm, self.theta, self.spec = algorithm, theta, spec
+    Args:
+        algorithm: the run's, on its network.
+        theta: its meta-parameters.
+        spec: that of the tasks of training.
+        texts: the run's source where its tasks are pairs of texts.
+    """
+
+    def __init__(
+        self, algorithm: Algorithm[Any, Any], theta: MetaParams, spec: Spec, texts: HasTexts | None = None
+    ) -> None:
+        self.algorithm, self.theta, self.spec, self.texts = algorithm, theta, spec, texts
         self.dtype = next(iter(next(iter(theta.values())).values())).dtype
 
-    def adapt(self, support_x: Any, support_y: Any) -> Predictor:
+    def adapt(self, support_x: Any, support_y: Any = None) -> Any:
         """A predictor for the task of this support set.
 
         Args:
-            support_x: inputs [N, *input], anything that ``numpy.asarray`` takes, in the range of the training inputs.
-            support_y: N labels of any hashable kind, or values [N, outputs] for a regression.
+            support_x: inputs [N, *input], anything that ``numpy.asarray`` takes, in the range of the training inputs;
+                of a language N texts, or N pairs of texts.
+            support_y: N labels of any hashable kind, or values [N, outputs] for a regression; of a language N texts, or
+                nothing beside pairs.
+
+        Returns:
+            A ``Predictor``, or for a language a ``TextPredictor``.
 
         Raises:
             DataError: shapes or values that do not fit; more classes than the head has outputs.
@@ -38,19 +53,24 @@ class Learner:
         >>> learner = pipeline.load("runs/first")
         >>> predictor = learner.adapt(support_x=[[-1.0], [0.5]], support_y=[[0.8], [-0.4]])
         """
+        if self.texts is not None:
+            language = self.texts.language(*text_pairs(support_x, support_y))
+            return TextPredictor(language, self._adapted(language.support, 1), self.algorithm)
         x = self.inputs(support_x, "support_x")
         labels, y = self._targets(support_y, len(x))
         # As in training, a sequence is read in the given order, each label after its answer.
         every = (torch.ones(len(x), dtype=self.dtype),) if self.spec.data is Points else ()
         support = self.spec.data(x, y, *every)
-        ways = max(len(labels), 1)
+        return Predictor(self, self._adapted(support, max(len(labels), 1)), labels)
+
+    def _adapted(self, support: Any, ways: int) -> Any:
         # One fixed ticket: serving is deterministic.
         drawn = self.algorithm.draw(
             Ticket(0, "serve", "test", 0, 0).rng("noise"), Task("serve", support, support, ways), "serve"
         )
         noise = {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in drawn.items()}
         with torch.no_grad():
-            return Predictor(self, self.algorithm.adapt(self.theta, support, Context(0, "serve", ways, noise)), labels)
+            return self.algorithm.adapt(self.theta, support, Context(0, "serve", ways, noise))
 
     def inputs(self, values: Any, name: str) -> Tensor:
         """``values`` as a tensor [N, *input] of theta's dtype; integers stay integers where the tasks' inputs are."""

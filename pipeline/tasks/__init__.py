@@ -8,9 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.core.source import TaskSource
+from pipeline.tasks.captions import Captions
+from pipeline.tasks.ciphers import Ciphers
 from pipeline.tasks.completion import Completion
+from pipeline.tasks.g2p import G2P
 from pipeline.tasks.gp_curves import GPCurves
 from pipeline.tasks.images import Images
+from pipeline.tasks.inflection import Inflection
 from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sequences import Sequences
 from pipeline.tasks.sinusoid import Sinusoid
@@ -22,4 +26,8 @@ SOURCES: dict[str, type[TaskSource[Any]]] = {
     "quadratics": Quadratics,
     "gp_curves": GPCurves,
     "completion": Completion,
+    "ciphers": Ciphers,
+    "g2p": G2P,
+    "inflection": Inflection,
+    "captions": Captions,
 }

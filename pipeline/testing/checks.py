@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.seeding import init_rng
-from pipeline.core.types import MetaParams, Params, Phase
+from pipeline.core.types import MetaParams, Pairs, Params, Phase
 from pipeline.testing.case import SEED, TASKS, Case, chunk_of, vector_of
 from pipeline.testing.compare import CLOSE, assert_close, assert_same_bits, global_states, norm, seed_globals, tensors
 from pipeline.testing.workers import by_worker, with_loss, worker_of
@@ -199,6 +199,9 @@ def check_predictions_fit_the_task(case: Case) -> None:
         theta, (task, context) = case.theta(), case.drawn(0, phase)
         answers = case.algorithm.predict(case.algorithm.adapt(theta, task.support, context), task.query.x)
         assert answers.shape[0] == len(task.query.x), "predict gives another number of rows than it was given"
+        if isinstance(task.query, Pairs):
+            assert answers.dtype == torch.int64, f"predict gives {answers.dtype}, expected tokens"
+            continue
         wide = task.ways if task.query.y.dim() == 1 else task.query.y.shape[1]
         assert answers.shape[1] >= wide, f"predict gives {answers.shape[1]} outputs, the task needs {wide}"
         assert answers.dtype == torch.float64, f"predict gives {answers.dtype} for float64"

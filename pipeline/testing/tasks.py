@@ -8,8 +8,9 @@ import torch
 
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.seeding import Split, Ticket
-from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource
-from pipeline.core.types import Batch, Points, Stream, Task
+from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource, Tokens
+from pipeline.core.types import Batch, Pairs, Points, Stream, Task
+from pipeline.tasks.ciphers import Ciphers
 from pipeline.tasks.gp_curves import GPCurves
 from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sinusoid import Sinusoid
@@ -20,6 +21,7 @@ SPECS: dict[str, Spec] = {
     "sequence": Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
     "density": Spec(Points, (1,), 1, "values", "gaussian"),
     "optimisation": Spec(Batch, (10,), 1, "values", "sum_of_squares"),
+    "transduction": Spec(Pairs, (3,), 7, "tokens", "tokens", integers=True, tokens=Tokens(7, 4)),
 }
 """Small tasks by name."""
 
@@ -55,6 +57,8 @@ def small_tasks(name: str) -> TaskSource[Any]:
         return Sinusoid(Sinusoid.Config(), TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)))
     if name == "density":
         return GPCurves(GPCurves.Config(), TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)))
+    if name == "transduction":
+        return Ciphers(Ciphers.Config(letters=4, lengths=(2, 3)), TaskShapes(TaskShape(1, 4, 3), TaskShape(1, 3, 4)))
     if name == "optimisation":
         return Quadratics(Quadratics.Config(), TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)))
     data = SPECS[name].data

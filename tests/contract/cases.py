@@ -19,12 +19,16 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource
+from pipeline.core.types import Pairs
 from pipeline.nets import NETS
 from pipeline.nets.normalisation import MODES, Mode
+from pipeline.nets.seq2seq import Seq2Seq
 from pipeline.tasks import SOURCES
+from pipeline.tasks.transduction import Transduction
 from pipeline.testing.case import Case, assemble
 from pipeline.testing.checks import checks_of
-from pipeline.testing.tasks import SPECS, taken_by
+from pipeline.testing.tasks import SPECS, small_tasks, taken_by
+from tests import small_pairs
 
 WIDEST = 32
 LIMITS = {"steps": 2, "batch": 4, "slots": 4, "every": 1, "size": 2}
@@ -40,6 +44,7 @@ SHAPES: dict[str, TaskShapes] = {
     "classification": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
     "regression": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
     "density": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
+    "transduction": TaskShapes(TaskShape(1, 4, 3), TaskShape(1, 3, 4)),
     "sequence": TaskShapes(TaskShape(3, 0, 2), TaskShape(3, 1, 2)),
     "optimisation": TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)),
 }
@@ -90,7 +95,8 @@ class Described(NamedTuple):
         """Raises ``ConfigError`` where the parts do not go together."""
         algorithm, net = ALGORITHMS[self.algorithm], NETS[self.net]
         config = small(algorithm.Config, **dict(self.changes))
-        return assemble(algorithm, config, net, small(net.Config), self.mode, SPECS[self.kind])
+        sizes = {"embedding": 8, "hidden": 8} if net is Seq2Seq else {}
+        return assemble(algorithm, config, net, small(net.Config, **sizes), self.mode, SPECS[self.kind])
 
 
 @functools.cache
@@ -160,10 +166,15 @@ def kind_of(spec: Spec) -> str:
 
 
 def _same_kind(one: Spec, other: Spec) -> bool:
+    """Whether the shape of an input, vocabularies and the metric of answers aside they are equal."""
+    if one.data is Pairs:
+        return other.data is Pairs
     return one._replace(input_shape=()) == other._replace(input_shape=())
 
 
 def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:
+    if SPECS[kind].tokens is not None:  # the defaults of a source of sequences are long
+        return small_tasks(kind)
     for name in SOURCES:
         source = make_source(name, images)
         if source.spec() == SPECS[kind]:
@@ -174,7 +185,7 @@ def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:
 def make_source(name: str, images: Path) -> TaskSource[Any]:
     """A registered source with its defaults; ``path`` fields get the small image file."""
     kind = SOURCES[name]
-    places = {"path": str(images)}
+    places = {"path": str(pairs_beside(images) if issubclass(kind, Transduction) else images)}
     needed = {
         field.name: places[field.name]
         for field in dataclasses.fields(kind.Config)
@@ -188,3 +199,9 @@ def make_source(name: str, images: Path) -> TaskSource[Any]:
         if _same_kind(source.spec(), SPECS[wanted]):
             return source
     raise LookupError(f"the source {name} takes none of the shapes in SHAPES")
+
+
+def pairs_beside(images: Path) -> Path:
+    """The small file of pairs in the folder of the small images, written when it is first asked for."""
+    path = images.with_name("pairs.arrow")
+    return path if path.exists() else small_pairs.write(path)

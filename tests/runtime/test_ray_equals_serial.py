@@ -11,7 +11,7 @@ from pipeline.core.seeding import Ticket
 from tests.quiet_runs import processes, run
 from tests.runtime.planted import BuildDeadlyWorker
 from tests.runtime.standing import BuildManyWorkers, Seats, stand
-from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, recipe
+from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, WORDS, recipe, words
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
 
@@ -32,10 +32,11 @@ COUNTS = [
             ("cnp", (1, 2, 3)),
             ("np", (1, 2, 3)),
             ("anp", (1, 2, 3)),
+            *((source, (1, 2, 3)) for source in WORDS),
         )
     ),
 ]
-"""How many workers each is given."""
+"""How many workers each algorithm, or MAML on each source of pairs, is given."""
 
 
 def running(images, steps=STEPS):
@@ -45,6 +46,8 @@ def running(images, steps=STEPS):
 
 
 def of(algorithm, images):
+    if algorithm in WORDS:
+        return words(algorithm, images)
     return running(images) if algorithm == "protonet" else recipe(algorithm, images)
 
 
@@ -54,7 +57,7 @@ def three(ray_local, small_images):
     from pipeline.runtime.cluster import Workers
     from pipeline.runtime.transport import RayTransport
 
-    tiny = [of(name, small_images) for name in UNLIKE]
+    tiny = [of(name, small_images) for name in (*UNLIKE, *WORDS)]
     build = BuildManyWorkers(tuple(one.model_dump_json() for one in tiny))
     transport = stand(RayTransport(build, Workers(3, 0.0), "local"))
     yield transport

@@ -10,7 +10,7 @@ from pipeline import config
 from pipeline.algorithms import ALGORITHMS
 from pipeline.config import Recipe
 from pipeline.core.types import Points
-from tests.contract.cases import small
+from tests.contract.cases import pairs_beside, small
 
 STEPS, TASKS, CHUNK = 4, 8, 2
 STEPPED = {"learnedoptimizer": "optimizer"}
@@ -39,3 +39,23 @@ def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> 
         "evaluation": {"tasks": 4},
     }
     return config.validate(data | changes, data["name"])
+
+
+WORDS = ("ciphers", "g2p", "inflection", "captions")
+"""The sources of pairs of sequences."""
+
+
+def words(source: str, images: Path, algorithm: str = "maml") -> Recipe:
+    """``recipe`` for a source of pairs, on a small encoder–decoder."""
+    path = {} if source == "ciphers" else {"path": str(pairs_beside(images))}
+    shape = {"shots": 4, "queries": 4}
+    return recipe(
+        algorithm,
+        images,
+        net={"name": "seq2seq", "embedding": 8, "hidden": 8},
+        source={"name": source, **path},
+        normalisation="none",
+        task={"train": shape, "eval": shape},
+        evaluation={"tasks": 3},
+        seed=100 + WORDS.index(source),
+    )

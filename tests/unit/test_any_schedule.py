@@ -11,7 +11,7 @@ import pytest
 from pipeline.algorithms import ALGORITHMS
 from pipeline.build import BuildWorker
 from tests import quiet_runs
-from tests.runtime.tiny import CHUNK, STEPS, TASKS, recipe
+from tests.runtime.tiny import CHUNK, STEPS, TASKS, recipe, words
 from tests.unit.virtual import CALM, EVERYTHING, STRAYS, VirtualExecutor
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -23,10 +23,10 @@ SCHEDULES = {"calm": (3, CALM), "strays": (2, STRAYS), "everything": (4, EVERYTH
 @pytest.mark.parametrize(
     "schedule", ["everything", *(pytest.param(name, marks=pytest.mark.slow) for name in ("calm", "strays"))]
 )
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "g2p"])
 def test_theta_is_the_same_bits_whatever_happens_to_how_many_workers(algorithm, schedule, small_images, tmp_path):
-    """What happens in the other two schedules happens in ``everything`` too."""
-    tiny = recipe(algorithm, small_images)
+    """What happens in the other two schedules happens in ``everything`` too; ``g2p`` is MAML on pairs of sequences."""
+    tiny = words("g2p", small_images) if algorithm == "g2p" else recipe(algorithm, small_images)
     text = tiny.model_dump_json()
     assert max(workers for workers, _ in SCHEDULES.values()) <= TASKS // CHUNK, "each worker should have a chunk"
     serial = quiet_runs.run(tiny, tmp_path / "serial", 0)

@@ -155,7 +155,7 @@ def example(monkeypatch):
 
 def test_the_worked_example_keeps_the_contract(example, monkeypatch, small_images):
     monkeypatch.setattr(cases, "ALGORITHMS", {NAME: example})
-    monkeypatch.setattr(cases, "NETS", {name: NETS[name] for name in ("mlp", "conv4", "linear")})
+    monkeypatch.setattr(cases, "NETS", {name: NETS[name] for name in ("mlp", "conv4", "linear", "seq2seq")})
     described = cases.described.__wrapped__()
     assert len(described) > 6
     for one in described:

@@ -71,7 +71,11 @@ def test_g2p_s_languages_and_what_was_left_out(words, tmp_path):
     file, notes = g2p.ingest(words, tmp_path / "g2p.arrow")
     assert [each.name for each in file.languages] == ["aar_latn_broad", "kat_x", "ben", "ben_800", "ady_2021"]
     tests = {name: named(file, name)["test"] for name in file.splits}
-    assert tests == {"2022_100": ["ben"], "2022_800": ["ben_800"], "2021_800": ["ady_2021"]}
+    assert tests == {
+        "sigmorphon2022_100": ["ben"],
+        "sigmorphon2022_800": ["ben_800"],
+        "sigmorphon2021_800": ["ady_2021"],
+    }
     assert all(named(file, name)["train"] == ["aar_latn_broad"] for name in file.splits)
     assert all(named(file, name)["val"] == ["kat_x"] for name in file.splits)
     assert language(file, "aar_latn_broad") == ([("e|\u0301", "e|ː"), ("a|b", "a|b")], [])
@@ -92,7 +96,7 @@ def test_inflection_keeps_poor_languages_out_of_training(tmp_path, monkeypatch):
     known(monkeypatch, inflection, tmp_path)
     monkeypatch.setattr(inflection, "VALIDATION", ("held",))
     file, notes = inflection.ingest(tmp_path, tmp_path / "inflection.arrow")
-    assert named(file, "2019") == {"train": ["rich"], "val": ["held"], "test": ["both", "poor"]}
+    assert named(file, "sigmorphon2019") == {"train": ["rich"], "val": ["held"], "test": ["both", "poor"]}
     assert language(file, "poor") == ([("é|t|<V>|<PL>", "é")], [("é|t|<V>|<PL>", "é")])
     assert language(file, "rich")[1] == []
     assert (file.joiner, file.pieces) == ("", b"")
@@ -175,7 +179,7 @@ def test_real_g2p_trains_on_no_language_that_it_tests(tmp_path):
     for name in file.splits:
         sizes = {split: len(names) for split, names in named(file, name).items()}
         assert sizes == {"train": 98, "val": 8, "test": 10}
-    splits = named(file, "2022_100")
+    splits = named(file, "sigmorphon2022_100")
     assert splits["val"] == sorted(g2p.VALIDATION)
     codes = {each.split("_")[0] for each in (*splits["train"], *splits["val"])}
     tested = "ady ell isl ita khm lav mlt ron slv cym ben mya deu gle fas swe tgl tha ukr"
@@ -193,7 +197,11 @@ def test_real_inflection_leaves_nine_languages_out(tmp_path):
     """``test_inflection_keeps_poor_languages_out_of_training`` shows it of a small zip."""
     file, (note,) = inflection.ingest(published(inflection, "inflection"), tmp_path / "inflection.arrow")
     assert note.endswith("bengali, czech, greek, irish, latin, portuguese, russian, sorani, swahili")
-    assert {split: len(names) for split, names in named(file, "2019").items()} == {"train": 31, "val": 4, "test": 44}
+    assert {split: len(names) for split, names in named(file, "sigmorphon2019").items()} == {
+        "train": 31,
+        "val": 4,
+        "test": 44,
+    }
 
 
 @pytest.mark.data

@@ -10,13 +10,12 @@ import io
 from collections.abc import Iterable, Mapping
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
-from pipeline.core.extras import missing
 from pipeline.core.seeding import Split
 from pipeline.tasks import pairfile
 from pipeline.tasks.ingest.texts import Ingested, hash_of, numbered, read_known
 from pipeline.tasks.pairfile import Pair
+from pipeline.tasks.pieces import processor, sentencepiece
 
 ARCHIVES = {
     "train.cs.gz": "a65adb8b32e3bc664f21ecba7a6e7f6950fd1f405e135f7c312faabdb6255077",
@@ -65,7 +64,7 @@ def ingest(folder: Path, to: Path) -> Ingested:
     val = {code: lines[f"val.{code}.gz"] for code in _KNOWN}
     test = {code: lines[f"test_2016_flickr.{code}.gz"] for code in ("cs", "en")}
     pieces = trained([line for code in _KNOWN for line in later[code]], PIECES)
-    model = _sentencepiece().SentencePieceProcessor(model_proto=pieces)
+    model = processor(pieces)
 
     def pairs(texts: Mapping[str, list[str]], direction: str) -> list[Pair]:
         source, target = direction.split("-")
@@ -89,7 +88,7 @@ def trained(texts: Iterable[str], size: int) -> bytes:
         ConfigError: sentencepiece is not installed.
     """
     model = io.BytesIO()
-    _sentencepiece().SentencePieceTrainer.train(
+    sentencepiece().SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_writer=model,
         vocab_size=size,
@@ -103,11 +102,3 @@ def trained(texts: Iterable[str], size: int) -> bytes:
         minloglevel=2,
     )
     return model.getvalue()
-
-
-def _sentencepiece() -> Any:
-    try:
-        import sentencepiece
-    except ImportError:
-        raise missing("sentencepiece", "text") from None
-    return sentencepiece

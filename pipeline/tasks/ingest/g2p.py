@@ -35,7 +35,7 @@ _DEV = "_dev.tsv"
 
 
 def ingest(folder: Path, to: Path) -> Ingested:
-    """Write the pairs of the three zips in ``folder`` to ``to``, with the split sets 2022_100, 2022_800 and 2021_800.
+    """Write the pairs of the three zips in ``folder`` to ``to``, with the split sets sigmorphon2022_100, sigmorphon2022_800 and sigmorphon2021_800.
 
     A source is a word's code points in NFD, where Hangul falls into its letters and accents stand alone; a target is
     the word's phones as published. A language of training or validation has no query rows: each of its tasks draws
@@ -49,9 +49,9 @@ def ingest(folder: Path, to: Path) -> Ingested:
     notes = list[str]()
     known = [(entry.removesuffix(".tsv"), _pairs(wikipron, entry, notes), list[Pair]()) for entry in wikipron]
     tests = {
-        "2022_100": _targets(task_2022, "target_languages/", "_100_train.tsv", "", notes),
-        "2022_800": _targets(task_2022, "target_languages/", "_train.tsv", "_800", notes),
-        "2021_800": _targets(task_2021, "low/", "_train.tsv", "_2021", notes),
+        "sigmorphon2022_100": _targets(task_2022, "target_languages/", "_100_train.tsv", "", notes),
+        "sigmorphon2022_800": _targets(task_2022, "target_languages/", "_train.tsv", "_800", notes),
+        "sigmorphon2021_800": _targets(task_2021, "low/", "_train.tsv", "_2021", notes),
     }
     languages = [*known, *chain.from_iterable(tests.values())]
     train = [name for name, _, _ in known if name not in VALIDATION]

@@ -24,7 +24,7 @@ _RICH, _POOR, _TEST = "-train-high", "-train-low", "-test"
 
 
 def ingest(folder: Path, to: Path) -> Ingested:
-    """Write the pairs of the zip in ``folder`` to ``to``, with the split set ``2019``.
+    """Write the pairs of the zip in ``folder`` to ``to``, with the split set ``sigmorphon2019``.
 
     A source is the lemma's code points in NFC and then each feature as one symbol such as ``<V>``, which no code point
     can be; a target is the form's code points in NFC. A rich language that is poor too is left out: its 100 support
@@ -46,7 +46,7 @@ def ingest(folder: Path, to: Path) -> Ingested:
         *((name, _pairs(texts, name + _POOR, notes), _pairs(texts, name + _TEST, notes)) for name in poor),
     ]
     train = [name for name in known if name not in VALIDATION]
-    splits = numbered(languages, {"2019": {"train": train, "val": VALIDATION, "test": poor}})
+    splits = numbered(languages, {"sigmorphon2019": {"train": train, "val": VALIDATION, "test": poor}})
     return Ingested(pairfile.write(to, languages, splits, hash_of(archives), joiner=""), notes)
 
 
