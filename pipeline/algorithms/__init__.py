@@ -22,6 +22,9 @@ from pipeline.algorithms.matchingnet import MatchingNet
 from pipeline.algorithms.mbpa import MBPA
 from pipeline.algorithms.memorygated import MemoryGated
 from pipeline.algorithms.memoryrnn import MemoryRNN
+from pipeline.algorithms.metagan_maml import MetaGANMAML
+from pipeline.algorithms.metagan_protonet import MetaGANProtoNet
+from pipeline.algorithms.metagan_relationnet import MetaGANRelationNet
 from pipeline.algorithms.metalstm import MetaLSTM
 from pipeline.algorithms.metamemory import MetaMemory
 from pipeline.algorithms.metasgd import MetaSGD
@@ -64,4 +67,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "baseline": Baseline,
     "multitask": Multitask,
     "nearest": Nearest,
+    "metagan_protonet": MetaGANProtoNet,
+    "metagan_relationnet": MetaGANRelationNet,
+    "metagan_maml": MetaGANMAML,
 }

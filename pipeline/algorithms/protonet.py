@@ -22,7 +22,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
 from pipeline.core.types import About, Batch, Context, MetaParams, Params
-from pipeline.families.metric import MetricBased, one_hot
+from pipeline.families.metric import MetricBased, class_means, squared_distances
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,15 @@ class ProtoNet(MetricBased[Prototypes]):
         z_ND, encoder = self.embed(theta, support, context)
         # Under running moments, which are there in evaluation, no example looks at another.
         together = self.config.batch == "joint" and not encoder.conditioning
-        return Prototypes(_means(z_ND, support.y, context.ways), encoder, support if together else None)
+        return Prototypes(class_means(z_ND, support.y, context.ways), encoder, support if together else None)
 
     def compare(self, adapted: Prototypes, z_QD: Tensor) -> tuple[Tensor, Params]:
-        """-‖z - c‖² as written, not expanded: the expansion loses digits where z and c are close."""
-        squares_QC = (z_QD.unsqueeze(1) - adapted.means.unsqueeze(0)).square().sum(-1)
-        return -squares_QC / self.config.temperature, {}
+        return -squared_distances(z_QD, adapted.means) / self.config.temperature, {}
 
     def _outputs(self, adapted: Prototypes, x: Tensor) -> tuple[Tensor, Params]:
         if adapted.support is None:
             return super()._outputs(adapted, x)
         support_x, y = adapted.support
         z, moments = self.model.observe(adapted.encoder, torch.cat([support_x, x]))
-        means_CD = _means(z[: len(y)], y, len(adapted.means))
+        means_CD = class_means(z[: len(y)], y, len(adapted.means))
         return self.compare(adapted._replace(means=means_CD), z[len(y) :])[0], moments
-
-
-def _means(z_ND: Tensor, y_N: Tensor, ways: int) -> Tensor:
-    member_NC = one_hot(y_N, ways, z_ND)
-    return (member_NC.T @ z_ND) / member_NC.sum(0).unsqueeze(1)

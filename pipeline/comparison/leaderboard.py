@@ -1,4 +1,4 @@
-"""The table of a comparison: each method's scores, and its paired difference to the best baseline or a named method."""
+"""The table of a comparison: each method's scores, and its paired difference to the best baseline or named methods."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.engine.evaluate import interval
 from pipeline.runs.recorded import Result, direction_of, unit_of
 
 
-def table(results: Sequence[Result], columns: Sequence[str], against: str = "") -> str:
+def table(results: Sequence[Result], columns: Sequence[str], against: Sequence[str] = ()) -> str:
     """Markdown, the best first; ``columns`` and ``against`` as in a protocol.
 
-    There are no differences until the method to compare with is done.
+    There are no differences to a method until it is done.
 
     Raises:
         ConfigError: two results were judged on other tasks, or one lacks a column.
@@ -29,14 +29,15 @@ def table(results: Sequence[Result], columns: Sequence[str], against: str = "") 
         )
     sign = -1 if _direction(results[0], columns[0]) else 1
     ranked = sorted(results, key=lambda one: sign * float(np.mean(one.summary["scores"])))
-    other = next((one for one in ranked if (one.method == against if against else one.family == "baseline")), None)
-    paired = [] if other is None else [f"less {other.method}"]
+    done, baselines = {one.method: one for one in ranked}, [one for one in ranked if one.family == "baseline"]
+    others = [done[name] for name in against if name in done] if against else baselines[:1]
+    paired = [f"less {other.method}" for other in others]
     head = ["method", *columns, *paired, "normalisation", "steps", "tasks", "trained", "tasks/s"]
     rows = [
         [
             one.method,
             *(_cell(one, column) for column in columns),
-            *([] if other is None else ["" if one is other else _paired(one, other, columns[0])]),
+            *("" if one is other else _paired(one, other, columns[0]) for other in others),
             one.evaluation["normalisation"],
             f"{one.summary['steps']:,}",
             f"{one.summary['tasks_seen']:,}",

@@ -27,7 +27,7 @@ class Protocol(Section):
     """A budget of training ``seconds`` or of ``tasks``, changes to every recipe, and the methods.
 
     ``columns`` are metrics after the last inner step, or as METRIC@STEPS after another; the first one decides. Each
-    method is compared in pairs with the one that ``against`` names, or with the best baseline.
+    method is compared in pairs with those that ``against`` names, or with the best baseline.
     """
 
     about: str
@@ -35,7 +35,7 @@ class Protocol(Section):
     tasks: Annotated[int, Ge(1), Le(10**12)] | None = None
     change: tuple[str, ...] = ()
     columns: Annotated[tuple[str, ...], Len(1)] = ("accuracy",)
-    against: str = ""
+    against: tuple[str, ...] = ()
     methods: Annotated[dict[str, Method], Len(1)]
 
 
@@ -55,7 +55,8 @@ def read(name: str) -> Protocol:
         ) from None
     if (protocol.seconds is None) == (protocol.tasks is None):
         raise ConfigError(f"protocol {name}: expected a budget of seconds or one of tasks, and not both")
-    if protocol.against not in ("", *protocol.methods):
+    unknown = [method for method in protocol.against if method not in protocol.methods]
+    if unknown:
         known = ", ".join(protocol.methods)
-        raise ConfigError(f"protocol {name}: against: no method {protocol.against!r}; it has {known}")
+        raise ConfigError(f"protocol {name}: against: no method {unknown[0]!r}; it has {known}")
     return protocol

@@ -130,24 +130,31 @@ class Game(Algorithm[D, A]):
         """Each stepped group's loss, a scalar, and the score to report.
 
         A group that is not to be stepped at ``context.step`` is left out: a critic may be stepped more often than its
-        generator. The groups must be the same for all tasks of a step. Each loss is reported as ``loss/GROUP``.
+        generator. The groups must be the same for all tasks of a step. Each loss is reported as ``loss/GROUP``. Groups
+        that are given one and the same tensor share its backward pass.
         """
 
     @final
     def learn(self, theta: MetaParams, task: Task[D], context: Context) -> tuple[MetaParams, Score]:
+        first: dict[str, str] = {}
+        """Group -> the first group that descends the same loss."""
+
         def play(stepped: MetaParams) -> tuple[dict[str, Tensor], Score]:
             losses, score = self.losses(theta | stepped, task, context)
             self._check(losses, stepped)
-            return losses, score
+            for group, loss in losses.items():
+                first[group] = next(name for name, other in losses.items() if other is loss)
+            return {name: losses[name] for name in first.values()}, score
 
         stepped = {group: leaves for group, leaves in theta.items() if group not in self.unstepped}
         # torch.func, since a worker vectorises this over tasks. One pass forward, and one backward for each loss.
         losses, pull, score = torch.func.vjp(play, stepped, has_aux=True)  # type: ignore[misc]
-        gradient = {}
-        for group in losses:
-            of_one = {name: torch.full_like(loss, float(name == group)) for name, loss in losses.items()}
-            gradient[group] = pull(of_one)[0][group]
-        reported = {f"loss/{group}": loss for group, loss in losses.items()}
+        pulled = {}
+        for one in losses:
+            of_one = {name: torch.full_like(loss, float(name == one)) for name, loss in losses.items()}
+            pulled[one] = pull(of_one)[0]
+        gradient = {group: pulled[name][group] for group, name in first.items()}
+        reported = {f"loss/{group}": losses[name] for group, name in first.items()}
         return gradient, detach(score._replace(metrics=score.metrics | reported))
 
     def _check(self, losses: dict[str, Tensor], stepped: MetaParams) -> None:

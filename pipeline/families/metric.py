@@ -95,3 +95,14 @@ class MetricBased(Differentiable[Batch, E]):
 def one_hot(y_N: Tensor, ways: int, like: Tensor) -> Tensor:
     """[N, C] of ``like``'s dtype: 1 where an example is of a class."""
     return torch.eye(ways, dtype=like.dtype, device=like.device)[y_N]
+
+
+def class_means(z_ND: Tensor, y_N: Tensor, ways: int) -> Tensor:
+    """The mean embedding [C, D] of each class."""
+    member_NC = one_hot(y_N, ways, z_ND)
+    return (member_NC.T @ z_ND) / member_NC.sum(0).unsqueeze(1)
+
+
+def squared_distances(z_QD: Tensor, references_RD: Tensor) -> Tensor:
+    """‖z - r‖² [Q, R] as written, not expanded: the expansion loses digits where z and r are close."""
+    return (z_QD.unsqueeze(1) - references_RD.unsqueeze(0)).square().sum(-1)

@@ -16,8 +16,8 @@ from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, WORDS, recipe, words
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
 
 
-UNLIKE = ("maml", "reptile", "protonet", "metamemory", "memoryrnn", "cnp", "np", "anp")
-"""A gradient, a delta, a folded state group, a memory, a recurrent net; sets of unequal size, and samples of z."""
+UNLIKE = ("maml", "reptile", "protonet", "metamemory", "memoryrnn", "cnp", "np", "anp", "metagan_maml")
+"""A gradient, a delta, a folded state group, a memory, a recurrent net; sets of unequal size, samples of z, a game."""
 COUNTS = [
     ("maml", (3,)),
     ("protonet", (2,)),
@@ -33,6 +33,7 @@ COUNTS = [
             ("np", (1, 2, 3)),
             ("anp", (1, 2, 3)),
             *((source, (1, 2, 3)) for source in WORDS),
+            ("metagan_maml", (1, 2, 3)),
         )
     ),
 ]

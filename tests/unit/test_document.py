@@ -65,7 +65,7 @@ SENDS = {
     "metalstm": "the gradient of the optimiser and of the initialisation",
     "learnedoptimizer": "the gradient of the optimiser",
     **dict.fromkeys(("protonet", "matchingnet", "relationnet", "baseline", "multitask"), RECORDS),
-    **dict.fromkeys(("metamemory", "gradientmemory"), RECORDS),
+    **dict.fromkeys(("metamemory", "gradientmemory", "metagan_protonet", "metagan_relationnet"), RECORDS),
 }
 """What a worker sends, where it is not the gradient of theta alone."""
 
@@ -93,6 +93,7 @@ def test_groups_that_are_state_or_only_there_in_some_settings_are_marked(tmp_pat
     assert groups["metasgd"] == "inner_lr, model"
     assert groups["protonet"] == "model, (*running*)"
     assert groups["finetune"] == "*model*"
+    assert groups["metagan_relationnet"] == "generator, model, relation, (*running*)"
 
 
 def test_what_is_recorded_stands_in_the_row_of_its_algorithm(tmp_path):

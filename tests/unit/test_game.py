@@ -104,6 +104,14 @@ class Alternating(Players, Game):
         return {stepped: losses[stepped]}, Score(losses[stepped], {})
 
 
+class Together(Players, Game):
+    """Both descend the sum, which is one tensor."""
+
+    def losses(self, theta, task, context):
+        whole = sum(self.both(theta, task).values())
+        return dict.fromkeys(BOTH, whole), Score(whole, {})
+
+
 class OfTheSum(Players, Differentiable):
     """The wrong variant: all groups descend the sum of the losses."""
 
@@ -170,6 +178,24 @@ def test_a_group_that_is_left_out_of_a_step_gets_nothing(step, vectorise):
     assert contribution.groups == (stepped,)
     assert_close(gradient[stepped], closed_form(step)[stepped], rtol=1e-12, atol=1e-12)
     assert not gradient[still].any()
+
+
+def test_groups_that_share_a_loss_share_its_backward_pass(monkeypatch):
+    passes = []
+
+    def counting(*given, vjp=torch.func.vjp, **options):
+        losses, pull, score = vjp(*given, **options)
+        return losses, lambda wanted: passes.append(1) or pull(wanted), score
+
+    monkeypatch.setattr(torch.func, "vjp", counting)
+    _, report, gradient = learned(Together, vectorise=False)
+    *_, expected = learned(OfTheSum)
+    for group in BOTH:
+        assert_close(gradient[group], expected[group], rtol=1e-12, atol=1e-12)
+    assert len(passes) == TASKS
+    assert {"loss/generator", "loss/critic"} <= set(report.metrics)
+    learned(Simultaneous, vectorise=False)
+    assert len(passes) == 3 * TASKS
 
 
 def test_each_loss_is_reported_beside_the_score():

@@ -83,7 +83,7 @@ def _row(name: str, used: list[str], measured: list[str]) -> str:
             f"`{name}`",
             algorithm.about.paper,
             ", ".join(_tasks(algorithm.needs)),
-            _sends(built[0] if built else algorithm),
+            _sends(algorithm, built),
             ", ".join(_groups(built)) or "–",
             ", ".join(f"`{recipe}`" for recipe in used) or "–",
             "<br>".join(measured) or "not measured",
@@ -97,12 +97,11 @@ def _tasks(needs: Needs) -> list[str]:
     return sorted(named | {one.__name__.lower() for one in needs.data if one is not Batch})
 
 
-def _sends(algorithm: Algorithm[Any, Any] | type[Algorithm[Any, Any]]) -> str:
-    """What a worker sends: the meta-gradient, and records where the algorithm folds them."""
-    kind = algorithm if isinstance(algorithm, type) else type(algorithm)
-    meta_gradient = getattr(algorithm, "meta_gradient", None)
+def _sends(algorithm: type[Algorithm[Any, Any]], built: Sequence[Algorithm[Any, Any]]) -> str:
+    """What a worker sends: the meta-gradient, and records where the algorithm folds them in some setting."""
+    meta_gradient = getattr(built[0] if built else algorithm, "meta_gradient", None)
     sent = meta_gradient.sends if meta_gradient else "the gradient of theta"
-    return f"{sent}; records" if kind.fold is not Algorithm.fold else sent
+    return f"{sent}; records" if any(one.state_groups for one in built) else sent
 
 
 def _groups(built: Sequence[Algorithm[Any, Any]]) -> Iterator[str]:

@@ -35,9 +35,9 @@ _DEV = "_dev.tsv"
 
 
 def ingest(folder: Path, to: Path) -> Ingested:
-    """Write the pairs of the three zips in ``folder`` to ``to``, with the split sets sigmorphon2022_100, sigmorphon2022_800 and sigmorphon2021_800.
+    """Write the pairs of the three zips in ``folder`` to ``to``.
 
-    A source is a word's code points in NFD, where Hangul falls into its letters and accents stand alone; a target is
+    Split sets are ``sigmorphon2022_100``, ``sigmorphon2022_800`` and ``sigmorphon2021_800``. A source is a word's code points in NFD, where Hangul falls into its letters and accents stand alone; a target is
     the word's phones as published. A language of training or validation has no query rows: each of its tasks draws
     both sets from all its words.
 
