@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-SETTINGS_SINCE = {"source.query_order": "sorted", "algorithm.previous": "example", "algorithm.write_to": "one"}
+SETTINGS_SINCE: dict[str, Any] = {
+    "source.query_order": "sorted",
+    "algorithm.previous": "example",
+    "algorithm.write_to": "one",
+}
 """Settings that came after the first runs, with the values that those runs were made with."""
-SETTINGS_SINCE_OF = {
+SETTINGS_SINCE_OF: dict[str, dict[str, Any]] = {
     "protonet": {"algorithm.temperature": 1.0, "algorithm.batch": "apart"},
     "maml": {"algorithm.inner_optimizer": "sgd"},
     "pretrain": {"algorithm.eval_inner_optimizer": "sgd"},

@@ -37,9 +37,10 @@ _DEV = "_dev.tsv"
 def ingest(folder: Path, to: Path) -> Ingested:
     """Write the pairs of the three zips in ``folder`` to ``to``.
 
-    Split sets are ``sigmorphon2022_100``, ``sigmorphon2022_800`` and ``sigmorphon2021_800``. A source is a word's code points in NFD, where Hangul falls into its letters and accents stand alone; a target is
-    the word's phones as published. A language of training or validation has no query rows: each of its tasks draws
-    both sets from all its words.
+    Split sets are ``sigmorphon2022_100``, ``sigmorphon2022_800`` and ``sigmorphon2021_800``. A source is a word's code
+    points in NFD, where Hangul falls into its letters and accents stand alone; a target is the word's phones as
+    published. A language of training or validation has no query rows: each of its tasks draws both sets from all its
+    words.
 
     Raises:
         DataError: a zip is missing or another one, or ``to`` cannot be written.
