@@ -57,6 +57,11 @@ def log_gaussian(outputs: Tensor, y: Tensor) -> Tensor:
     return -(((y - mean) / deviation).square() / 2 + deviation.log() + LOG_2PI / 2).sum(-1)
 
 
+def log_mean_exp(log_p: Tensor) -> Tensor:
+    """log of the mean over the first dimension."""
+    return torch.logsumexp(log_p, 0) - math.log(len(log_p))
+
+
 class TaskLoss(NamedTuple):
     """A loss, and the metric that its tasks are judged by.
 

@@ -29,7 +29,12 @@ class Perceptron:
         self.net = MLP(MLPConfig((width,) * layers), (inputs,), outputs, normalised=False)
 
     def init(self, rng: np.random.Generator) -> Params:
-        return {self.name + leaf: value for leaf, value in self.net.init(rng).items()}
+        """Hidden biases begin within ±1/√fan-in: with zeros, every unit would bend where its input is 0."""
+        leaves = self.net.init(rng)
+        for layer, fan_in in enumerate(self.net.widths[:-1]):
+            bound = fan_in**-0.5
+            leaves[f"layer{layer}/bias"] = torch.from_numpy(rng.uniform(-bound, bound, self.net.widths[layer + 1]))
+        return {self.name + leaf: value for leaf, value in leaves.items()}
 
     def __call__(self, params: Params, x_NI: Tensor) -> Tensor:
         """[N, inputs] to [N, outputs]."""

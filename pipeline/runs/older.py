@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-SETTINGS_SINCE = {"source.query_order": "sorted", "algorithm.previous": "example", "algorithm.write_to": "one"}
+SETTINGS_SINCE = {
+    "source.query_order": "sorted",
+    "source.density": False,
+    "algorithm.previous": "example",
+    "algorithm.write_to": "one",
+    "algorithm.objective": "bound",
+    "algorithm.train_samples": 4,
+}
 """Settings that came after the first runs, with the values that those runs were made with."""
 SETTINGS_SINCE_OF = {"protonet": {"algorithm.temperature": 1.0, "algorithm.batch": "apart"}}
 """The same for settings whose name another algorithm had before."""
