@@ -15,7 +15,7 @@ from pipeline.core.failures import ConfigError
 
 
 class Method(Section):
-    """A recipe and its changes. ``steps`` takes the place of the budget: for a method that learns nothing from more, or is given more."""
+    """A recipe and its changes. ``steps`` is for a method that learns nothing from more of them, or is given more."""
 
     recipe: str
     change: tuple[str, ...] = ()
