@@ -59,7 +59,7 @@ class VERSA(MetricBased[SampledHeads]):
         super().__init__(config, model, loss)
         self.features = model.net.features
         row = self.features + 1
-        self.inference = Perceptron("inference", self.features, config.width, config.layers, 2 * row)
+        self.inference = Perceptron("inference", (self.features,), config.width, config.layers, 2 * row)
 
     def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
         return {"inference": self.inference.init(rng)}

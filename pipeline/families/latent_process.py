@@ -84,9 +84,9 @@ class LatentProcess(NeuralProcess[S]):
     def __init__(self, config: LatentProcessConfig, model: Network, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         self.latent_encoder = Perceptron(
-            "latent_encoder", self.features + self.values, config.width, config.encoder_layers, config.width
+            "latent_encoder", (self.features, self.values), config.width, config.encoder_layers, config.width
         )
-        self.to_latent = Perceptron("latent", config.width, config.width, 1, 2 * config.latent)
+        self.to_latent = Perceptron("latent", (config.width,), config.width, 1, 2 * config.latent)
 
     @property
     def averaged(self) -> bool:

@@ -77,10 +77,10 @@ class NeuralProcess(Differentiable[Points, E]):
             )
         self.values, self.features = model.net.outputs, model.net.features
         self.encoder = Perceptron(
-            "encoder", self.features + self.values, config.width, config.encoder_layers, config.width
+            "encoder", (self.features, self.values), config.width, config.encoder_layers, config.width
         )
         self.decoder = Perceptron(
-            "decoder", self.features + self.code_width(), config.width, config.decoder_layers, 2 * self.values
+            "decoder", (self.features, self.code_width()), config.width, config.decoder_layers, 2 * self.values
         )
 
     def code_width(self) -> int:

@@ -216,13 +216,19 @@ def test_the_likelihood_as_objective_is_what_evaluation_reports(name):
 
 
 def test_hidden_units_bend_at_different_inputs():
-    net = Perceptron("net", 1, 500, 1, 1)
+    net = Perceptron("net", (1,), 500, 1, 1)
     leaves = net.init(np.random.default_rng(0))
     weight, bias = leaves["net/layer0/weight"][:, 0], leaves["net/layer0/bias"]
     assert bias.abs().max() <= 1
     bends = (-bias / weight).sort().values
     assert ((bends > -2) & (bends < -0.5)).sum() > 50
     assert ((bends > 0.5) & (bends < 2)).sum() > 50
+
+
+def test_each_part_of_an_input_begins_with_the_same_share():
+    weight = Perceptron("net", (1, 100), 4000, 1, 1).init(np.random.default_rng(0))["net/layer0/weight"]
+    shares = weight[:, :1].square().sum(1).mean(), weight[:, 1:].square().sum(1).mean()
+    assert shares == pytest.approx((1.0, 1.0), abs=0.1)
 
 
 def test_a_prior_that_knows_no_task_leaves_the_answer_to_the_mean_code():
