@@ -29,14 +29,14 @@ class Perceptron:
         self.net = MLP(MLPConfig((width,) * layers), (sum(inputs),), outputs, normalised=False)
 
     def init(self, rng: np.random.Generator) -> Params:
-        """Hidden biases begin within ±1/√fan-in: with zeros, every unit would bend where its input is 0.
+        """Hidden biases begin within ±3/√fan-in: with zeros, every unit would bend where its input is 0.
 
         Each part of an input has the same share of the first layer, however wide it is: one number beside a code of
         128 would else hardly be seen.
         """
         leaves = self.net.init(rng)
         for layer, fan_in in enumerate(self.net.widths[:-1]):
-            bound = fan_in**-0.5
+            bound = 3 * fan_in**-0.5
             leaves[f"layer{layer}/bias"] = torch.from_numpy(rng.uniform(-bound, bound, self.net.widths[layer + 1]))
         even = sum(self.inputs) / len(self.inputs)
         share = np.concatenate([np.full(part, (even / part) ** 0.5) for part in self.inputs])
