@@ -15,7 +15,7 @@ from pipeline.core.failures import ConfigError
 
 
 class Method(Section):
-    """A recipe and its changes. ``steps`` is for a method that learns nothing from more of them, or is given more."""
+    """A recipe and its changes. ``steps`` is for a method that learns nothing from more of them."""
 
     recipe: str
     change: tuple[str, ...] = ()
