@@ -37,6 +37,7 @@ from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.recurrentmaml import RecurrentMAML
 from pipeline.algorithms.relationnet import RelationNet
 from pipeline.algorithms.reptile import Reptile
+from pipeline.algorithms.versa import VERSA
 from pipeline.core.algorithm import Algorithm
 
 ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
@@ -60,6 +61,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "cnp": CNP,
     "np": NP,
     "anp": ANP,
+    "versa": VERSA,
     "metalstm": MetaLSTM,
     "learnedoptimizer": LearnedOptimizer,
     "finetune": Finetune,

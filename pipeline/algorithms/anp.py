@@ -59,7 +59,7 @@ class ANP(LatentProcess[AttendedCode]):
                 f"algorithm.heads: {config.heads}, but the width {config.width} cannot be shared out among them; use a "
                 "number that divides it"
             )
-        self.keys = Perceptron("keys", self.features, config.width, 1, config.width)
+        self.keys = Perceptron("keys", (self.features,), config.width, 2, config.width)
 
     def parts(self) -> tuple[Perceptron, ...]:
         return (*super().parts(), self.keys)

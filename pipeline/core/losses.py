@@ -58,6 +58,11 @@ def log_gaussian(outputs: Tensor, y: Tensor) -> Tensor:
     return -(((y - mean) / deviation).square() / 2 + deviation.log() + LOG_2PI / 2).sum(-1)
 
 
+def log_mean_exp(log_p: Tensor) -> Tensor:
+    """log of the mean over the first dimension."""
+    return torch.logsumexp(log_p, 0) - math.log(len(log_p))
+
+
 def token_cross_entropy(logits_NTV: Tensor, target_NT: Tensor) -> Score:
     """Mean negative log-likelihood in nats over the tokens of all targets, ``END`` included and padding left out.
 

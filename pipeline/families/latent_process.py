@@ -15,6 +15,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from pipeline.core.bounds import Width
+from pipeline.core.effects import NotWith, OnlyWith
 from pipeline.core.losses import LossFunction, log_gaussian
 from pipeline.core.network import Network
 from pipeline.core.types import Context, MayChange, MetaParams, Params, Phase, Points, Score, Task
@@ -30,12 +31,17 @@ class LatentProcessConfig(NeuralProcessConfig):
         latent: Numbers in the latent variable z.
         prior: What z is drawn from at the test: ``support``, the published q(z|support set), or ``standard``, N(0, 1)
             for every task, which tells the decoder nothing of the task.
-        samples: Samples of z at evaluation and in serving; training takes one.
+        samples: Samples of z at evaluation and in serving.
+        objective: What training ascends: the published ``bound``, with one sample of z, or the ``likelihood`` of each
+            point as evaluation has it.
+        train_samples: Samples of z in training whose likelihoods are averaged.
     """
 
     latent: Width = 128
     prior: Literal["support", "standard"] = "support"
     samples: Annotated[int, Ge(1), Le(1 << 12), MayChange()] = 32
+    objective: Annotated[Literal["bound", "likelihood"], NotWith(prior=("standard",))] = "bound"
+    train_samples: Annotated[int, Ge(1), Le(1 << 12), OnlyWith("objective", "likelihood")] = 4
 
 
 class Latent(NamedTuple):
@@ -68,15 +74,24 @@ class LatentProcess(NeuralProcess[S]):
     divided by the number of points that are answered, where *all* are support and query points together (Garnelo et
     al., arXiv 1807.01622, eq. 7). Each method brings r.
 
+    Where ``objective`` is ``likelihood``, it ascends the mean over points of log((1/K) sum_k p(y|x, z_k)) with
+    z_k ~ q(z|support), and z is never inferred from what is asked. Foong et al. (arXiv 2007.01332) multiply over points
+    before the mean over samples.
+
     Where ``prior`` is ``standard``, z ~ N(0, 1) takes the place of both q, and there is no divergence.
     """
 
     def __init__(self, config: LatentProcessConfig, model: Network, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
         self.latent_encoder = Perceptron(
-            "latent_encoder", self.features + self.values, config.width, config.encoder_layers, config.width
+            "latent_encoder", (self.features, self.values), config.width, config.encoder_layers, config.width
         )
-        self.to_latent = Perceptron("latent", config.width, config.width, 1, 2 * config.latent)
+        self.to_latent = Perceptron("latent", (config.width,), config.width, 1, 2 * config.latent)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether training averages the likelihoods of samples."""
+        return bool(self.config.prior == "support" and self.config.objective == "likelihood")
 
     def parts(self) -> tuple[Perceptron, ...]:
         inferred = (self.latent_encoder, self.to_latent) if self.config.prior == "support" else ()
@@ -86,7 +101,8 @@ class LatentProcess(NeuralProcess[S]):
         return int(self.config.width + self.config.latent)
 
     def draw(self, rng: np.random.Generator, task: Task[Points], phase: Phase) -> Params:
-        samples = 1 if phase == "train" else self.config.samples
+        trained = self.config.train_samples if self.averaged else 1
+        samples = trained if phase == "train" else self.config.samples
         z = torch.from_numpy(rng.normal(size=(samples, self.config.latent)))
         return {"z": z} | super().draw(rng, task, phase)
 
@@ -118,7 +134,7 @@ class LatentProcess(NeuralProcess[S]):
         return torch.cat([code, adapted.z.unsqueeze(1).expand(-1, queries, -1)], -1)
 
     def objective(self, theta: MetaParams, task: Task[Points], context: Context) -> Score:
-        if self.config.prior == "standard":
+        if self.config.prior == "standard" or self.averaged:
             return super().objective(theta, task, context)
         both, asked, phi = together(task.support, task.query), self.asked(task), self.weights(theta, context)
         q, prior = self.latent(phi, both), self.latent(phi, task.support)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from pipeline.core.algorithm import Differentiable
 from pipeline.core.bounds import Width
 from pipeline.core.failures import ConfigError
-from pipeline.core.losses import LossFunction, log_gaussian
+from pipeline.core.losses import LossFunction, log_gaussian, log_mean_exp
 from pipeline.core.network import Adapted, Network
 from pipeline.core.types import Context, MetaParams, Needs, Params, Phase, Points, Score, Task
 from pipeline.nets.coding import Perceptron
@@ -77,10 +77,10 @@ class NeuralProcess(Differentiable[Points, E]):
             )
         self.values, self.features = model.net.outputs, model.net.features
         self.encoder = Perceptron(
-            "encoder", self.features + self.values, config.width, config.encoder_layers, config.width
+            "encoder", (self.features, self.values), config.width, config.encoder_layers, config.width
         )
         self.decoder = Perceptron(
-            "decoder", self.features + self.code_width(), config.width, config.decoder_layers, 2 * self.values
+            "decoder", (self.features, self.code_width()), config.width, config.decoder_layers, 2 * self.values
         )
 
     def code_width(self) -> int:
@@ -137,13 +137,17 @@ class NeuralProcess(Differentiable[Points, E]):
     def score(self, adapted: E, query: Points, context: Context) -> Score:
         """The log-likelihood of a query point: marginal, with each point by itself, and joint, with one sample for all.
 
-        Of K samples, log p is log((1/K) sum p). The loss is the marginal one.
+        Of K samples, log p is log((1/K) sum p). The loss is the marginal one. ``mse`` is that of the mean answer.
         """
-        log_p_KQ = log_gaussian(self.decoded(adapted, query.x), query.y) * query.mask
+        answers = self.decoded(adapted, query.x)
+        log_p_KQ = log_gaussian(answers, query.y) * query.mask
         count = query.mask.sum()
         marginal = (log_mean_exp(log_p_KQ) * query.mask).sum() / count
         joint = log_mean_exp(log_p_KQ.sum(1)) / count
-        return Score(-marginal, {"log_likelihood": marginal.detach(), "log_likelihood_joint": joint.detach()})
+        off = answers.chunk(2, -1)[0].mean(0) - query.y
+        mse = (off.square().mean(1) * query.mask).sum() / count
+        metrics = {"log_likelihood": marginal, "log_likelihood_joint": joint, "mse": mse}
+        return Score(-marginal, {name: metric.detach() for name, metric in metrics.items()})
 
     def objective(self, theta: MetaParams, task: Task[Points], context: Context) -> Score:
         return self.score(self.adapt(theta, task.support, context), self.asked(task), context)
@@ -157,8 +161,3 @@ def together(support: Points, query: Points) -> Points:
     """Both sets as one."""
     x, y, mask = (torch.cat(pair) for pair in zip(support, query, strict=True))
     return Points(x, y, mask)
-
-
-def log_mean_exp(log_p: Tensor) -> Tensor:
-    """log of the mean over the first dimension."""
-    return torch.logsumexp(log_p, 0) - float(np.log(len(log_p)))

@@ -19,17 +19,29 @@ class Perceptron:
 
     Args:
         name: how the names of its leaves begin.
-        inputs: the width of an input.
+        inputs: the width of an input, or of each part of one.
         width: the width of each of ``layers`` hidden layers.
         outputs: the width of an output.
     """
 
-    def __init__(self, name: str, inputs: int, width: int, layers: int, outputs: int) -> None:
-        self.name = f"{name}/"
-        self.net = MLP(MLPConfig((width,) * layers), (inputs,), outputs, normalised=False)
+    def __init__(self, name: str, inputs: tuple[int, ...], width: int, layers: int, outputs: int) -> None:
+        self.name, self.inputs = f"{name}/", inputs
+        self.net = MLP(MLPConfig((width,) * layers), (sum(inputs),), outputs, normalised=False)
 
     def init(self, rng: np.random.Generator) -> Params:
-        return {self.name + leaf: value for leaf, value in self.net.init(rng).items()}
+        """Hidden biases begin within ±3/√fan-in: with zeros, every unit would bend where its input is 0.
+
+        Each part of an input has the same share of the first layer, however wide it is: one number beside a code of
+        128 would else hardly be seen.
+        """
+        leaves = self.net.init(rng)
+        for layer, fan_in in enumerate(self.net.widths[:-1]):
+            bound = 3 * fan_in**-0.5
+            leaves[f"layer{layer}/bias"] = torch.from_numpy(rng.uniform(-bound, bound, self.net.widths[layer + 1]))
+        even = sum(self.inputs) / len(self.inputs)
+        share = np.concatenate([np.full(part, (even / part) ** 0.5) for part in self.inputs])
+        leaves["layer0/weight"] = leaves["layer0/weight"] * torch.from_numpy(share)
+        return {self.name + leaf: value for leaf, value in leaves.items()}
 
     def __call__(self, params: Params, x_NI: Tensor) -> Tensor:
         """[N, inputs] to [N, outputs]."""

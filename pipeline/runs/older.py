@@ -6,8 +6,11 @@ from typing import Any
 
 SETTINGS_SINCE: dict[str, Any] = {
     "source.query_order": "sorted",
+    "source.density": False,
     "algorithm.previous": "example",
     "algorithm.write_to": "one",
+    "algorithm.objective": "bound",
+    "algorithm.train_samples": 4,
 }
 """Settings that came after the first runs, with the values that those runs were made with."""
 SETTINGS_SINCE_OF: dict[str, dict[str, Any]] = {

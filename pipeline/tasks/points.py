@@ -43,6 +43,6 @@ def draw_sizes(rng: np.random.Generator, shape: TaskShape, fewest: TaskShape, po
 
 def padded(x: np.ndarray, y: np.ndarray, size: int) -> Points:
     """The points x [N, inputs] and y [N, outputs], with zeros up to ``size``."""
-    missing = ((0, size - len(x)), (0, 0))
-    mask = (np.arange(size) < len(x)).astype(x.dtype)
-    return Points(torch.from_numpy(np.pad(x, missing)), torch.from_numpy(np.pad(y, missing)), torch.from_numpy(mask))
+    x_all, y_all, mask = np.zeros((size, x.shape[1])), np.zeros((size, y.shape[1])), np.zeros(size)
+    x_all[: len(x)], y_all[: len(x)], mask[: len(x)] = x, y, 1.0
+    return Points(*map(torch.from_numpy, (x_all, y_all, mask)))

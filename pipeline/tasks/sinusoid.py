@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from annotated_types import Ge, Gt, Le
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes, require_support
-from pipeline.core.types import Batch, Task
+from pipeline.core.types import Batch, Points, Task
+from pipeline.tasks.points import padded
 
 Amplitude = Annotated[float, Gt(0), Le(1e3)]
 Phase = Annotated[float, Ge(-2 * math.pi), Le(2 * math.pi)]
@@ -27,21 +28,26 @@ Input = Annotated[float, Ge(-1e3), Le(1e3)]
 
 @dataclass(frozen=True)
 class SinusoidConfig:
-    """Bounds of uniform draws.
+    """Bounds of uniform draws, and how answers are judged.
 
     Attributes:
         amplitude: Of a task's wave.
         phase: Of a task's wave, in radians.
         x: Of each example's input.
+        density: Whether an answer is a density, judged by the log-likelihood, as neural processes give it, or a value,
+            judged by its squared error. The tasks are the same.
     """
 
     amplitude: tuple[Amplitude, Amplitude] = (0.1, 5.0)
     phase: tuple[Phase, Phase] = (0.0, math.pi)
     x: tuple[Input, Input] = (-5.0, 5.0)
+    density: bool = False
 
 
 class Sinusoid:
-    """y = A sin(x - phase) without noise; ``x`` and ``y`` are float64 [N, 1]. Every split has the same distribution.
+    """y = A sin(x - phase) without noise; ``x`` and ``y`` are float64 [N, 1], ``Batch`` or, for a density, ``Points``.
+
+    Every split has the same distribution.
 
     Raises:
         ConfigError: a range is empty, or the shape of a task asks for ways, or for no shots.
@@ -52,7 +58,7 @@ class Sinusoid:
 
     def __init__(self, config: SinusoidConfig, shapes: TaskShapes) -> None:
         ranges: list[tuple[str, float, float]] = [
-            (field.name, *getattr(config, field.name)) for field in fields(config)
+            (name, *getattr(config, name)) for name in ("amplitude", "phase", "x")
         ]
         for name, low, high in ranges:
             if not low < high:
@@ -65,14 +71,19 @@ class Sinusoid:
         self.fingerprint = hashlib.sha256(repr(ranges).encode()).hexdigest()[:16]
 
     def spec(self) -> Spec:
+        if self._config.density:
+            return Spec(Points, (1,), 1, "values", "gaussian")
         return Spec(Batch, (1,), 1, "values", "mean_squared_error")
 
-    def sample(self, ticket: Ticket) -> Task[Batch]:
+    def sample(self, ticket: Ticket) -> Task[Any]:
         """Draws amplitude and phase, then the support set, then the query set, whose size thus changes nothing before
         it."""
         rng, shape = ticket.rng("task"), self._shapes.of(ticket)
         amplitude, phase = rng.uniform(*self._config.amplitude), rng.uniform(*self._config.phase)
         x = rng.uniform(*self._config.x, size=(shape.shots + shape.queries, 1))
         y = amplitude * np.sin(x - phase)
-        x_all, y_all, cut = torch.from_numpy(x), torch.from_numpy(y), shape.shots
-        return Task(ticket.id, Batch(x_all[:cut], y_all[:cut]), Batch(x_all[cut:], y_all[cut:]), shape.ways)
+        (x_N, x_Q), (y_N, y_Q) = (np.split(values, [shape.shots]) for values in (x, y))
+        return Task(ticket.id, self._set(x_N, y_N), self._set(x_Q, y_Q), shape.ways)
+
+    def _set(self, x: np.ndarray, y: np.ndarray) -> Batch | Points:
+        return padded(x, y, len(x)) if self._config.density else Batch(torch.from_numpy(x), torch.from_numpy(y))

@@ -182,8 +182,9 @@ def test_every_packaged_protocol_holds_together(name, small_images):
     assert set(found) == set(protocol.methods)
     shapes = {json.dumps(recipe.model_dump(mode="json")["task"]["eval"]) for recipe in found.values()}
     evaluations = {json.dumps(recipe.model_dump(mode="json")["evaluation"]) for recipe in found.values()}
-    # How the labels of training tasks are counted and how their images are turned is a method's own affair.
-    own = {"labels": "", "train_rotations": ""}
+    # How the labels of training tasks are counted, how their images are turned and whether answers are densities is a
+    # method's own affair.
+    own = {"labels": "", "train_rotations": "", "density": ""}
     sources = {json.dumps(recipe.model_dump(mode="json")["source"] | own) for recipe in found.values()}
     assert (len(shapes), len(evaluations), len(sources)) == (1, 1, 1)
 

@@ -64,7 +64,7 @@ SENDS = {
     "finetune": "nothing: theta is never learned",
     "metalstm": "the gradient of the optimiser and of the initialisation",
     "learnedoptimizer": "the gradient of the optimiser",
-    **dict.fromkeys(("protonet", "matchingnet", "relationnet", "baseline", "multitask"), RECORDS),
+    **dict.fromkeys(("protonet", "matchingnet", "relationnet", "versa", "baseline", "multitask"), RECORDS),
     **dict.fromkeys(("metamemory", "gradientmemory", "metagan_protonet", "metagan_relationnet"), RECORDS),
 }
 """What a worker sends, where it is not the gradient of theta alone."""

@@ -17,6 +17,7 @@ from pipeline.core.seeding import Ticket, init_rng
 from pipeline.core.source import Spec, TaskShape, TaskShapes
 from pipeline.core.types import Context, Points, Task
 from pipeline.families.latent_process import Latent
+from pipeline.nets.coding import Perceptron
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import NormalisedNet
 from pipeline.serving.learner import Learner
@@ -124,6 +125,16 @@ def test_the_divergence_is_that_of_gaussians():
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_squared_error_is_that_of_the_answer_without_padding(name):
+    algorithm, theta = made(name)
+    query, at = points(4, 1), context(algorithm)
+    adapted = algorithm.adapt(theta, points(5), at)
+    expected = (algorithm.predict(adapted, query.x)[:, 0] - query.y[:, 0]).square().mean()
+    found = algorithm.score(adapted, longer(query, 3), at).metrics["mse"]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_served_is_a_mean_and_a_deviation(name):
     algorithm, theta = made(name)
     learner = Learner(algorithm, theta, Spec(Points, (1,), 1, "values", "gaussian"))
@@ -190,6 +201,34 @@ def test_many_samples_tell_the_joint_from_the_marginal_log_likelihood(toy):
     assert found[1][0] == pytest.approx(found[1][1], abs=1e-14), "one sample knows no difference"
     assert found[100_000] == pytest.approx((joint.item(), marginal.item()), abs=0.005)
     assert abs(joint - marginal) > 0.01
+
+
+@pytest.mark.parametrize("name", ["np", "anp"])
+def test_the_likelihood_as_objective_is_what_evaluation_reports(name):
+    algorithm, theta = made(name, objective="likelihood", train_samples=K, answer_support=False)
+    task = Task("t", longer(points(5), 2), longer(points(4, 1), 2))
+    noise = algorithm.draw(np.random.default_rng(0), task, "train")
+    trained = algorithm.objective(theta, task, Context(1, "train", 1, noise))
+    at = Context(1, "evaluate", 1, noise)
+    judged = algorithm.score(algorithm.adapt(theta, task.support, at), task.query, at)
+    assert noise["z"].shape == (K, 4)
+    assert torch.equal(trained.loss, -judged.metrics["log_likelihood"])
+
+
+def test_hidden_units_bend_at_different_inputs():
+    net = Perceptron("net", (1,), 500, 1, 1)
+    leaves = net.init(np.random.default_rng(0))
+    weight, bias = leaves["net/layer0/weight"][:, 0], leaves["net/layer0/bias"]
+    assert 2.9 < bias.abs().max() <= 3
+    bends = (-bias / weight).sort().values
+    assert ((bends > -2) & (bends < -0.5)).sum() > 80
+    assert ((bends > 0.5) & (bends < 2)).sum() > 80
+
+
+def test_each_part_of_an_input_begins_with_the_same_share():
+    weight = Perceptron("net", (1, 100), 4000, 1, 1).init(np.random.default_rng(0))["net/layer0/weight"]
+    shares = weight[:, :1].square().sum(1).mean(), weight[:, 1:].square().sum(1).mean()
+    assert shares == pytest.approx((1.0, 1.0), abs=0.1)
 
 
 def test_a_prior_that_knows_no_task_leaves_the_answer_to_the_mean_code():

@@ -12,7 +12,7 @@ from pipeline.config import load
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes
-from pipeline.core.types import Batch
+from pipeline.core.types import Batch, Points
 from pipeline.tasks.sinusoid import Sinusoid
 
 TASKS = 4000
@@ -44,6 +44,17 @@ def test_spec_and_shapes():
     assert {part.dtype for part in (*task.support, *task.query)} == {torch.float64}
     evaluated = sinusoid.sample(Ticket(0, "evaluate", "test", 3, 4))
     assert (len(evaluated.support.x), len(evaluated.query.x)) == (2, 100)
+
+
+def test_a_density_is_asked_for_on_the_same_tasks():
+    values, density = source(), source(density=True)
+    assert density.spec() == Spec(Points, (1,), 1, "values", "gaussian")
+    assert density.fingerprint == values.fingerprint
+    one, other = (each.sample(Ticket(7, "train", "train", 0, 3)) for each in (values, density))
+    for batch, points in zip((one.support, one.query), (other.support, other.query), strict=True):
+        assert torch.equal(points.x, batch.x)
+        assert torch.equal(points.y, batch.y)
+        assert points.mask.all()
 
 
 def test_a_task_is_pure_in_its_ticket():

@@ -24,7 +24,7 @@ _ABOUT: dict[Family, str] = {
     "optimisation": "A task adapts weights by gradient steps; what is learned is where and how they start.",
     "metric": "A task is answered by distances between embeddings; what is learned is the embedding. No inner steps.",
     "memory": "A task is read into a state or a memory that is written to; also called model-based.",
-    "neural process": "A task is coded, and a decoder answers with a distribution, given the code.",
+    "neural process": "A task is coded, and answers are distributions that the code gives.",
     "learned optimiser": "A task is trained by an optimiser that was learned.",
     "baseline": "What a method must beat to have learned something about adapting.",
 }
