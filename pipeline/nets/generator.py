@@ -33,13 +33,13 @@ class Generator:
     def __init__(self, input_shape: tuple[int, ...], latent: int, width: int) -> None:
         self.input_shape, self.latent, self.width = input_shape, latent, width
         inputs = math.prod(input_shape)
-        self.encoder = Perceptron("encoder", inputs, width, 1, latent)
+        self.encoder = Perceptron("encoder", (inputs,), width, 1, latent)
         self.image = len(input_shape) == 3
         if self.image:
             self.sides = tuple(-(-side // 4) for side in input_shape[1:])
             self.channels = (width, max(width // 2, 1), max(width // 4, 1), input_shape[0])
         else:
-            self.decoder = Perceptron("decoder", latent, width, 1, inputs)
+            self.decoder = Perceptron("decoder", (latent,), width, 1, inputs)
 
     def init(self, rng: np.random.Generator) -> Params:
         """Fresh leaves."""
