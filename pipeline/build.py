@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
-from pipeline.core.plugins import import_plugins, imported, instead_of
+from pipeline.core.plugins import import_plugins, imported, instead_of, plugin_file
 from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec, TaskSource, Varied
 from pipeline.core.types import Needs
@@ -39,6 +38,7 @@ from pipeline.engine.worker import Worker
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
+from pipeline.serving.task import task_file
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
 from pipeline.tasks import SOURCES
@@ -48,8 +48,8 @@ from pipeline.tracking.commit import git_commit
 class Components(NamedTuple):
     """A recipe's algorithm and source, and its first theta."""
 
-    algorithm: Algorithm[Any, Any]
     source: TaskSource[Any]
+    algorithm: Algorithm[Any, Any]
     layout: Layout
     theta: Tensor
 
@@ -57,14 +57,23 @@ class Components(NamedTuple):
 def build_components(recipe: Recipe) -> Components:
     """Raises ``ConfigError`` or ``DataError`` where the components do not fit each other."""
     source = source_of(recipe)
-    spec, kind = source.spec(), ALGORITHMS[recipe.algorithm.name]
+    return Components(source, *build_model(recipe, source.spec()))
+
+
+def build_model(recipe: Recipe, spec: Spec) -> tuple[Algorithm[Any, Any], Layout, Tensor]:
+    """A recipe's algorithm for tasks of ``spec``, and its first theta.
+
+    Raises:
+        ConfigError: they do not fit each other.
+    """
+    kind = ALGORITHMS[recipe.algorithm.name]
     _check_fit(recipe, spec, kind.needs)
     model = NormalisedNet(net_of(recipe, spec), recipe.normalisation, spec.input_shape)
     algorithm = kind(plain(recipe.algorithm, kind.Config), model, LOSSES[spec.loss].function)
     try:
         first = algorithm.init(init_rng(recipe.seed))
         layout = Layout.of(first, plain(recipe.numerics, Numerics).torch_dtype)
-        return Components(algorithm, source, layout, layout.pack(first))
+        return algorithm, layout, layout.pack(first)
     except MemoryError as error:
         raise ConfigError(f"net: its parameters do not fit into this machine's memory ({error})") from None
 
@@ -153,7 +162,7 @@ class BuildCoordinator:
 
         recipe = received(self.recipe)
         torch.set_num_threads(1)
-        algorithm, source, layout, theta = build_components(recipe)
+        source, algorithm, layout, theta = build_components(recipe)
         storage = storage_at(self.folder)
         journal = Journal(storage)
         tags = {
@@ -174,8 +183,7 @@ class BuildCoordinator:
             recipe.identity(source.fingerprint),
             journal,
             Publisher(tracker, journal, tracked_run(recipe, tags), storage, recipe.tracking.log_every),
-            recipes.dump(recipe.public()),
-            plugins=self.plugins,
+            {"recipe.yaml": recipes.dump(recipe.public()), **plugin_file(self.plugins), **task_file(source)},
             accept_numerics=self.accept_numerics,
         )
 
@@ -190,7 +198,7 @@ def durability(recipe: Recipe, parameters: int, storage: Storage) -> Durability:
 
 def tracked_run(recipe: Recipe, tags: dict[str, str]) -> TrackedRun:
     """What the tracker receives of a run."""
-    return TrackedRun(recipe.name, flatten(recipe.public()), tags)
+    return TrackedRun(recipe.name, recipes.flatten(recipe.public()), tags)
 
 
 def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> dict[str, Outer]:
@@ -285,11 +293,3 @@ def _wanted(recipe: Recipe, tasks: int) -> Any:
     from pipeline.runtime.cluster import Workers
 
     return Workers(worker_count(recipe, tasks), recipe.workers.gpus, mixed=recipe.numerics.mixed)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested keys as dotted ones and values as text, for the tracker's parameters."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
-    return flat

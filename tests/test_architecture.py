@@ -81,7 +81,7 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/runs/": Rule(
         (
             *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES, RUNS),
-            *("pipeline.build", "pipeline.config", "pipeline.runtime.job"),
+            *("pipeline.build", "pipeline.config", "pipeline.runtime.job", "pipeline.tasks.texts"),
         ),
         (*ARRAYS, "rich", "yaml"),
         (RUNTIME,),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.failures import ConfigError
+
+PLUGINS = "plugins.json"
+"""The file of a run with the names of the modules that its processes imported."""
 
 _imported: dict[str, None] = {}
 
@@ -93,3 +97,8 @@ def _missing(name: str, error: ModuleNotFoundError) -> str:
             "it on every node"
         )
     return f"--import {name}: it imports {error.name}, which is not installed here"
+
+
+def plugin_file(modules: Collection[str]) -> dict[str, str]:
+    """The file ``PLUGINS`` and its text; nothing where no module was imported."""
+    return {PLUGINS: json.dumps(list(modules))} if modules else {}

@@ -147,12 +147,25 @@ class TextTask(Protocol):
         ...
 
 
+class TextTasks(Protocol):
+    """What serves tasks of pairs of texts, with a source or without."""
+
+    def language(self, sources: Sequence[str], targets: Sequence[str]) -> TextTask:
+        """The task of these pairs. Raises ``DataError`` where a text has no symbols."""
+        ...
+
+    def saved(self) -> dict[str, Any]:
+        """All of it, as JSON has it."""
+        ...
+
+
 @runtime_checkable
 class HasTexts(Protocol):
     """A source whose tasks are pairs of texts."""
 
-    def language(self, sources: Sequence[str], targets: Sequence[str]) -> TextTask:
-        """The task of these pairs. Raises ``DataError`` where a text has no symbols."""
+    @property
+    def texts(self) -> TextTasks:
+        """What serves them."""
         ...
 
 

@@ -277,3 +277,11 @@ def _written_out(node: yaml.Node, sizes: dict[int, int]) -> int:
             None, None, f"more than {MAX_NODES:,} keys and values once its aliases are written out"
         )
     return sizes[id(node)]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested keys as dotted ones and values as text, for the tracker's parameters."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return flat

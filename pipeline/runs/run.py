@@ -73,9 +73,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
     check_folder(recipe, components, storage_at(folder))
     finished = finished_summary(recipe, components.source.fingerprint, storage_at(folder)) if options.resume else None
     if finished is not None and is_settled(recipe, validate_folder(folder), storage_at(folder)):
-        listener.note(f"{folder}: this run is finished; it is left as it is, and its evaluation is repeated")
-        scores, _ = _scored(recipe, components, pack(components, newest(folder)[0]), options, folder, listener.note)
-        return RunResult(folder, finished, None, scores)
+        return _evaluate_again(recipe, components, folder, finished, options, listener)
     _tell_of_idle_workers(recipe, options, listener)
     started = time.perf_counter()
     executor = build_executor(
@@ -146,6 +144,21 @@ def where_to_look(ended: RunResult, recipe: Recipe) -> dict[str, str]:
     return rows | tracking_uri.ui_rows(command, link)
 
 
+def _evaluate_again(
+    recipe: Recipe,
+    components: Components,
+    folder: str | Path,
+    finished: dict[str, Any],
+    options: RunOptions,
+    listener: ProgressListener,
+) -> RunResult:
+    """The result of a finished run, which is left as it is."""
+    listener.note(f"{folder}: this run is finished; it is left as it is, and its evaluation is repeated")
+    theta = pack(components.layout, newest(folder)[0])
+    scores, _ = _scored(recipe, components, theta, options, folder, listener.note)
+    return RunResult(folder, finished, None, scores)
+
+
 def evaluate_run(
     folder: str | Path, overrides: Sequence[str], options: RunOptions, tell: Callable[[str], None] = lambda text: None
 ) -> dict[str, Any]:
@@ -160,7 +173,7 @@ def evaluate_run(
     components = dry_run(recipe, learn=False)
     named = any(override.startswith("source") for override in overrides)
     checkpoint, note = newest(folder, None if named else components.source.fingerprint)
-    vector = pack(components, checkpoint)
+    vector = pack(components.layout, checkpoint)
     other = other_data(folder, recipe, components.source, checkpoint)
     _, rows = _scored(recipe, components, vector, options, folder, tell)
     if other:
@@ -200,7 +213,7 @@ def _final_scores(
     if recipe.evaluation.validate_every and BEST in storage.names(""):
         kept = read_checkpoint(storage, BEST)
         require_origin(folder, BEST, kept)
-        best = pack(components, kept)
+        best = pack(components.layout, kept)
         rows += [{"theta": "best", **row._asdict()} for row in evaluate(scorer, best, plan).rows()]
     return scores, rows
 

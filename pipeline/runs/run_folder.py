@@ -12,21 +12,23 @@ import numpy as np
 import torch
 
 from pipeline import recipes
-from pipeline.build import Components, build_components, build_worker, source_of
+from pipeline.build import build_components, build_model, build_worker, source_of
 from pipeline.config import Recipe, validate
 from pipeline.core.failures import ConfigError, DataError, InternalError, ResumeError
-from pipeline.core.plugins import imported
+from pipeline.core.flat import Layout
+from pipeline.core.plugins import PLUGINS, imported
 from pipeline.core.seeding import Ticket
-from pipeline.core.source import HasClasses, HasTexts, TaskSource
+from pipeline.core.source import HasClasses, HasTexts, Spec, TaskSource, TextTasks
 from pipeline.core.types import MetaParams, Score
 from pipeline.engine.durability.checkpoint import FORMAT, Checkpoint, Checkpoints, name_of
-from pipeline.engine.durability.coordinator import PLUGINS
 from pipeline.engine.durability.identity import is_identity
 from pipeline.engine.durability.journal import last_step
 from pipeline.runs.older import as_today
 from pipeline.serving.learner import Learner, refuse_transductive
+from pipeline.serving.task import TASK, spec_of
 from pipeline.storage import storage_at
 from pipeline.storage.texts import read_text
+from pipeline.tasks.texts import Texts
 
 
 def validate_folder(folder: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -87,13 +89,13 @@ def require_origin(folder: str | Path, name: str, checkpoint: Checkpoint, data: 
     ours.check_theta(found, f"{folder}/{name}")
 
 
-def pack(components: Components, checkpoint: Checkpoint) -> np.ndarray:
-    """A checkpoint's theta as one vector, in the layout of these components.
+def pack(layout: Layout, checkpoint: Checkpoint) -> np.ndarray:
+    """A checkpoint's theta as one vector in this layout.
 
     Moments of the group ``running`` may be dropped: another normalisation mode does not use them.
 
     Raises:
-        ResumeError: it holds the theta of another recipe, or leaves that these components would drop.
+        ResumeError: it holds the theta of another recipe, or leaves that would be dropped.
     """
     theta: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in checkpoint.tensors.items():
@@ -102,15 +104,15 @@ def pack(components: Components, checkpoint: Checkpoint) -> np.ndarray:
         if kind == "theta":
             theta.setdefault(group, {})[leaf] = tensor
     try:
-        missing = [group for group in components.layout.groups if group not in theta]
+        missing = [group for group in layout.groups if group not in theta]
         if missing:
             raise InternalError(f"theta has no group {missing[0]}")
-        kept = {f"{leaf.group}/{leaf.name}" for leaf in components.layout.leaves}
+        kept = {f"{leaf.group}/{leaf.name}" for leaf in layout.leaves}
         learned = [f"{group}/{name}" for group, leaves in theta.items() if group != "running" for name in leaves]
         dropped = sorted(set(learned) - kept)
         if dropped:
             raise InternalError(f"{', '.join(dropped)} would be dropped")
-        return components.layout.pack(theta).numpy()
+        return layout.pack(theta).numpy()
     except InternalError as error:
         raise ResumeError(
             f"the checkpoint of step {checkpoint.step} does not hold this recipe's theta: {error}; "
@@ -163,13 +165,25 @@ def load_learner(folder: str | Path, normalisation: str | None) -> Learner:
     recipe = validate_folder(folder, [] if normalisation is None else [f"normalisation={normalisation}"])
     if normalisation is None:
         refuse_transductive(recipe.normalisation)
-    components = build_components(recipe)
+    spec, texts = _served_tasks(folder, recipe)
+    algorithm, layout, _ = build_model(recipe, spec)
     checkpoint, note = newest(folder)
     if note:
         warnings.warn(note, stacklevel=3)
-    theta = components.layout.unpack(torch.from_numpy(pack(components, checkpoint)))
-    source = components.source
-    return Learner(components.algorithm, theta, source.spec(), source if isinstance(source, HasTexts) else None)
+    return Learner(algorithm, layout.unpack(torch.from_numpy(pack(layout, checkpoint))), spec, texts)
+
+
+def _served_tasks(folder: str | Path, recipe: Recipe) -> tuple[Spec, TextTasks | None]:
+    """The spec of a run's tasks, and what serves their texts. Only runs of before this file need their data."""
+    text = read_text(storage_at(folder), TASK)
+    if text is None:
+        source = source_of(recipe)
+        return source.spec(), source.texts if isinstance(source, HasTexts) else None
+    try:
+        told = json.loads(text)
+        return spec_of(told), None if told["texts"] is None else Texts.restored(told["texts"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder}/{TASK}: is damaged ({error!r}); put back a copy, or remove it") from None
 
 
 def replay_task(folder: str | Path, step: int, number: int) -> tuple[MetaParams, Score]:
@@ -179,5 +193,5 @@ def replay_task(folder: str | Path, step: int, number: int) -> tuple[MetaParams,
     checkpoint, note = newest(folder, components.source.fingerprint)
     if note:
         warnings.warn(note, stacklevel=3)
-    theta = pack(components, checkpoint)
+    theta = pack(components.layout, checkpoint)
     return build_worker(recipe, components).learn_alone(theta, Ticket(recipe.seed, "train", "train", step, number))

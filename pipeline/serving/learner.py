@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
-from pipeline.core.source import HasTexts, Spec
+from pipeline.core.source import Spec, TextTasks
 from pipeline.core.types import Context, MetaParams, Points, Task
 from pipeline.serving.texts import TextPredictor, text_pairs
 
@@ -25,11 +25,11 @@ class Learner:
         algorithm: the run's, on its network.
         theta: its meta-parameters.
         spec: that of the tasks of training.
-        texts: the run's source where its tasks are pairs of texts.
+        texts: what serves tasks of pairs of texts.
     """
 
     def __init__(
-        self, algorithm: Algorithm[Any, Any], theta: MetaParams, spec: Spec, texts: HasTexts | None = None
+        self, algorithm: Algorithm[Any, Any], theta: MetaParams, spec: Spec, texts: TextTasks | None = None
     ) -> None:
         self.algorithm, self.theta, self.spec, self.texts = algorithm, theta, spec, texts
         self.dtype = next(iter(next(iter(theta.values())).values())).dtype

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -18,9 +17,8 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShapes
 from pipeline.core.types import FilePath
 from pipeline.tasks.languages import Drawn
-from pipeline.tasks.pairfile import PairFile
-from pipeline.tasks.texts import Symbols, Writing
 from pipeline.tasks.transduction import Anonymity, Share, Sides, Slots, Transduction, TransductionConfig
+from pipeline.tasks.writing import Symbols
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class G2P(Transduction):
     Config: ClassVar[type[G2PConfig]] = G2PConfig
     loss = "transcription"
     joint = False
+    writing = "words"
 
     def __init__(self, config: G2PConfig, shapes: TaskShapes) -> None:
         super().__init__(config, shapes, Anonymity(config.slots, config.anonymous_sources, config.anonymous_targets))
@@ -55,9 +54,6 @@ class G2P(Transduction):
         if config.test_words:
             self._read_tests(Path(config.test_words))
         self.evaluation = {"test_words": self._hash} if config.test_words else {}
-
-    def writing_of(self, file: PairFile) -> Writing:
-        return Writing(lambda word: unicodedata.normalize("NFD", word), str.split, " ".join)
 
     def queries(self, drawn: Drawn, ticket: Ticket) -> Sides:
         if drawn.language not in self._tests:
@@ -75,7 +71,7 @@ class G2P(Transduction):
     def _read_tests(self, folder: Path) -> None:
         """Put the folder's words in the place of the test languages' queries; widen the vocabularies by their symbols,
         which have no token of their own."""
-        known, (split_source, split_target, _) = hashlib.sha256(), self.writing
+        known, (split_source, split_target, _) = hashlib.sha256(), self.texts.writing
         for language in self._languages.of("test"):
             code = re.sub(r"_(20\d\d|\d+)$", "", self._languages.file.languages[language].name)
             lines = _lines(folder / f"{code}_test.tsv")

@@ -5,15 +5,10 @@ McCarthy et al., The SIGMORPHON 2019 shared task, arXiv 1910.11493, task 1; MAML
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.core.failures import DataError
 from pipeline.core.source import TaskShapes
-from pipeline.tasks.pairfile import PairFile
-from pipeline.tasks.texts import Writing
 from pipeline.tasks.transduction import Anonymity, Length, Share, Slots, Transduction, TransductionConfig
 
 
@@ -42,16 +37,7 @@ class Inflection(Transduction):
     Config: ClassVar[type[InflectionConfig]] = InflectionConfig
     loss = "tokens"
     joint = True
+    writing = "forms"
 
     def __init__(self, config: InflectionConfig, shapes: TaskShapes) -> None:
         super().__init__(config, shapes, Anonymity(config.slots, config.anonymous))
-
-    def writing_of(self, file: PairFile) -> Writing:
-        return Writing(_symbols, lambda form: unicodedata.normalize("NFC", form), "".join)
-
-
-def _symbols(text: str) -> Sequence[str]:
-    lemma, tab, features = text.partition("\t")
-    if not (tab and lemma and features):
-        raise DataError(f"{text!r}: expected a lemma, a tab and its features, such as 'walk\\tV;PST'")
-    return (*unicodedata.normalize("NFC", lemma), *(f"<{feature.strip()}>" for feature in features.split(";")))

@@ -1,32 +1,67 @@
-"""A language that is served: texts in, texts out."""
+"""What serves languages: texts in, texts out. It is saved with a run, which then needs no file of pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from pipeline.core.failures import DataError
 from pipeline.core.seeding import Ticket
 from pipeline.tasks.tokens import padded_pairs, padded_sources
-from pipeline.tasks.vocabulary import Pairing, codes
+from pipeline.tasks.vocabulary import Pairing, Vocabulary, codes
+from pipeline.tasks.writing import WRITINGS, Symbols, Writing
 
-Symbols = Sequence[str]
 
+@dataclass(frozen=True)
+class Texts:
+    """The vocabularies of a source, and how its texts are written.
 
-class Writing(NamedTuple):
-    """How texts become symbols and symbols a text.
-
-    Args:
-        source: the symbols of a source.
-        target: the symbols of a target.
-        join: the text of a target's symbols.
+    Attributes:
+        name: A name in ``WRITINGS``.
+        vocabularies: Of sources and of targets; one object twice where they share it.
+        lengths: S and T of a served pair.
+        pieces: A sentencepiece model, or nothing.
     """
 
-    source: Callable[[str], Symbols]
-    target: Callable[[str], Symbols]
-    join: Callable[[Symbols], str]
+    name: str
+    vocabularies: Pairing
+    lengths: tuple[int, int]
+    pieces: bytes = b""
+
+    @cached_property
+    def writing(self) -> Writing:
+        """Raises ``ConfigError`` where the extra that it needs is not installed."""
+        return WRITINGS[self.name](self.pieces)
+
+    def language(self, sources: Sequence[str], targets: Sequence[str]) -> Language:
+        """The language of these pairs. Raises ``DataError`` where a text has no symbols."""
+        return Language(self.writing, self.vocabularies, sources, targets, self.lengths)
+
+    def saved(self) -> dict[str, Any]:
+        """As JSON has it. Symbols without a token of their own are left out."""
+        sources, targets = self.vocabularies
+        kept = [sources] if sources is targets else [sources, targets]
+        return {
+            "writing": self.name,
+            "slots": sources.slots,
+            "known": [[one.symbols[number] for number in one.known] for one in kept],
+            "lengths": list(self.lengths),
+            "pieces": base64.b64encode(self.pieces).decode(),
+        }
+
+    @classmethod
+    def restored(cls, saved: Mapping[str, Any]) -> Texts:
+        """What ``saved`` gave."""
+        kept = [Vocabulary(tuple(known), np.arange(len(known)), saved["slots"]) for known in saved["known"]]
+        source_length, target_length = saved["lengths"]
+        pieces = base64.b64decode(saved["pieces"])
+        return cls(saved["writing"], (kept[0], kept[-1]), (source_length, target_length), pieces)
 
 
 class Language:

@@ -5,8 +5,6 @@ Shapes: N pairs, S and T tokens of source and target.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +18,7 @@ from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes, Tokens
 from pipeline.core.types import FilePath, Pairs, Task
 from pipeline.tasks.languages import Drawn, Languages
-from pipeline.tasks.pairfile import PairFile
-from pipeline.tasks.texts import Language, Writing
+from pipeline.tasks.texts import Texts
 from pipeline.tasks.tokens import padded_pairs, require_languages
 from pipeline.tasks.vocabulary import Ids, Mask, Vocabulary, codes
 
@@ -67,7 +64,7 @@ class Anonymity(NamedTuple):
 Sides = tuple[list[Ids], list[Ids]]
 
 
-class Transduction(ABC):
+class Transduction:
     """``Pairs`` of one language. The vocabularies are made of the split ``train`` alone.
 
     Raises:
@@ -80,6 +77,8 @@ class Transduction(ABC):
     """A name in ``LOSSES``."""
     joint: ClassVar[bool]
     """Whether sources and targets share one vocabulary, and a symbol its slot."""
+    writing: ClassVar[str]
+    """A name in ``WRITINGS``."""
 
     def __init__(self, config: Any, shapes: TaskShapes, anonymity: Anonymity) -> None:
         require_languages(shapes)
@@ -89,7 +88,6 @@ class Transduction(ABC):
         self._config, self._shapes, self._anonymity = config, shapes, anonymity
         file = self._languages.file
         symbols = (file.sources, file.targets)
-        self.writing = self.writing_of(file)
         if self.joint:
             both = tuple(sorted({*file.sources, *file.targets}))
             place = {symbol: number for number, symbol in enumerate(both)}
@@ -101,9 +99,10 @@ class Transduction(ABC):
         self.splits: tuple[Split, ...] = self._languages.splits
         self.fingerprint = self._languages.fingerprint
 
-    @abstractmethod
-    def writing_of(self, file: PairFile) -> Writing:
-        """How texts are split into the file's symbols, and joined again."""
+    @property
+    def texts(self) -> Texts:
+        """What serves this source's languages."""
+        return Texts(self.writing, self.vocabularies, self._config.lengths, self._languages.file.pieces)
 
     def spec(self) -> Spec:
         sources, targets = (one.size for one in self.vocabularies)
@@ -126,10 +125,6 @@ class Transduction(ABC):
             return padded_pairs(sources, targets, rows, lengths)
 
         return Task(ticket.id, padded(support, shape.shots), padded(query, shape.queries))
-
-    def language(self, sources: Sequence[str], targets: Sequence[str]) -> Language:
-        """A language that is given by texts, to serve it. Raises ``DataError`` where a text has no symbols."""
-        return Language(self.writing, self.vocabularies, sources, targets, self._config.lengths)
 
     def queries(self, drawn: Drawn, ticket: Ticket) -> Sides:
         """The query pairs of a task, as ids of the vocabularies' symbols."""

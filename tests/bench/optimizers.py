@@ -49,7 +49,7 @@ class Contest(NamedTuple):
         """A run's newest theta, and its evaluation tasks."""
         recipe = validate_folder(folder)
         components = build_components(recipe)
-        theta = components.layout.unpack(torch.from_numpy(pack(components, newest(folder)[0])))
+        theta = components.layout.unpack(torch.from_numpy(pack(components.layout, newest(folder)[0])))
         loss = LOSSES[components.source.spec().loss]
         return cls(
             cast(LearnedUpdateRule, components.algorithm),

@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipeline.build import flatten
 from pipeline.config import load
+from pipeline.recipes import flatten
 from pipeline.runs.run import RunOptions, train_run
 from tests.quiet_runs import Onlooker
 

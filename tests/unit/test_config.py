@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
-from pipeline.build import build_components, flatten, outer_of
+from pipeline.build import build_components, outer_of
 from pipeline.config import expected, load, plain, recipe_type, validate
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.source import TaskShape
@@ -125,7 +125,7 @@ def test_what_is_wrong_is_said_in_words_of_ours_whatever_the_field(name: str):
     """Another release of pydantic may put it otherwise."""
     whole = load(name).model_dump(mode="json")
     found = set()
-    for key, value in itertools.product(flatten(whole), WRONG):
+    for key, value in itertools.product(recipes.flatten(whole), WRONG):
         data = copy.deepcopy(whole)
         *path, last = key.split(".")
         functools.reduce(dict.__getitem__, path, data)[last] = value
@@ -592,7 +592,7 @@ def test_steps_decide_theta_where_the_rate_follows_them(schedule: str):
 
 
 def test_params_for_the_tracker_are_the_whole_recipe():
-    flat = flatten(load("sinusoid_maml").model_dump(mode="json"))
+    flat = recipes.flatten(load("sinusoid_maml").model_dump(mode="json"))
     assert flat["algorithm.inner_lr"] == "0.01"
     assert flat["net.hidden"] == "[40, 40]"
     assert flat["outer.model.optimizer"] == "adam"

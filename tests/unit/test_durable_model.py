@@ -72,7 +72,7 @@ def coordinator(folder: Path, every: int, tracker: Recorder) -> Coordinator:
     journal = Journal(storage)
     publisher = Publisher(tracker, journal, TrackedRun("a name", {}, {}), storage, 3)
     durability = Durability(every, STEPS, 2)
-    return Coordinator(store, storage, durability, Identity({}, {}), journal, publisher, "", accept_numerics=False)
+    return Coordinator(store, storage, durability, Identity({}, {}), journal, publisher, {}, accept_numerics=False)
 
 
 def take(executor: VirtualExecutor, theta: Any, step: int) -> Any:

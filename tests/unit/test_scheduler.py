@@ -505,7 +505,7 @@ def coordinator(folder: Path) -> Coordinator:
     journal = Journal(storage)
     publisher = Publisher(Recorder(), journal, TrackedRun("a name", {}, {}), storage, 20)
     durability, identity = Durability(PLAN.steps, PLAN.steps, 1), Identity({}, {})
-    return Coordinator(store, storage, durability, identity, journal, publisher, "", accept_numerics=False)
+    return Coordinator(store, storage, durability, identity, journal, publisher, {}, accept_numerics=False)
 
 
 class Silent:

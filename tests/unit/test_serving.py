@@ -178,7 +178,7 @@ def test_the_accuracy_of_evaluation_is_that_of_served_labels(arrow, run_of):
     plan = EvaluationPlan("test", 4, 20260, 2, recipe.shapes().eval, "")
     learner = pipeline.load(folder)
     for chunk in chunks_of(plan.seed, 0, plan.tasks, plan.chunk_size, purpose="evaluate", split=plan.split):
-        report = worker.score(pack(components, newest(folder)[0]), chunk)
+        report = worker.score(pack(components.layout, newest(folder)[0]), chunk)
         for at, ticket in enumerate(chunk.tickets):
             task = components.source.sample(ticket)
             answers = learner.adapt(task.support.x, task.support.y).predict(task.query.x)

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 import pipeline
-from pipeline.core.failures import DataError
+from pipeline.core.failures import ConfigError, DataError
 from tests import small_pairs
 from tests.unit.test_readme import GUIDE, blocks
 
@@ -57,6 +57,25 @@ def test_pairs_may_be_given_apart_and_an_answer_depends_on_them(run):
     assert together.predict(asked) == apart.predict(asked)
     assert len(together.predict(asked)) == 2
     assert together.language.support.target.ne(0).sum() == sum(len(one.split()) + 1 for one in phones)
+
+
+def test_a_run_is_served_without_its_file_of_pairs(run):
+    """The spec, the vocabularies and the writing are saved with theta; an old run without them needs its data."""
+    with_data = pipeline.load(run / "runs" / "phones").adapt(PAIRS).predict(["abд"])
+    pairs, saved = run / "pairs.arrow", run / "runs" / "phones" / "task.json"
+    hidden, text = pairs.rename(run / "elsewhere.arrow"), saved.read_text("utf-8")
+    try:
+        assert pipeline.load(run / "runs" / "phones").adapt(PAIRS).predict(["abд"]) == with_data
+        saved.write_text(text[:-9], "utf-8")
+        with pytest.raises(ConfigError, match=r"task.json: is damaged .* put back a copy, or remove it"):
+            pipeline.load(run / "runs" / "phones")
+        saved.unlink()
+        with pytest.raises(DataError, match=r"pairs.arrow: does not exist"):
+            pipeline.load(run / "runs" / "phones")
+        hidden.rename(pairs)
+        assert pipeline.load(run / "runs" / "phones").adapt(PAIRS).predict(["abд"]) == with_data
+    finally:
+        saved.write_text(text, "utf-8")
 
 
 @pytest.mark.parametrize(

@@ -188,21 +188,21 @@ def test_test_words_of_a_folder_take_the_place_of_the_queries(published, tmp_pat
 
 def test_a_served_language_reads_and_writes_text(published):
     source = g2p(published)
-    language = source.language(["жab", "ba"], ["ʃ a b", "b a"])
+    language = source.texts.language(["жab", "ba"], ["ʃ a b", "b a"])
     assert language.support.target[0, 0] != UNKNOWN
     assert language.answers(language.support.target) == ["ʃ a b", "b a"]
     assert language.inputs(["жш"])[0, :3].tolist() == [language.support.source[0, 0].item(), UNKNOWN, PADDING]
     with pytest.raises(DataError, match=r"support_y: '' has no symbols"):
-        source.language(["a"], [""])
+        source.texts.language(["a"], [""])
 
 
 def test_inflection_reads_a_lemma_and_features(published):
     source = Inflection(Inflection.Config(path=str(published)), SHAPES)
-    language = source.language(["ab\tV;PST"], ["abb"])
+    language = source.texts.language(["ab\tV;PST"], ["abb"])
     assert (language.support.source[0] != PADDING).sum() == 4
     assert language.answers(language.support.target) == ["abb"]
     with pytest.raises(DataError, match=r"'ab': expected a lemma, a tab and its features"):
-        source.language(["ab"], ["abb"])
+        source.texts.language(["ab"], ["abb"])
 
 
 def test_captions_are_judged_by_bleu_and_chrf(published):
@@ -215,7 +215,7 @@ def test_captions_are_judged_by_bleu_and_chrf(published):
     wrong = source.judge({"answers": task.query.target.roll(1, 0)}, task.query)
     assert set(wrong) == {"bleu", "chrf"}
     assert wrong["chrf"] < 90
-    text = source.language([f"{small_pairs.TAG} abc"], ["abc"])
+    text = source.texts.language([f"{small_pairs.TAG} abc"], ["abc"])
     assert text.answers(text.support.target) == ["�bc"], "the small file has no piece that begins a word"
-    with pytest.raises(DataError, match=r"'abc': expected a tag .* one of <2en>"):
-        source.language(["abc"], ["abc"])
+    with pytest.raises(DataError, match=r"'abc': expected a tag .* such as <2en>"):
+        source.texts.language(["abc"], ["abc"])

@@ -94,7 +94,7 @@ def _row(name: str, used: list[str], measured: list[str]) -> str:
 def _tasks(needs: Needs) -> list[str]:
     """The tasks that an algorithm takes, as text."""
     named = {_TASKS[target] for target in needs.targets}
-    return sorted(named | {one.__name__.lower() for one in needs.data if one is not Batch})
+    return sorted(named | {one.__name__.lower() for one in needs.data if one not in (Batch, Pairs)})
 
 
 def _sends(algorithm: type[Algorithm[Any, Any]], built: Sequence[Algorithm[Any, Any]]) -> str:

@@ -31,8 +31,6 @@ from pipeline.engine.resumable import check_resumable, check_state, entries_of
 from pipeline.storage.interface import Storage
 
 BEST = "best.safetensors"
-PLUGINS = "plugins.json"
-"""The names of the modules that the run's processes imported."""
 UNKNOWN = ""
 """The evaluation of a best theta that was kept before evaluations had keys."""
 SYNC_EVERY = 8
@@ -64,14 +62,13 @@ class Coordinator:
         identity: Identity,
         journal: Journal,
         publisher: Publisher,
-        recipe: str,
+        files: Mapping[str, str],
         *,
         accept_numerics: bool,
-        plugins: Sequence[str] = (),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store, self.storage, self.durability, self.identity = store, storage, durability, identity
-        self.recipe, self.plugins, self.now = recipe, list(plugins), now
+        self.files, self.now = files, now
         self.checkpoints = Checkpoints(storage, durability.keep)
         self.journal, self.publisher, self.accept_numerics = journal, publisher, accept_numerics
         self.numerics: dict[str, Any] = {}
@@ -109,9 +106,8 @@ class Coordinator:
             self._skipped = list(checkpoint.metadata["skipped"])
             self._best = self._kept_best(notes)
         self._opened, self._saved, self._saved_at = True, self.store.version, self.now()
-        self.storage.write("recipe.yaml", self.recipe.encode())
-        if self.plugins:
-            self.storage.write(PLUGINS, json.dumps(self.plugins).encode())
+        for name, text in self.files.items():
+            self.storage.write(name, text.encode())
         self.publisher.start({f"numerics.{key}": value for key, value in numerics.items()})
         return Opened(self.store.version, self.store.vector(), tuple(notes), self.storage.names("epochs")[-1])
 

@@ -1,0 +1,30 @@
+"""What serving must know of a run's tasks, as a file beside its recipe: it then needs no data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.core.source import HasTexts, Spec, TaskSource, Tokens
+from pipeline.core.types import Batch, Pairs, Points, Stream
+
+TASK = "task.json"
+DATA: dict[str, type] = {one.__name__: one for one in (Batch, Stream, Points, Pairs)}
+
+
+def task_file(source: TaskSource[Any]) -> dict[str, str]:
+    """The file ``TASK`` and its text; nothing for data of a type of one's own, which serving must have."""
+    spec = source.spec()
+    if spec.data not in DATA.values():
+        return {}
+    texts = source.texts.saved() if isinstance(source, HasTexts) else None
+    told = {"spec": spec._asdict() | {"data": spec.data.__name__}, "texts": texts}
+    return {TASK: json.dumps(told, ensure_ascii=False)}
+
+
+def spec_of(task: Mapping[str, Any]) -> Spec:
+    """The spec in a file ``TASK`` that was read."""
+    told = task["spec"]
+    tokens = None if told["tokens"] is None else Tokens(*told["tokens"])
+    return Spec(**told | {"data": DATA[told["data"]], "input_shape": tuple(told["input_shape"]), "tokens": tokens})
