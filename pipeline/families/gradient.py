@@ -120,6 +120,8 @@ class Nothing(MetaGradient):
 class GradientBased(Algorithm[Batch, Adapted]):
     """Adapts along ``inner_trajectory``. ``config`` has ``inner_steps`` for training, ``eval_inner_steps`` otherwise.
 
+    A support set is a ``Batch``; or ``Pairs``, on a network of sequences, which have the same names x and y.
+
     Raises:
         ConfigError: ``normalisation: running``, with which an inner loop diverges.
     """

@@ -9,7 +9,6 @@ Shapes: N pairs, S and T tokens of source and target, H hidden, C = H for each d
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -87,7 +86,7 @@ class Seq2Seq(Net):
         if normalised:
             raise ConfigError("normalisation: seq2seq has no layer to normalise; set normalisation to none")
         self.config, self.outputs, self.tokens = config, outputs, tokens
-        self.targets = outputs
+        self.targets = outputs  # how many tokens are embedded, with a head or without
         self.feature_shape = (config.hidden,)
         width = config.hidden
         self.code = width * (1 + config.bidirectional)
@@ -101,11 +100,6 @@ class Seq2Seq(Net):
             raise ConfigError("net.name: seq2seq reads tokens, and the source gives none; choose another network")
         net = cls(config, spec.input_shape, spec.outputs, normalised=normalised, tokens=spec.tokens)
         return net if head else net.body()
-
-    def body(self) -> Net:
-        net = copy.copy(self)
-        net.outputs = None
-        return net
 
     def init(self, rng: np.random.Generator) -> Params:
         width, code, embedding = self.config.hidden, self.code, self.config.embedding
