@@ -48,8 +48,8 @@ from pipeline.tracking.commit import git_commit
 class Components(NamedTuple):
     """A recipe's algorithm and source, and its first theta."""
 
-    source: TaskSource[Any]
     algorithm: Algorithm[Any, Any]
+    source: TaskSource[Any]
     layout: Layout
     theta: Tensor
 
@@ -57,7 +57,8 @@ class Components(NamedTuple):
 def build_components(recipe: Recipe) -> Components:
     """Raises ``ConfigError`` or ``DataError`` where the components do not fit each other."""
     source = source_of(recipe)
-    return Components(source, *build_model(recipe, source.spec()))
+    algorithm, layout, theta = build_model(recipe, source.spec())
+    return Components(algorithm, source, layout, theta)
 
 
 def build_model(recipe: Recipe, spec: Spec) -> tuple[Algorithm[Any, Any], Layout, Tensor]:
@@ -162,7 +163,7 @@ class BuildCoordinator:
 
         recipe = received(self.recipe)
         torch.set_num_threads(1)
-        source, algorithm, layout, theta = build_components(recipe)
+        algorithm, source, layout, theta = build_components(recipe)
         storage = storage_at(self.folder)
         journal = Journal(storage)
         tags = {

@@ -42,10 +42,11 @@ def section_of(config: type[Any], **extra: Any) -> type[Section]:
 
 def _doc(config: type[Any]) -> str:
     """The docstring of a config; its list of attributes begins with those of the configs that it extends."""
-    told, mark, own = inspect.cleandoc(config.__doc__ or "").partition(ATTRIBUTES)
+    told, _, own = inspect.cleandoc(config.__doc__ or "").partition(ATTRIBUTES)
     bases = [base for base in reversed(config.__mro__[1:]) if dataclasses.is_dataclass(base)]
     inherited = [inspect.cleandoc(base.__doc__ or "").partition(ATTRIBUTES)[2].split("\n\n")[0] for base in bases]
-    return told + mark + "\n".join([*filter(None, inherited), own])
+    listed = "\n".join(filter(None, [*inherited, own]))
+    return f"{told.rstrip()}\n\n{ATTRIBUTES}{listed}" if listed else told
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

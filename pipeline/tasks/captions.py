@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
+from pipeline.core.bounds import MAX_COUNT
 from pipeline.core.source import TaskShapes
 from pipeline.core.types import PADDING, Pairs, Params
 from pipeline.tasks.text_metrics import corpus_bleu, corpus_chrf
@@ -24,7 +25,7 @@ class CaptionsConfig(TransductionConfig):
     split: str = "six"
     lengths: tuple[Length, Length] = (40, 40)
     train_lengths: tuple[Length, Length] = (24, 24)
-    fewest: Annotated[int, Ge(0)] = 0
+    fewest: Annotated[int, Ge(0), Le(MAX_COUNT)] = 0
 
 
 class Captions(Transduction):

@@ -20,7 +20,16 @@ from tests.runtime.interrupted import ORPHANS_S, START_S, Training
 MARK = "METAFLEET_TEST"
 SHARED = Path("/dev/shm")
 SERIAL, ON_RAY = ("--executor", "serial"), ("--executor", "ray", "--workers", "1")
-RUN = {"recipe.yaml", "journal.jsonl", "journal.sent", "tracked_run", "tracked_key", "lock", "epochs/00000001"}
+RUN = {
+    "recipe.yaml",
+    "task.json",
+    "journal.jsonl",
+    "journal.sent",
+    "tracked_run",
+    "tracked_key",
+    "lock",
+    "epochs/00000001",
+}
 CHECKPOINT = re.compile(r"checkpoints/step-\d{8}\.safetensors")
 
 
