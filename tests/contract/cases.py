@@ -139,11 +139,11 @@ def meetings(one: Described) -> set[tuple[str, Any]]:
 
 @functools.cache
 def leading() -> frozenset[Described]:
-    """Of these, one case for each algorithm, kind and variant; and the ``running`` mode, which adds a state group."""
+    """Of these, one case for each algorithm and kind; and the ``running`` mode, which adds a state group."""
     first: dict[tuple[Any, ...], Described] = {}
     for one in described():
         if one in every_day():
-            first.setdefault((one.algorithm, one.kind, one.changes, one.mode == "running"), one)
+            first.setdefault((one.algorithm, one.kind, one.mode == "running"), one)
     return frozenset(first.values())
 
 

@@ -27,7 +27,8 @@ ONCE = {
     checks.check_trace_ends_in_adapt,
     checks.check_predictions_fit_the_task,
 }
-"""What a check here looks at is the algorithm's own: no network and no mode has a part in it."""
+"""What a check here looks at is the algorithm's own: no network and no mode has a part in it, and few variants have.
+Its variants are tried by ``make test-all``."""
 
 
 def contract() -> list[Any]:
