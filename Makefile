@@ -16,8 +16,10 @@ BIN := .venv/bin
 train: .venv/.installed
 	$(BIN)/python -m jobs.train $(ARGS)
 
-# A process for each core, up to four. A file stays in one: its fixtures train runs and start clusters.
-SHARED := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# A process for each core and one more, up to four: tests of clusters wait for other processes. A file stays in one: its
+# fixtures train runs and start clusters.
+PROCESSES = $(shell $(BIN)/python -c "import os; print(min((os.cpu_count() or 1) + 1, 4))")
+SHARED = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 test: .venv/.installed
 	$(BIN)/python -m pytest -q $(SHARED)
 
