@@ -42,6 +42,7 @@ class MAML(GradientBased):
 
     Config: ClassVar[type[MAMLConfig]] = MAMLConfig
     about: ClassVar[About] = About("optimisation", "Finn, Abbeel, Levine 2017, arXiv 1703.03400")
+    adapts_parts = True
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         rule = optimizer(self.config.inner_optimizer, self.config.inner_lr)

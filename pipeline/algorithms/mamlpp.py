@@ -51,6 +51,7 @@ class MAMLPP(GradientBased):
 
     Config: ClassVar[type[MAMLPPConfig]] = MAMLPPConfig
     about: ClassVar[About] = About("optimisation", "Antoniou, Edwards, Storkey 2019, arXiv 1810.09502")
+    adapts_parts = True
 
     def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:
         if not self.config.learn_rates:

@@ -129,6 +129,8 @@ class GradientBased(Algorithm[Batch, Adapted]):
     needs: ClassVar[Needs] = Needs(data=(Batch, Pairs), targets=("slots", "values", "tokens"), head=True)
     meta_gradient: MetaGradient = Backprop()
     """How the gradient of theta is computed from one task."""
+    adapts_parts: ClassVar[bool] = False
+    """Whether its inner steps can leave leaves as they are, as ``inner_loop`` does."""
 
     def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
         if model.mode == "running":
@@ -161,6 +163,8 @@ class GradientBased(Algorithm[Batch, Adapted]):
     @final
     def init(self, rng: np.random.Generator) -> MetaParams:
         model = self.initial_model(rng)
+        if not self.adapts_parts and len(self.adapted_leaves(model)) < len(model):
+            raise ConfigError(f"net.adapted: {type(self).__name__} chooses by itself what it adapts; set it to all")
         return ({"model": model} if model else {}) | self.extra_groups(rng, model)
 
     @final

@@ -94,6 +94,12 @@ class Learner:
             if array.shape[1] != self.spec.outputs:
                 raise DataError(f"support_y: shape {np.shape(values)}, {expected}")
             return [], torch.from_numpy(np.array(array)).to(self.dtype)
+        if self.spec.tokens is not None:
+            expected = f"expected tokens ({rows}, {self.spec.tokens.target_length}), whole numbers"
+            array = _numbers(values, "support_y", expected)
+            if array.shape != (rows, self.spec.tokens.target_length) or not np.issubdtype(array.dtype, np.integer):
+                raise DataError(f"support_y: shape {array.shape} and dtype {array.dtype}, {expected}")
+            return [], torch.from_numpy(np.array(array, np.int64))
         given = [
             value.item() if isinstance(value, np.generic | Tensor) and np.ndim(value) == 0 else value
             for value in values
@@ -140,7 +146,7 @@ class Predictor:
 
         Returns:
             Logits [N, classes] in the order of ``labels``, or values [N, outputs] of a regression; of a neural process
-            the means, and beside them the deviations, [N, 2 · outputs].
+            the means, and beside them the deviations, [N, 2 · outputs]; of a transduction tokens [N, T].
 
         Raises:
             DataError: x has another shape, or values that are not finite.

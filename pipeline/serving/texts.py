@@ -32,8 +32,10 @@ class TextPredictor:
 def text_pairs(support_x: Any, support_y: Any) -> tuple[list[str], list[str]]:
     """Sources and targets, given apart or as pairs."""
     if support_y is None:
-        pairs = list(support_x)
-        wrong = [pair for pair in pairs if isinstance(pair, str) or len(pair) != 2]
+        pairs = list(support_x) if isinstance(support_x, abc.Iterable) else [support_x]
+        wrong = [
+            pair for pair in pairs if not isinstance(pair, abc.Sequence) or isinstance(pair, str) or len(pair) != 2
+        ]
         if wrong:
             raise DataError(f"support_x: {wrong[0]!r}, expected pairs of a text and its answer, or support_y beside it")
         support_x, support_y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]

@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 from pipeline.core.bounds import MAX_COUNT
 from pipeline.core.source import TaskShapes
 from pipeline.core.types import PADDING, Pairs, Params
-from pipeline.tasks.text_metrics import corpus_bleu, corpus_chrf
+from pipeline.tasks.text_metrics import bleu_signature, chrf_signature, corpus_bleu, corpus_chrf
 from pipeline.tasks.transduction import Anonymity, Length, Transduction, TransductionConfig
 
 
@@ -45,6 +45,7 @@ class Captions(Transduction):
     def __init__(self, config: CaptionsConfig, shapes: TaskShapes) -> None:
         super().__init__(config, shapes, Anonymity())
         self._join = self.texts.writing.join
+        self.evaluation = {"bleu": bleu_signature(), "chrf": chrf_signature()}
 
     def judge(self, answers: Params, query: Pairs) -> dict[str, float]:
         code = self.vocabularies[1].code(np.random.default_rng(0))

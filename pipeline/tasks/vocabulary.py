@@ -6,8 +6,10 @@ symbols of its support set a slot each, as an N-way task gives its classes numbe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +56,11 @@ class Vocabulary:
 
     def ids(self, symbols: Iterable[str]) -> Ids:
         """The ids of symbols that are all in the vocabulary."""
-        place = {symbol: number for number, symbol in enumerate(self.symbols)}
-        return np.array([place[symbol] for symbol in symbols], np.int64)
+        return np.array([self._places[symbol] for symbol in symbols], np.int64)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {symbol: number for number, symbol in enumerate(self.symbols)}
 
     def code(self, rng: np.random.Generator, shown: Sequence[Ids] = (), hidden: Mask | None = None) -> Code:
         """A task's code.
@@ -84,19 +89,20 @@ class Code:
 
     def encode(self, symbols: Iterable[str]) -> list[int]:
         """The tokens of symbols; one that the vocabulary does not have is ``UNKNOWN``."""
-        tokens = dict(zip(self.vocabulary.symbols, self.tokens.tolist(), strict=True))
-        return [tokens.get(symbol, UNKNOWN) for symbol in symbols]
+        return [self._token_of.get(symbol, UNKNOWN) for symbol in symbols]
 
     def decode(self, tokens: Iterable[int]) -> list[str]:
         """The symbols before ``END``; a token that no symbol has in this task is �."""
-        names = {token: symbol for symbol, token in zip(self.vocabulary.symbols, self.tokens.tolist(), strict=True)}
-        names[UNKNOWN] = "�"
-        symbols = []
-        for token in tokens:
-            if token in (END, PADDING):
-                break
-            symbols.append(names.get(token, "�"))
-        return symbols
+        before_end = itertools.takewhile(lambda token: token not in (END, PADDING), tokens)
+        return [self._symbol_of.get(token, "�") for token in before_end]
+
+    @cached_property
+    def _token_of(self) -> dict[str, int]:
+        return dict(zip(self.vocabulary.symbols, self.tokens.tolist(), strict=True))
+
+    @cached_property
+    def _symbol_of(self) -> dict[int, str]:
+        return {token: symbol for symbol, token in self._token_of.items() if token != UNKNOWN}
 
 
 Pairing = tuple[Vocabulary, Vocabulary]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.algorithms import ALGORITHMS
+from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.losses import LOSSES, compare_tokens, compare_words, token_cross_entropy
 from pipeline.core.seeding import Ticket, init_rng
 from pipeline.core.source import TaskShape, TaskShapes
@@ -16,6 +17,7 @@ from pipeline.core.types import END, PADDING, UNKNOWN, Context, Pairs, Task
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import NoStatistics
 from pipeline.nets.seq2seq import Seq2Seq
+from pipeline.serving.learner import Learner
 from pipeline.tasks.ciphers import Ciphers
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -216,6 +218,23 @@ def test_an_inner_loop_changes_what_is_adapted_alone(name, adapted):
     moved = {leaf for leaf, value in phi.items() if not torch.equal(value, theta["model"][leaf])}
     parts = ("source/", "target/") if adapted == "embeddings" else ("source/", "target/", "forward/", "backward/")
     assert moved == {leaf for leaf in phi if leaf.startswith(parts)}
+
+
+@pytest.mark.parametrize("name", ["reptile", "anil", "imaml", "metalstm"])
+def test_a_part_to_adapt_is_refused_where_it_has_no_effect(name):
+    with pytest.raises(ConfigError, match=r"net.adapted: \w+ chooses by itself what it adapts; set it to all"):
+        made(name, net=net_of(adapted="embeddings"))
+
+
+def test_a_run_whose_source_has_no_texts_is_served_with_tokens():
+    source = source_of()
+    algorithm, theta = made("maml", net=net_of(source=source))
+    support, query = task_of(source=source)[1:3]
+    learner = Learner(algorithm, theta, source.spec())
+    answers = learner.adapt(support.source.numpy(), support.target.numpy()).predict(query.source.numpy())
+    assert (answers.shape, answers.dtype) == (tuple(query.target.shape), np.int64)
+    with pytest.raises(DataError, match=r"support_y: shape \(4, 2\) .* expected tokens \(4, 5\), whole numbers"):
+        learner.adapt(support.source.numpy(), support.target[:, :2].numpy())
 
 
 def logits_of(net, params, source, target):

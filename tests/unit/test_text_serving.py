@@ -83,6 +83,8 @@ def test_a_run_is_served_without_its_file_of_pairs(run):
     [
         (([("a", "b"), ("c",)],), r"support_x: \('c',\), expected pairs"),
         ((["ab", "cd"],), r"support_x: 'ab', expected pairs"),
+        (([1, 2],), r"support_x: 1, expected pairs"),
+        ((7,), r"support_x: 7, expected pairs"),
         ((["a", "b"], ["a"]), r"support_y: 1 texts for 2 of support_x"),
         (([1], ["a"]), r"support_x: 1 is no text"),
         (([], []), r"support_x: no texts"),

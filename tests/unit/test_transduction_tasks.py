@@ -154,6 +154,13 @@ def test_what_a_file_cannot_give_is_refused_in_one_line(published, shapes, chang
         g2p(published, shapes, **changes)
 
 
+def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path):
+    with pytest.raises(
+        DataError, match=r"source.path: .*no.arrow does not exist; make it with `python -m jobs.ingest g2p"
+    ):
+        g2p(tmp_path / "no.arrow")
+
+
 def test_damaged_pairs_are_told_when_they_are_drawn(published, tmp_path):
     path = tmp_path / "damaged.arrow"
     file = pairfile.read(published)
@@ -209,6 +216,7 @@ def test_captions_are_judged_by_bleu_and_chrf(published):
     pytest.importorskip("sentencepiece", reason="needs the extra text")
     pytest.importorskip("sacrebleu", reason="needs the extra text")
     source = Captions(Captions.Config(path=str(published)), SHAPES)
+    assert all("version:" in source.evaluation[metric] for metric in ("bleu", "chrf")), "a metric needs its signature"
     task = source.sample(evaluate(0))
     right = {"answers": task.query.target}
     assert source.judge(right, task.query)["chrf"] == pytest.approx(100)
