@@ -33,9 +33,7 @@ def text_pairs(support_x: Any, support_y: Any) -> tuple[list[str], list[str]]:
     """Sources and targets, given apart or as pairs."""
     if support_y is None:
         pairs = list(support_x) if isinstance(support_x, abc.Iterable) else [support_x]
-        wrong = [
-            pair for pair in pairs if not isinstance(pair, abc.Sequence) or isinstance(pair, str) or len(pair) != 2
-        ]
+        wrong = [pair for pair in pairs if not _is_pair(pair)]
         if wrong:
             raise DataError(f"support_x: {wrong[0]!r}, expected pairs of a text and its answer, or support_y beside it")
         support_x, support_y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -43,6 +41,10 @@ def text_pairs(support_x: Any, support_y: Any) -> tuple[list[str], list[str]]:
     if len(sources) != len(targets):
         raise DataError(f"support_y: {len(targets)} texts for {len(sources)} of support_x; expected one for each")
     return sources, targets
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, abc.Sequence) and not isinstance(value, str) and len(value) == 2
 
 
 def _texts(values: Any, name: str) -> list[str]:

@@ -70,7 +70,7 @@ def test_a_run_is_served_without_its_file_of_pairs(run):
         with pytest.raises(ConfigError, match=r"task.json: is damaged .* put back a copy, or remove it"):
             pipeline.load(run / "runs" / "phones")
         saved.unlink()
-        with pytest.raises(DataError, match=r"pairs.arrow: does not exist"):
+        with pytest.raises(DataError, match=r"pairs.arrow does not exist"):
             pipeline.load(run / "runs" / "phones")
         hidden.rename(pairs)
         assert pipeline.load(run / "runs" / "phones").adapt(PAIRS).predict(["abд"]) == with_data
