@@ -45,8 +45,8 @@ class Languages:
     def __init__(self, path: Path, split_set: str, longest: tuple[int, int]) -> None:
         if not path.is_file():
             raise DataError(
-                f"source.path: {path} does not exist; make it with `python -m jobs.ingest g2p --from FOLDER --to {path}`"
-                " (or inflection, or captions)"
+                f"source.path: {path} does not exist; make it with `python -m jobs.ingest g2p --from FOLDER --to "
+                f"{path}` (or inflection, or captions)"
             )
         self.file = pairfile.read(path)
         if split_set not in self.file.splits:
