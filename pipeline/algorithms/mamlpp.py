@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -66,8 +67,8 @@ class MAMLPP(GradientBased):
 
     def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
         weights = loss_weights(self.config.inner_steps, context.step, self.config.multi_step_until)
-        trace = self.trace(theta, task.support, context)
-        wanted = [(weight, adapted) for weight, adapted in zip(weights, trace[1:], strict=True) if weight]
+        after_steps = islice(self.trace(theta, task.support, context), 1, None)
+        wanted = [(weight, adapted) for weight, adapted in zip(weights, after_steps, strict=True) if weight]
         scores = [self.score(adapted, task.query, context) for _, adapted in wanted]
         losses = [weight * score.loss for (weight, _), score in zip(wanted, scores, strict=True)]
         return scores[-1]._replace(loss=torch.stack(losses).sum())

@@ -13,6 +13,7 @@ Shapes: N support, Q query, K neighbours, D features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -90,9 +91,10 @@ class MBPA(Differentiable[Batch, Episodes]):
         steps = self.config.local_steps if context.phase == "train" else self.config.eval_local_steps
         return Episodes(self.model.embed(phi, support.x), support.y, self.model.adapted(phi, support.x), steps)
 
-    def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Episodes, ...]:
+    def trace(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Episodes]:
         episodes = self.adapt(theta, support, context)
-        return tuple(episodes._replace(steps=steps) for steps in range(episodes.steps + 1))
+        for steps in range(episodes.steps + 1):
+            yield episodes._replace(steps=steps)
 
     def predict(self, adapted: Episodes, x: Tensor) -> Tensor:
         # Each query has an output network of its own, so no row sees another.

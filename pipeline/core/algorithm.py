@@ -22,6 +22,7 @@ theta towards it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar, Generic, final
 
 import numpy as np
@@ -87,8 +88,11 @@ class Algorithm(ABC, Generic[D, A]):
     def adapt(self, theta: MetaParams, support: D, context: Context) -> A:
         """The inner loop."""
 
-    def trace(self, theta: MetaParams, support: D, context: Context) -> tuple[A, ...]:
-        """Before adaptation and after each inner step; the last equals ``adapt``. Default: ``adapt`` alone."""
+    def trace(self, theta: MetaParams, support: D, context: Context) -> Iterable[A]:
+        """Before adaptation and after each inner step; the last equals ``adapt``. Default: ``adapt`` alone.
+
+        An evaluation keeps few of a long trace, so a generator needs the memory of those few.
+        """
         return (self.adapt(theta, support, context),)
 
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Judge, TaskSource, Versioned
-from pipeline.core.types import Context, Contribution, MetaParams, Params, Phase, Score, Task
+from pipeline.core.types import A, Context, Contribution, MetaParams, Params, Phase, Score, Task
 from pipeline.engine.interfaces import Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.reduce import tree_sum
@@ -107,7 +107,7 @@ class Worker:
             return self.algorithm.learn(self._theta(theta), task, Context(ticket.step, "train", task.ways, noise))
 
     def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
-        """Metrics of evaluation tasks, before adaptation and after inner steps (see ``milestones``).
+        """Metrics of evaluation tasks, before adaptation and after inner steps (see ``scored_points``).
 
         Raises:
             TaskError: the source or the algorithm raised; names the tasks.
@@ -119,9 +119,9 @@ class Worker:
         def score(task: Task[Any], noise: Params) -> list[tuple[dict[str, Tensor], Params]]:
             nonlocal points
             context = Context(chunk.step, "evaluate", task.ways, noise)
-            trace = self.algorithm.trace(values, task.support, context)
-            points = milestones(len(trace))
-            return [self._scored(trace[point], task, context) for point in points]
+            kept = scored_points(self.algorithm.trace(values, task.support, context))
+            points = tuple(kept)
+            return [self._scored(adapted, task, context) for adapted in kept.values()]
 
         with _error_context(chunk), torch.no_grad():
             together = self._stack(drawn)
@@ -225,12 +225,22 @@ class Worker:
         return TaskBatch(drawn[0].task.ways, pytree.tree_unflatten(stacked, structure))
 
 
-def milestones(length: int) -> tuple[int, ...]:
-    """Which elements of a trace are scored: all of 11 or fewer, else the series 0, 1, 2, 5, 10, 20, … and the last."""
-    if length <= 11:
-        return tuple(range(length))
-    series = [digit * 10**power for power in range(len(str(length))) for digit in (1, 2, 5)]
-    return (0, *(point for point in series if point < length - 1), length - 1)
+def scored_points(trace: Iterable[A]) -> dict[int, A]:
+    """The elements of a trace that are scored: all of 11 or fewer, else those at 0, 1, 2, 5, 10, 20, … and the last.
+
+    Others are let go as the trace goes on, so a long one needs the memory of these alone.
+    """
+    kept: dict[int, A] = {}
+    for point, adapted in enumerate(trace):
+        kept = {earlier: value for earlier, value in kept.items() if earlier < 11 or _in_series(earlier)}
+        kept[point] = adapted
+    last = max(kept)
+    return {point: kept[point] for point in kept if last < 11 or point == last or _in_series(point)}
+
+
+def _in_series(point: int) -> bool:
+    """Whether it is 0, or 1, 2 or 5 times a power of ten."""
+    return str(point).rstrip("0") in ("", "1", "2", "5")
 
 
 class _error_context:

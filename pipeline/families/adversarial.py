@@ -11,6 +11,7 @@ Shapes: N ways, Q query, F fakes, Z latent.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, final
 
@@ -98,7 +99,7 @@ class Adversarial(Game[Batch, A]):
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> A:
         return self.discriminator.adapt(theta, support, self._beside_fakes(theta, support, context))
 
-    def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[A, ...]:
+    def trace(self, theta: MetaParams, support: Batch, context: Context) -> Iterable[A]:
         return self.discriminator.trace(theta, support, self._beside_fakes(theta, support, context))
 
     def predict(self, adapted: A, x: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterator
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -58,15 +60,16 @@ class FrozenBody(Algorithm[Batch, FittedHead]):
         return self.extra_noise(rng, task, phase) | self.model.draw(rng, rows, phase)
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> FittedHead:
-        return self.trace(theta, support, context)[-1]
+        return deque(self.trace(theta, support, context), maxlen=1)[0]
 
-    def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[FittedHead, ...]:
+    def trace(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[FittedHead]:
         # While training, running moments are only gathered: each batch is normalised by its own.
         running = theta["running"] if self.state_groups and context.phase != "train" else {}
         phi = theta["model"] | self.model.masks(context.noise)
         body = self.body.adapted(phi, support.x, running)
         features = self.body.predict(Adapted(phi, running), support.x)
-        return tuple(FittedHead(body, head) for head in self.heads(theta, Batch(features, support.y), context))
+        for head in self.heads(theta, Batch(features, support.y), context):
+            yield FittedHead(body, head)
 
     def predict(self, adapted: FittedHead, x: Tensor) -> Tensor:
         return self.read_out(adapted.head, self.body.predict(adapted.body, x))

@@ -178,8 +178,9 @@ class GradientBased(Algorithm[Batch, Adapted]):
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Adapted:
         return self.adapted(self.last(theta, support, context), support, context)
 
-    def trace(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Adapted, ...]:
-        return tuple(self.adapted(phi, support, context) for phi in self.inner_trajectory(theta, support, context))
+    def trace(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Adapted]:
+        for phi in self.inner_trajectory(theta, support, context):
+            yield self.adapted(phi, support, context)
 
     def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
         return self.model.predict(adapted, x)

@@ -106,7 +106,7 @@ def check_randomness_comes_from_the_ticket(case: Case) -> None:
 def check_trace_ends_in_adapt(case: Case) -> None:
     for phase in PHASES:
         theta, (task, context) = case.theta(), case.drawn(1, phase)
-        trace = case.algorithm.trace(theta, task.support, context)
+        trace = tuple(case.algorithm.trace(theta, task.support, context))
         assert_same_bits(
             trace[-1], case.algorithm.adapt(theta, task.support, context), f"in {phase}, trace()[-1] and adapt"
         )

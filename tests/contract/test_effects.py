@@ -137,7 +137,7 @@ def computed(algorithm: str, config: Any, images: str) -> str:
                 seen = (gradient, theta, score.loss)
             else:
                 adapted = method.adapt(theta, task.support, context)
-                seen = (method.predict(adapted, task.query.x), len(method.trace(theta, task.support, context)))
+                seen = (method.predict(adapted, task.query.x), len(tuple(method.trace(theta, task.support, context))))
             for tensor in tensors(seen):
                 digest.update(tensor.detach().numpy().tobytes())
     return digest.hexdigest()

@@ -108,7 +108,7 @@ def test_finetune_is_plain_training_by_torch(optimizer):
     support, theta = examples(1, 2), fresh(algorithm)
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in theta["model"].items()}
     torchs = (torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam)(list(leaves.values()), lr=0.05)
-    for adapted in algorithm.trace(theta, support, TRAIN):
+    for adapted in tuple(algorithm.trace(theta, support, TRAIN)):
         for name, leaf in leaves.items():
             assert_close(adapted.phi[name], leaf.detach(), rtol=0.0, atol=1e-10)
         torchs.zero_grad()
@@ -142,7 +142,7 @@ def test_pretraining_is_tuned_as_maml_is_judged():
     algorithm = Pretrain(Pretrain.Config(eval_inner_lr=0.1, eval_inner_steps=3), model(1), mean_squared_error)
     support, theta = numbers(1, 5), fresh(algorithm)
     phi = theta["model"]
-    for adapted in algorithm.trace(theta, support, TRAIN._replace(phase="evaluate")):
+    for adapted in tuple(algorithm.trace(theta, support, TRAIN._replace(phase="evaluate"))):
         assert_close(adapted.phi, phi, **EXACT)
         slope = gradient_by_hand({"model": phi}, lambda phi: F.mse_loss(network(phi, support.x), support.y))
         phi = {name: leaf - 0.1 * slope[name] for name, leaf in phi.items()}
@@ -187,7 +187,7 @@ def test_a_fresh_head_is_trained_as_torch_would_and_the_body_stays_as_it_was(cla
     algorithm = baseline(classifier, eval_inner_lr=0.3, eval_inner_steps=9, eval_inner_batch=3)
     theta, support = fresh(algorithm), examples(1, 2)
     context = drawn(algorithm, Task("task", support, support, WAYS), "evaluate")
-    trace = algorithm.trace(theta, support, context)
+    trace = tuple(algorithm.trace(theta, support, context))
     assert len(trace) == 10
     weight = context.noise["weight"].clone().requires_grad_()
     bias = torch.zeros(WAYS, dtype=torch.float64, requires_grad=True)
@@ -243,7 +243,7 @@ def test_the_multitask_gradient_is_that_of_the_joint_minimum_once_heads_have_con
 def test_a_multitask_head_starts_at_nothing_and_is_fitted_to_the_support_set():
     algorithm = Multitask(Multitask.Config(eval_inner_steps=30), model(None), cross_entropy)
     theta, support = fresh(algorithm), examples(1, 2)
-    trace = algorithm.trace(theta, support, TRAIN._replace(phase="evaluate"))
+    trace = tuple(algorithm.trace(theta, support, TRAIN._replace(phase="evaluate")))
     losses = [algorithm.score(fitted, support, TRAIN).loss.item() for fitted in trace]
     assert losses[0] == pytest.approx(np.log(WAYS))
     assert all(after < before for before, after in zip(losses, losses[1:], strict=False))

@@ -262,7 +262,7 @@ def test_anil_steps_the_head_alone(support, query, steps):
         phi = phi - rate * mask @ support.gradient(phi)
     expected = torch.linalg.matrix_power(step, steps).T @ query.gradient(phi)
     assert_close(torch.cat([gradient["body"], gradient["head/w"]]), expected, **EXACT)
-    trace = algorithm.trace({"model": parts}, support.batch(), Context(0, "evaluate", 1, {}))
+    trace = tuple(algorithm.trace({"model": parts}, support.batch(), Context(0, "evaluate", 1, {})))
     assert all(torch.equal(point.phi["body"], theta[:body]) for point in trace)
     assert_close(trace[-1].phi["head/w"], phi[body:], **EXACT)
 

@@ -69,7 +69,7 @@ def mean(values: list[Tensor]) -> Tensor:
 def test_adapted_weights_contract_towards_the_minimum(theta, one, steps, first_order):
     algorithm = maml(RATE, steps, first_order=first_order)
     assert_close(adapted(algorithm, theta, one.batch()), end(one, theta, RATE, steps), **EXACT)
-    trace = algorithm.trace(as_theta(theta), one.batch(), Context(0, "evaluate", 1, {}))
+    trace = tuple(algorithm.trace(as_theta(theta), one.batch(), Context(0, "evaluate", 1, {})))
     assert len(trace) == steps + 1
     for j, point in enumerate(trace):
         assert_close(point.phi["w"], end(one, theta, RATE, j), **EXACT)

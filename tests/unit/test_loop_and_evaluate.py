@@ -27,7 +27,7 @@ from pipeline.engine.durability.journal import Journal
 from pipeline.engine.evaluate import EvaluationPlan, Row, evaluate, interval
 from pipeline.engine.interfaces import Chunk, Entry, ScoreReport
 from pipeline.engine.serial import SerialExecutor
-from pipeline.engine.worker import Worker, milestones
+from pipeline.engine.worker import Worker, scored_points
 from pipeline.storage.local import Local
 from tests.unit.virtual import Recorder
 
@@ -669,8 +669,8 @@ def test_the_interval_is_that_of_a_mean_over_tasks():
         (1001, (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)),
     ],
 )
-def test_milestones_of_a_trace(length, expected):
-    assert milestones(length) == expected
+def test_points_of_a_trace_that_are_scored(length, expected):
+    assert scored_points(iter(range(length))) == {point: point for point in expected}
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (8, 8), (9, 8), (17, 4)])
@@ -724,11 +724,11 @@ def test_rows_are_means_over_tasks_of_the_metric_along_the_trace(algorithm):
         task = components.source.sample(ticket)
         noise = components.algorithm.draw(ticket.rng("noise"), task, "evaluate")
         context = Context(0, "evaluate", 1, noise)
-        trace = components.algorithm.trace(theta, task.support, context)
+        trace = tuple(components.algorithm.trace(theta, task.support, context))
         values.append([components.algorithm.score(point, task.query, context).loss.item() for point in trace])
     array = np.array(values)
     rows = rows_of(of)
-    assert [row.point for row in rows] == list(milestones(array.shape[1]))
+    assert [row.point for row in rows] == list(scored_points(range(array.shape[1])))
     for row in rows:
         assert (row.metric, len(array)) == ("mse", 21)
         assert (row.mean, row.ci95) == pytest.approx(interval(array[:, row.point]), rel=1e-9)

@@ -132,7 +132,7 @@ def evaluated(learner: Learner, task: Task[Batch], ticket: Ticket) -> np.ndarray
     if learner.spec.targets == "values":
         support = support._replace(y=support.y.to(learner.dtype))
     with torch.no_grad():
-        adapted = algorithm.trace(learner.theta, support, Context(0, "evaluate", task.ways, noise))[-1]
+        *_, adapted = algorithm.trace(learner.theta, support, Context(0, "evaluate", task.ways, noise))
         return algorithm.predict(adapted, query.x).numpy()
 
 
