@@ -77,17 +77,19 @@ def compare(
     protocol = read(name)
     wanted = recipes_of(name, protocol, only, overrides)
     folder = Path(named(options.output if options.output is not None else "runs/compare")) / Path(name).stem
-    done = {one.method: one.summary["identity"] for one in recorded.load(kept)}
+    done = {one.method: (one.summary["identity"], one.summary["steps"]) for one in recorded.load(kept)}
     with _parent(name, protocol, folder, next(iter(wanted.values()))) as (tracker, parent):
         for key, recipe in wanted.items():
             question = identity(protocol, recipe)
-            if done.get(key) == question:
+            identity_done, steps_done = done.get(key, ("", 0))
+            steps = protocol.methods[key].steps
+            if identity_done == question and steps in (None, steps_done):
                 listener.note(f"{key}: done before, {kept / key}.json")
                 continue
             listener.note(f"{key}: {recipe.algorithm.name}, normalisation {recipe.normalisation}")
             tracking = recipe.tracking.model_copy(update={"parent": parent})
             recipe = recipe.model_copy(update={"tracking": tracking})
-            place = options._replace(output=folder / f"{key}-{question}")
+            place = options._replace(output=folder / "-".join([key, question, *([str(steps)] if steps else [])]))
             ended = _train(protocol, protocol.methods[key], recipe, place, listener, trial_s)
             _result(Path(name).stem, protocol, key, recipe, ended).save(kept)
         found = recorded.load(kept)

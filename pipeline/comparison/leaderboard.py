@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,10 +72,10 @@ def _paired(result: Result, other: Result, column: str) -> str:
 
 
 def shown(mean: float, half: float, unit: str) -> str:
-    """A mean with half its 95% interval, in percent where the unit is ``share``."""
-    if unit == "share":
-        return f"{100 * mean:.2f} ± {100 * half:.2f}"
-    return f"{mean:.3f} ± {half:.3f}{f' {unit}' if unit else ''}"
+    """A mean with half its 95% interval, in percent where the unit is ``share``. One task alone has no interval."""
+    scale, digits, behind = (100, 2, "") if unit == "share" else (1, 3, f" {unit}" if unit else "")
+    spread = "" if math.isnan(half) else f" ± {scale * half:.{digits}f}"
+    return f"{scale * mean:.{digits}f}{spread}{behind}"
 
 
 def _direction(result: Result, column: str) -> bool:

@@ -15,7 +15,7 @@ from pipeline.core.failures import ConfigError
 
 
 class Method(Section):
-    """A recipe and its changes. ``steps`` is for a method that learns nothing from more of them."""
+    """A recipe and its changes. ``steps`` is for a method that gets other steps than the budget."""
 
     recipe: str
     change: tuple[str, ...] = ()

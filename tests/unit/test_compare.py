@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from pipeline import recipes
 from pipeline.comparison.compare import compare, recipes_of
-from pipeline.comparison.leaderboard import table
+from pipeline.comparison.leaderboard import shown, table
 from pipeline.comparison.protocol import read
 from pipeline.core.failures import ConfigError
 from pipeline.engine.evaluate import interval
@@ -75,6 +75,17 @@ def test_what_is_done_is_not_done_again_unless_the_question_changed(compared):
     assert set(again) == set(PROTOCOL["methods"])
     other, _ = compared(only=["maml"], overrides=["algorithm.inner_lr=0.5"])
     assert other["maml"].summary["theta_sha256"] != first["maml"].summary["theta_sha256"]
+
+
+def test_a_method_whose_own_steps_changed_is_done_again(compared):
+    compared(only=["untrained"])
+    longer, _ = compared(only=["untrained"], methods={"untrained": {"recipe": "sinusoid_maml", "steps": 2}})
+    assert longer["untrained"].summary["steps"] == 2
+
+
+def test_one_task_alone_has_no_interval():
+    assert shown(0.5, interval([0.5])[1], "share") == "50.00"
+    assert shown(0.5, 0.25, "nats") == "0.500 ± 0.250 nats"
 
 
 def test_a_stopped_method_goes_on_where_it_was(compared, tmp_path, mlflow_uri, protocol):
