@@ -171,10 +171,12 @@ class Seq2Seq(Net):
 
     def _read(self, params: Params, cell: LSTM, embedded: Tensor, mask: Tensor, order: range) -> tuple[Tensor, Tensor]:
         """The states [N, S, H] of a cell that reads in this order and does not change at padding, and the last one."""
-        seen, state = cell.see(params, embedded), cell.start(embedded[:, 0])
+        # Unbound at once: the gradient of an index is as large as the whole tensor, for each place anew.
+        seen, real_NS1 = cell.see(params, embedded).unbind(1), mask.unsqueeze(-1).unbind(1)
+        state = cell.start(embedded[:, 0])
         states: dict[int, Tensor] = {}
         for place in order:
-            here, real = cell.step(params, seen[:, place], state), mask[:, place].unsqueeze(-1)
+            here, real = cell.step(params, seen[place], state), real_NS1[place]
             state = {name: torch.where(real, leaf, state[name]) for name, leaf in here.items()}
             states[place] = state["h"]
         return torch.stack([states[place] for place in sorted(states)], 1), state["h"]
