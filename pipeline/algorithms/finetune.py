@@ -9,25 +9,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from pipeline.core.bounds import InnerSteps, Rate
+import numpy as np
+
+from pipeline.core.batches import batches
+from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.inner import OptimizerName, optimizer
-from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
-from pipeline.families.gradient import GradientBased, Nothing
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
+from pipeline.families.gradient import BATCHES, GradientBased, Nothing
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Steps on the *mean* loss of the whole support set, in every phase.
+    """Steps on the *mean* loss of the support set, or of a mini-batch of it, in every phase.
 
     Attributes:
         inner_optimizer: What takes the steps.
         inner_lr: Rate of a step.
         inner_steps: Steps for each task.
+        inner_batch: Support examples in a mini-batch, dealt from shuffles of the support set; ``null`` takes all.
     """
 
     inner_optimizer: Annotated[OptimizerName, MayChange()] = "sgd"
     inner_lr: Annotated[Rate, MayChange()] = 0.01
     inner_steps: Annotated[InnerSteps, MayChange()] = 50
+    inner_batch: Annotated[Count | None, MayChange()] = None
 
 
 class Finetune(GradientBased):
@@ -44,6 +49,10 @@ class Finetune(GradientBased):
 
     def steps(self, context: Context) -> int:
         return self.config.inner_steps
+
+    def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        batch = self.config.inner_batch
+        return {} if batch is None else {BATCHES: batches(rng, len(task.support.y), self.config.inner_steps, batch)}
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         rule = optimizer(self.config.inner_optimizer, self.config.inner_lr)

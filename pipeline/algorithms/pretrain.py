@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from pipeline.core.bounds import InnerSteps, Rate
+import numpy as np
+
+from pipeline.core.batches import batches
+from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.inner import OptimizerName, optimizer
-from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Pairs, Params, Score, Task
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Pairs, Params, Phase, Score, Task
 from pipeline.families.frozen_body import all_data
-from pipeline.families.gradient import GradientBased
+from pipeline.families.gradient import BATCHES, GradientBased
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,13 @@ class PretrainConfig:
         eval_inner_optimizer: What takes the steps.
         eval_inner_lr: Rate of a step, on the *mean* support loss.
         eval_inner_steps: Inner steps at evaluation and in serving.
+        eval_inner_batch: Support examples in a mini-batch, dealt from shuffles of the support set; ``null`` takes all.
     """
 
     eval_inner_optimizer: Annotated[OptimizerName, MayChange()] = "sgd"
     eval_inner_lr: Annotated[Rate, MayChange()] = 0.01
     eval_inner_steps: Annotated[InnerSteps, MayChange()] = 10
+    eval_inner_batch: Annotated[Count | None, MayChange()] = None
 
 
 class Pretrain(GradientBased):
@@ -45,6 +50,12 @@ class Pretrain(GradientBased):
 
     def steps(self, context: Context) -> int:
         return 0 if context.phase == "train" else self.config.eval_inner_steps
+
+    def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        batch, steps = self.config.eval_inner_batch, self.config.eval_inner_steps
+        if phase == "train" or batch is None:
+            return {}
+        return {BATCHES: batches(rng, len(task.support.y), steps, batch)}
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         rule = optimizer(self.config.eval_inner_optimizer, self.config.eval_inner_lr)

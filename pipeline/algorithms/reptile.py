@@ -11,14 +11,13 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
-from torch import Tensor
 
-from pipeline.core.batches import batches, take
+from pipeline.core.batches import batches
 from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.effects import NotWith, OnlyWith
 from pipeline.core.inner import SGD, Adam, Rule, iterate
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
-from pipeline.families.gradient import Delta, GradientBased
+from pipeline.families.gradient import BATCHES, Delta, GradientBased
 
 
 @dataclass(frozen=True)
@@ -66,17 +65,12 @@ class Reptile(GradientBased):
             if phase == "train"
             else (self.config.eval_inner_steps, self.config.eval_inner_batch)
         )
-        return {"batches": batches(rng, len(task.support.y), steps, batch)}
+        return {BATCHES: batches(rng, len(task.support.y), steps, batch)}
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
-        drawn, masks = context.noise["batches"], self.model.masks(context.noise)
-
-        def loss(phi: Params, j: int) -> Tensor:
-            batch = take(support, drawn[j])
-            return self.loss(self.model.outputs(phi | masks, batch), batch.y).loss
-
+        fit, steps = self.support_loss(support, context), len(context.noise[BATCHES])
         # The delta is not differentiated, so no graph of the inner loop is kept.
-        return iterate(loss, theta["model"], len(drawn), self._rule(), first_order=True)
+        return iterate(fit, theta["model"], steps, self._rule(), first_order=True)
 
     def _rule(self) -> Rule:
         if self.config.inner_optimizer == "sgd":

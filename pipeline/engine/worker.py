@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Judge, TaskSource, Versioned
-from pipeline.core.types import A, Context, Contribution, MetaParams, Params, Phase, Score, Task
+from pipeline.core.types import Context, Contribution, MetaParams, Params, Phase, Score, Task
 from pipeline.engine.interfaces import Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.reduce import tree_sum
+from pipeline.engine.trace import scored_points
 
 
 class SampledTask(NamedTuple):
@@ -223,24 +224,6 @@ class Worker:
             return None
         stacked = [self._place(torch.stack(column)) for column in columns]
         return TaskBatch(drawn[0].task.ways, pytree.tree_unflatten(stacked, structure))
-
-
-def scored_points(trace: Iterable[A]) -> dict[int, A]:
-    """The elements of a trace that are scored: all of 11 or fewer, else those at 0, 1, 2, 5, 10, 20, … and the last.
-
-    Others are let go as the trace goes on, so a long one needs the memory of these alone.
-    """
-    kept: dict[int, A] = {}
-    for point, adapted in enumerate(trace):
-        kept = {earlier: value for earlier, value in kept.items() if earlier < 11 or _in_series(earlier)}
-        kept[point] = adapted
-    last = max(kept)
-    return {point: kept[point] for point in kept if last < 11 or point == last or _in_series(point)}
-
-
-def _in_series(point: int) -> bool:
-    """Whether it is 0, or 1, 2 or 5 times a power of ten."""
-    return str(point).rstrip("0") in ("", "1", "2", "5")
 
 
 class _error_context:

@@ -16,11 +16,15 @@ import torch
 from torch import Tensor
 
 from pipeline.core.algorithm import Algorithm, backprop, detach
+from pipeline.core.batches import take
 from pipeline.core.failures import ConfigError
 from pipeline.core.inner import InnerLoss, Rule, conjugate_gradient, iterate, norm
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
 from pipeline.core.types import Batch, Context, MetaParams, Needs, Pairs, Params, Phase, Score, Task
+
+BATCHES = "batches"
+"""The mini-batches [inner steps, examples] of a support set among a task's random tensors."""
 
 
 class MetaGradient(ABC):
@@ -198,11 +202,12 @@ class GradientBased(Algorithm[Batch, Adapted]):
         return steps
 
     def support_loss(self, support: Batch, context: Context) -> InnerLoss:
-        """The mean loss on the whole support set, at each inner step."""
-        masks = self.model.masks(context.noise)
+        """The mean loss at each inner step: on the whole support set, or on a mini-batch of it where some are drawn."""
+        masks, drawn = self.model.masks(context.noise), context.noise.get(BATCHES)
 
         def loss(phi: Params, j: int) -> Tensor:
-            return self.loss(self.model.outputs(phi | masks, support), support.y).loss
+            seen = support if drawn is None else take(support, drawn[j])
+            return self.loss(self.model.outputs(phi | masks, seen), seen.y).loss
 
         return loss
 

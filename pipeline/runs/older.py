@@ -16,7 +16,8 @@ SETTINGS_SINCE: dict[str, Any] = {
 SETTINGS_SINCE_OF: dict[str, dict[str, Any]] = {
     "protonet": {"algorithm.temperature": 1.0, "algorithm.batch": "apart"},
     "maml": {"algorithm.inner_optimizer": "sgd"},
-    "pretrain": {"algorithm.eval_inner_optimizer": "sgd"},
+    "pretrain": {"algorithm.eval_inner_optimizer": "sgd", "algorithm.eval_inner_batch": None},
+    "finetune": {"algorithm.inner_batch": None},
 }
 """The same for settings whose name another algorithm had before."""
 
@@ -42,7 +43,7 @@ def as_first_recorded(facts: dict[str, Any], algorithm: str) -> dict[str, Any]:
     for phase in ("train", "eval"):
         named[f"task.{phase}.rotations"] = named.pop(f"source.{phase}_rotations", "none")
     for key, value in (SETTINGS_SINCE | SETTINGS_SINCE_OF.get(algorithm, {})).items():
-        if named.get(key) == value:
+        if key in named and named[key] == value:
             del named[key]
     return named
 

@@ -83,6 +83,8 @@ def others(field: Field, value: Any) -> list[Any]:
         return [not value]
     if get_origin(field.hint) is Literal:
         return [other for other in get_args(field.hint) if other != value]
+    if field.hint == int | None:
+        return [2 if value is None else value + 1]
     return [value + 1] if field.hint is int else [value / 2 if value else 0.5]
 
 

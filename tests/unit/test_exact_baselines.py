@@ -16,7 +16,7 @@ from pipeline.algorithms.finetune import Finetune
 from pipeline.algorithms.multitask import Multitask
 from pipeline.algorithms.nearest import Nearest
 from pipeline.algorithms.pretrain import Pretrain
-from pipeline.core.batches import batches
+from pipeline.core.batches import batches, take
 from pipeline.core.inner import Momentum, unroll
 from pipeline.core.losses import cross_entropy, mean_squared_error
 from pipeline.core.seeding import init_rng
@@ -101,19 +101,23 @@ def test_sharper_distances_are_sharper_logits():
     assert_close(sharp, 7 * flat, rtol=1e-6, atol=0.0)
 
 
+@pytest.mark.parametrize("batch", [None, 4])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_finetune_is_plain_training_by_torch(optimizer):
-    config = Finetune.Config(inner_optimizer=optimizer, inner_lr=0.05, inner_steps=6)
+def test_finetune_is_plain_training_by_torch(optimizer, batch):
+    config = Finetune.Config(inner_optimizer=optimizer, inner_lr=0.05, inner_steps=6, inner_batch=batch)
     algorithm = Finetune(config, model(WAYS), cross_entropy)
     support, theta = examples(1, 2), fresh(algorithm)
+    noise = algorithm.draw(np.random.default_rng(3), Task("task", support, support), "train")
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in theta["model"].items()}
     torchs = (torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam)(list(leaves.values()), lr=0.05)
-    for adapted in tuple(algorithm.trace(theta, support, TRAIN)):
+    for step, adapted in enumerate(tuple(algorithm.trace(theta, support, TRAIN._replace(noise=noise)))):
         for name, leaf in leaves.items():
             assert_close(adapted.phi[name], leaf.detach(), rtol=0.0, atol=1e-10)
-        torchs.zero_grad()
-        F.cross_entropy(network(leaves, support.x), support.y).backward()
-        torchs.step()
+        if step < 6:
+            seen = take(support, noise["batches"][step]) if batch else support
+            torchs.zero_grad()
+            F.cross_entropy(network(leaves, seen.x), seen.y).backward()
+            torchs.step()
 
 
 def test_finetune_learns_no_theta_and_a_run_of_it_goes_on_after_a_resume(small_images, tmp_path):

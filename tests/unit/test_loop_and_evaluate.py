@@ -27,7 +27,8 @@ from pipeline.engine.durability.journal import Journal
 from pipeline.engine.evaluate import EvaluationPlan, Row, evaluate, interval
 from pipeline.engine.interfaces import Chunk, Entry, ScoreReport
 from pipeline.engine.serial import SerialExecutor
-from pipeline.engine.worker import Worker, scored_points
+from pipeline.engine.trace import scored_points
+from pipeline.engine.worker import Worker
 from pipeline.storage.local import Local
 from tests.unit.virtual import Recorder
 
