@@ -28,8 +28,7 @@ def table(results: Sequence[Result], columns: Sequence[str], against: Sequence[s
         raise ConfigError(
             f"{' and '.join(hashes.values())} were evaluated on different tasks; remove one and compare it again"
         )
-    sign = -1 if _direction(results[0], columns[0]) else 1
-    ranked = sorted(results, key=lambda one: sign * float(np.mean(one.summary["scores"])))
+    ranked = _ranked(results, columns[0])
     done, baselines = {one.method: one for one in ranked}, [one for one in ranked if one.family == "baseline"]
     others = [done[name] for name in against if name in done] if against else baselines[:1]
     paired = [f"less {other.method}" for other in others]
@@ -50,6 +49,31 @@ def table(results: Sequence[Result], columns: Sequence[str], against: Sequence[s
         for one in ranked
     ]
     return markdown([*head, "parameters", "published"], rows)
+
+
+def table_of_tasks(results: Sequence[Result], column: str) -> str:
+    """Markdown: each task's score, a column for each method, the best first; empty where the tasks have no names.
+
+    Args:
+        results: of the same tasks; one that knows their names is enough.
+        column: by which the methods were judged, as in a protocol.
+    """
+    named = [one.evaluation["names"] for one in results if "names" in one.evaluation]
+    if not named:
+        return ""
+    ranked = _ranked(results, column)
+    share = unit_of(results[0].evaluation, column.partition("@")[0]) == "share"
+    rows = [
+        [name, *(f"{100 * score:.1f}" if share else f"{score:.3f}" for score in scores)]
+        for name, *scores in zip(named[0], *(one.summary["scores"] for one in ranked), strict=True)
+    ]
+    return markdown(["task", *(one.method for one in ranked)], rows)
+
+
+def _ranked(results: Sequence[Result], column: str) -> list[Result]:
+    """The best first."""
+    sign = -1 if _direction(results[0], column) else 1
+    return sorted(results, key=lambda one: sign * float(np.mean(one.summary["scores"])))
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -132,6 +132,15 @@ class Varied(Protocol):
     """Setting -> value, for example the rotations: part of the evaluation's hash, and shown beside its numbers."""
 
 
+@runtime_checkable
+class Named(Protocol):
+    """A source whose evaluation tasks have names, for example of languages."""
+
+    def names(self, split: Split) -> Sequence[str]:
+        """The names of the evaluation tasks 0, 1, … of a split; after the last one they begin again."""
+        ...
+
+
 class TextTask(Protocol):
     """A task that is given by texts, to be served."""
 

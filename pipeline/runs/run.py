@@ -17,6 +17,7 @@ from pipeline.config import Recipe
 from pipeline.core.failures import ConfigError, ResumeError
 from pipeline.core.flat import sha256
 from pipeline.core.losses import LOSSES
+from pipeline.core.source import Named
 from pipeline.engine import loop
 from pipeline.engine.durability.checkpoint import read_checkpoint
 from pipeline.engine.durability.coordinator import BEST
@@ -220,7 +221,8 @@ def _final_scores(
 
 def evaluation_facts(recipe: Recipe, components: Components, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows with the conditions under which they were measured."""
-    plan = evaluation_plan(recipe, components.source)
+    plan, source = evaluation_plan(recipe, components.source), components.source
+    names = source.names(plan.split) if isinstance(source, Named) else ()
     return {
         "split": plan.split,
         "set": getattr(recipe.source, "split", ""),
@@ -230,6 +232,7 @@ def evaluation_facts(recipe: Recipe, components: Components, rows: Sequence[dict
         "normalisation": recipe.normalisation,
         **{key: getattr(plan.shape, key) for key in ("ways", "shots", "queries")},
         "settings": dict(plan.settings),
+        **({"names": [names[number % len(names)] for number in range(plan.tasks)]} if names else {}),
         **_judged_by(components),
         "rows": list(rows),
     }

@@ -67,6 +67,10 @@ class Languages:
         """The indices of the languages of a split."""
         return self._languages.get(split, [])
 
+    def names(self, split: Split) -> list[str]:
+        """The names of the languages of a split."""
+        return [self.file.languages[one].name for one in self.of(split)]
+
     def train_symbols(self) -> tuple[Sequence[Ids], Sequence[Ids]]:
         """The symbols of the sources and of the targets of each training language, one after the other."""
         rows = [self.file.languages[one].support for one in self._languages["train"]]

@@ -113,6 +113,9 @@ class Transduction:
     def contents(self, split: Split) -> frozenset[str]:
         return self._languages.contents(split)
 
+    def names(self, split: Split) -> list[str]:
+        return self._languages.names(split)
+
     def sample(self, ticket: Ticket) -> Task[Pairs]:
         rng, shape, training = ticket.rng("task"), self._shapes.of(ticket), ticket.purpose == "train"
         drawn = self._languages.draw(rng, ticket, shape)

@@ -36,9 +36,11 @@ def test_a_gpu_learns_what_a_cpu_does(case):
     )
     assert (there.groups, there.weight, report.used) == (here.groups, here.weight, expected.used)
     there_by_name, here_by_name = (case.layout().unpack(torch.from_numpy(one.gradient)) for one in (there, here))
+    # All groups are rounded together: one whose gradient is nearly 0 is off by what another's terms are off by.
+    scale = max(norm(leaves) for leaves in here_by_name.values())
     for group, leaves in here_by_name.items():
         for name, leaf in leaves.items():
-            assert_close(there_by_name[group][name], leaf, f"gradient of {group}/{name}", scale=norm(leaves))
+            assert_close(there_by_name[group][name], leaf, f"gradient of {group}/{name}", scale=scale)
     for a, b in zip(there.records, here.records, strict=True):
         for name in b:
             assert_close(torch.from_numpy(a[name]), torch.from_numpy(b[name]), f"record {name}")

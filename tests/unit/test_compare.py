@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from pipeline import recipes
 from pipeline.comparison.compare import compare, recipes_of
-from pipeline.comparison.leaderboard import shown, table
+from pipeline.comparison.leaderboard import shown, table, table_of_tasks
 from pipeline.comparison.protocol import read
 from pipeline.core.failures import ConfigError
 from pipeline.engine.evaluate import interval
@@ -81,6 +81,18 @@ def test_a_method_whose_own_steps_changed_is_done_again(compared):
     compared(only=["untrained"])
     longer, _ = compared(only=["untrained"], methods={"untrained": {"recipe": "sinusoid_maml", "steps": 2}})
     assert longer["untrained"].summary["steps"] == 2
+
+
+def test_tasks_that_have_names_are_shown_one_by_one(compared):
+    found, _ = compared()
+    rows = list(found.values())
+    assert table_of_tasks(rows, "mse") == ""
+    found["maml"].evaluation["names"] = ["ben", "bur", "ger", "gle", "ita", "per"]
+    head, _, *lines = table_of_tasks(rows, "mse").splitlines()
+    ranked = sorted(rows, key=lambda one: np.mean(one.summary["scores"]))
+    assert head == f"| task | {' | '.join(one.method for one in ranked)} |"
+    assert lines[2] == f"| ger | {' | '.join(format(one.summary['scores'][2], '.3f') for one in ranked)} |"
+    assert len(lines) == 6
 
 
 def test_one_task_alone_has_no_interval():

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import config
+from pipeline.build import build_components
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import END, PADDING, UNKNOWN
+from pipeline.runs.run import evaluation_facts
 from pipeline.tasks import pairfile
 from pipeline.tasks.captions import Captions
 from pipeline.tasks.g2p import G2P
@@ -51,6 +54,12 @@ def test_evaluation_task_n_is_language_n_with_its_published_rows(published):
         assert asked == [len(file.target[row]) + 1 for row in range(*query)] + [0] * 10
     with pytest.raises(ConfigError, match=r"evaluation.tasks: .* has 3 languages .* set it to 3"):
         source.sample(evaluate(3))
+
+
+def test_an_evaluation_names_its_languages(published):
+    changes = [f"source.path={published}", "evaluation.split=test", "evaluation.tasks=2", "net.hidden=4"]
+    recipe = config.load("g2p_100_pretrain", [*changes, "source.fewest=1", "task.eval={shots: 12, queries: 30}"])
+    assert evaluation_facts(recipe, build_components(recipe), [])["names"] == ["l11", "l12"]
 
 
 def test_another_seed_gives_the_published_pairs_with_other_slots_alone(published):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import recipes
-from pipeline.comparison.leaderboard import table
+from pipeline.comparison.leaderboard import table, table_of_tasks
 from pipeline.comparison.protocol import read
 from pipeline.core.failures import DataError
 from pipeline.runs.recorded import RESULTS, Result, load
@@ -42,6 +42,10 @@ def _section(name: str, rows: Sequence[Result], found: Path) -> Iterator[str]:
     yield f"## {protocol.about}"
     yield f"`python -m jobs.compare {name}`"
     yield table(rows, protocol.columns, protocol.against)
+    tasks = table_of_tasks(rows, protocol.columns[0])
+    if tasks:
+        yield f"Task by task, {protocol.columns[0].replace('_', ' ')}:"
+        yield tasks
     yield "\n".join(f"* {made}: {', '.join(methods)}" for made, methods in _made(rows).items())
     if found.exists():
         try:
