@@ -51,7 +51,8 @@ NORMALISED: dict[str, Mode] = {"protonet": "transductive"}
 WAYS = {"metamemory": 2}
 """Fewer classes than the slots of a task's memory, which always has one more slot than classes."""
 
-TASKS = 3
+TASKS = {"metamemory": 3, "gradientmemory": 3}
+"""How many tasks a method learns, where two are too few for what is forgotten to be missed."""
 
 
 class Field(NamedTuple):
@@ -127,7 +128,7 @@ def computed(algorithm: str, config: Any, images: str) -> str:
     net = NETS["mlp"](NETS["mlp"].Config((8,)), spec.input_shape, outputs, normalised=mode != "none")
     method = method_type(config, NormalisedNet(net, mode, spec.input_shape), LOSSES[spec.loss].function)  # type: ignore[call-arg]
     theta = method.init(Ticket(1, "init", "train", 0, 0).rng("noise"))
-    for number in range(TASKS):
+    for number in range(TASKS.get(algorithm, 2)):
         for phase in ("train", "evaluate"):
             ticket = Ticket(1, "train" if phase == "train" else "evaluate", "train", 1, number)
             task = source.sample(ticket)

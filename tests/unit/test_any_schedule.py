@@ -19,11 +19,17 @@ pytestmark = pytest.mark.usefixtures("torch_threads")
 SCHEDULES = {"calm": (3, CALM), "strays": (2, STRAYS), "everything": (4, EVERYTHING)}
 """The number of workers and what happens to them; ``test_scheduler`` has all numbers and all harm, on smaller tasks."""
 
+ALIKE = ("metagan_maml", "metagan_relationnet")
+"""Games like ``metagan_protonet``, which is tried every day."""
+
 
 @pytest.mark.parametrize(
     "schedule", ["everything", *(pytest.param(name, marks=pytest.mark.slow) for name in ("calm", "strays"))]
 )
-@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "g2p"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [*(pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in ALGORITHMS), "g2p"],
+)
 def test_theta_is_the_same_bits_whatever_happens_to_how_many_workers(algorithm, schedule, small_images, tmp_path):
     """What happens in the other two schedules happens in ``everything`` too; ``g2p`` is MAML on pairs of sequences."""
     tiny = words("g2p", small_images) if algorithm == "g2p" else recipe(algorithm, small_images)
