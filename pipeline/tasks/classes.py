@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline.core.failures import DataError
 from pipeline.core.seeding import Split
 from pipeline.core.source import TaskShape
+from pipeline.tasks import classfile
 from pipeline.tasks.classfile import Pixels
 from pipeline.tasks.watched import WatchedFile
 
@@ -38,7 +39,7 @@ class Classes:
                 f" --to {path}`, or with `python -m jobs.ingest folder PATH --to {path}` from images of your own"
             )
         self._path, self._split_set = path, split_set
-        self._watched = WatchedFile(path)
+        self._watched = WatchedFile(path, classfile.read)
         self._file = self._watched.file
         self._offsets: list[int] = self._file.offsets.tolist()
         if split_set not in self._file.splits:

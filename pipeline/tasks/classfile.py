@@ -48,6 +48,15 @@ class ClassFile:
         """Whether the pixels of a class have their checksum: a disk can lose bits silently."""
         return zlib.crc32(self.images[self.offsets[index] : self.offsets[index + 1]].data) == self.checksums[index]
 
+    def rows(self, index: int) -> tuple[int, int]:
+        """The rows [first, last) of a class."""
+        first, last = self.offsets[index : index + 2].tolist()
+        return first, last
+
+    def part(self, index: int) -> str:
+        """What an error calls a class."""
+        return f"the images of class {self.names[index]!r}"
+
     def summary(self) -> str:
         """The summary that is printed: classes, images, the sizes of the splits and the content hash."""
         of = "×".join(map(str, self.images.shape[1:]))

@@ -13,6 +13,7 @@ from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import TaskShape
 from pipeline.tasks import pairfile
+from pipeline.tasks.watched import WatchedFile
 
 Rows = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.integer]
@@ -48,7 +49,8 @@ class Languages:
                 f"source.path: {path} does not exist; make it with `python -m jobs.ingest g2p --from FOLDER --to "
                 f"{path}` (or inflection, or captions)"
             )
-        self.file = pairfile.read(path)
+        self._watched = WatchedFile(path, pairfile.read)
+        self.file = self._watched.file
         if split_set not in self.file.splits:
             valid = ", ".join(sorted(self.file.splits))
             raise DataError(f"source.split: {split_set!r} is not a split set of {path}; it has {valid}")
@@ -99,11 +101,12 @@ class Languages:
         languages, wanted = self._languages[ticket.split], shape.shots + shape.queries
         if ticket.purpose == "train":
             language = languages[rng.integers(len(languages))]
+            self._watched.require_whole([language], wanted)
             rows = self._of(language)
             drawn = rows[rng.permutation(len(rows))[:wanted]]
             return Drawn(language, drawn[: shape.shots], drawn[shape.shots :])
         language = languages[ticket.number % len(languages)]
-        self._require_whole(language)
+        self._watched.require_whole([language], wanted)
         _, support, query = self.file.languages[language]
         if query[0] == query[1]:
             drawn = support[0] + rng.permutation(support[1] - support[0])[:wanted]
@@ -116,9 +119,8 @@ class Languages:
         return Drawn(language, np.arange(*support)[: shape.shots], np.arange(*query)[: shape.queries])
 
     def _of(self, language: int) -> Rows:
-        """The rows of a language that are short enough to be trained on; the language is checked when first used."""
+        """The rows of a language that are short enough to be trained on."""
         if language not in self._rows:
-            self._require_whole(language)
             rows = np.arange(*self.file.languages[language].support)
             short = [np.diff(part.offsets)[rows] <= most for part, most in zip(self._sides, self._longest, strict=True)]
             self._rows[language] = rows[short[0] & short[1]]
@@ -127,10 +129,3 @@ class Languages:
     @property
     def _sides(self) -> tuple[pairfile.Ragged, pairfile.Ragged]:
         return self.file.source, self.file.target
-
-    def _require_whole(self, language: int) -> None:
-        if not self.file.is_whole(language):
-            raise DataError(
-                f"{self._path}: the pairs of {self.file.languages[language].name!r} are not what was written: the file "
-                "is damaged; copy it again, or make it again with `python -m jobs.ingest`"
-            )

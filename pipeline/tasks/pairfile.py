@@ -107,6 +107,14 @@ class PairFile:
         """Whether the rows of a language have their checksum: a disk can lose bits silently."""
         return _checksum(self.source, self.target, self.languages[index]) == self.checksums[index]
 
+    def rows(self, index: int) -> tuple[int, int]:
+        """The rows [first, last) of a language, those of its query set included."""
+        return self.languages[index].support[0], self.languages[index].query[1]
+
+    def part(self, index: int) -> str:
+        """What an error calls a language."""
+        return f"the pairs of {self.languages[index].name!r}"
+
     def summary(self) -> str:
         """The summary that is printed: languages, pairs, symbols, the sizes of the splits and the content hash."""
         sizes = f"{len(self.languages)} languages, {len(self.source)} pairs"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -179,6 +183,27 @@ def test_damaged_pairs_are_told_when_they_are_drawn(published, tmp_path):
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"damaged.arrow: the pairs of 'l11' .* damaged"):
         g2p(path).sample(evaluate(0))
+
+
+@pytest.mark.parametrize("harm", ["cut", "replaced", "damaged"])
+def test_a_file_that_changes_while_it_is_used_is_told_at_the_next_task(published, tmp_path, harm):
+    path = Path(shutil.copy(published, tmp_path / "used.arrow"))
+    source = g2p(path)
+    source.sample(evaluate(0))
+    told = {"cut": "was cut from", "replaced": "was replaced by other data", "damaged": "the pairs of 'l11'"}[harm]
+    if harm == "cut":
+        os.truncate(path, path.stat().st_size // 2)
+    elif harm == "replaced":
+        small_pairs.write(path, queries=10)
+    else:
+        file = pairfile.read(path)
+        row = file.source[file.rows(11)[0]].astype("<i4").tobytes()
+        with path.open("r+b") as opened:
+            opened.seek(path.read_bytes().index(row + file.source[file.rows(11)[0] + 1].astype("<i4").tobytes()))
+            opened.write(bytes(len(row)))
+        os.utime(path, ns=(1, 1))
+    with pytest.raises(DataError, match=f"used.arrow: {told}"):
+        source.sample(evaluate(1))
 
 
 def test_test_words_of_a_folder_take_the_place_of_the_queries(published, tmp_path):
