@@ -14,10 +14,12 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor
 
 from pipeline.core.bounds import Count, Width
 from pipeline.core.failures import ConfigError
+from pipeline.core.network import DROPOUT
 from pipeline.core.source import Spec, Tokens
 from pipeline.core.types import END, PADDING, UNKNOWN, MayChange, Pairs, Params
 from pipeline.nets.cells import LSTM
@@ -42,6 +44,8 @@ class Seq2SeqConfig:
             the source's states after each step of the decoder (Luong), ``bahdanau`` before it.
         adapted: What inner steps change: ``all`` leaves, the ``embeddings``, or the embeddings and the ``encoder`` (Gu
             et al. 2018, arXiv 1808.08437, §3.3).
+        dropout: The share of the numbers of each embedding, and of what the head sees, that training leaves out: the
+            same ones at each token of a pair (Gal & Ghahramani 2016, arXiv 1512.05287).
         beam: Answers that the search keeps at each step; 1 is greedy.
     """
 
@@ -50,6 +54,7 @@ class Seq2SeqConfig:
     bidirectional: bool = True
     attention: Literal["none", "dot", "bahdanau"] = "dot"
     adapted: Literal["all", "embeddings", "encoder"] = "all"
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     beam: Annotated[Count, MayChange()] = 1
 
 
@@ -139,7 +144,15 @@ class Seq2Seq(Net):
         for seen_N in seen_NT.unbind(1):
             state = self._step(params, encoded, seen_N, state)
             states.append(state["h"])
-        return self._features(params, encoded, torch.stack(states, 1))
+        return _kept(params, "features", self._features(params, encoded, torch.stack(states, 1)))
+
+    def draw_masks(self, rng: np.random.Generator, rows: int) -> Params:
+        """Keeps a number with probability 1 - share, and divides by it; masks are [rows, 1, width]."""
+        if not (share := self.config.dropout):
+            return {}
+        widths = {"source": self.config.embedding, "target": self.config.embedding, "features": self.config.hidden}
+        drawn = {name: rng.random((rows, 1, width)) >= share for name, width in widths.items()}
+        return {f"{DROPOUT}{name}": torch.from_numpy(kept / (1 - share)) for name, kept in drawn.items()}
 
     def answer(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         rows, width = len(x), self.config.beam
@@ -161,7 +174,7 @@ class Seq2Seq(Net):
 
     def _encode(self, params: Params, source: Tensor) -> Encoded:
         mask = source != PADDING
-        embedded = torch.nn.functional.embedding(source, params["source/embedding"])
+        embedded = self._embedded(params, "source", source)
         read = [self._read(params, self.forward, embedded, mask, range(source.shape[1]))]
         if self.config.bidirectional:
             read.append(self._read(params, self.backward, embedded, mask, range(source.shape[1] - 1, -1, -1)))
@@ -182,7 +195,11 @@ class Seq2Seq(Net):
         return torch.stack([states[place] for place in sorted(states)], 1), state["h"]
 
     def _see(self, params: Params, tokens: Tensor) -> Tensor:
-        return self.decoder.see(params, torch.nn.functional.embedding(tokens, params["target/embedding"]))
+        return self.decoder.see(params, self._embedded(params, "target", tokens))
+
+    def _embedded(self, params: Params, side: str, tokens: Tensor) -> Tensor:
+        """The vectors [..., embedding] of tokens: those of a training pair lack the same numbers at each token."""
+        return _kept(params, side, torch.nn.functional.embedding(tokens, params[f"{side}/embedding"]))
 
     def _start(self, params: Params, encoded: Encoded) -> Params:
         h = torch.tanh(encoded.last @ params["start/weight"].T + params["start/bias"])
@@ -209,6 +226,12 @@ def _context(scores: Tensor, encoded: Encoded) -> Tensor:
     """The source's states [N, T, C], weighted by the softmax of scores [N, T, S] over what is not padding."""
     weights = torch.softmax(torch.where(encoded.mask.unsqueeze(1), scores, FAR), -1)
     return weights @ encoded.states
+
+
+def _kept(params: Params, name: str, values: Tensor) -> Tensor:
+    """What dropout leaves of values [N, T, width]; all of them where no mask was drawn."""
+    mask = params.get(f"{DROPOUT}{name}")
+    return values if mask is None else values * mask[: len(values)]
 
 
 def _possible(log_p: Tensor, ended: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ SETTINGS_SINCE: dict[str, Any] = {
     "algorithm.write_to": "one",
     "algorithm.objective": "bound",
     "algorithm.train_samples": 4,
+    "net.dropout": 0.0,
 }
 """Settings that came after the first runs, with the values that those runs were made with."""
 SETTINGS_SINCE_OF: dict[str, dict[str, Any]] = {

@@ -145,6 +145,25 @@ def test_attention_is_as_published(attention):
     torch.testing.assert_close(net(params, pairs, PLAIN)[:, 0], expected, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_dropout_leaves_out_the_same_numbers_at_each_token_of_a_pair(attention):
+    """So a pair sees a network whose weights lack them: embeddings, and what the head reads."""
+    net = net_of(attention, dropout=0.5)
+    params, support = weights(net), task_of().support
+    masks = net.draw_masks(np.random.default_rng(0), len(support.source))
+    assert {value for mask in masks.values() for value in mask.unique().tolist()} == {0.0, 2.0}
+    outputs = net(params | masks, support, PLAIN)
+    for row in range(len(support.source)):
+        source, target, features = (masks[f"dropout/{name}"][row] for name in ("source", "target", "features"))
+        thinned = {
+            "source/embedding": params["source/embedding"] * source,
+            "target/embedding": params["target/embedding"] * target,
+            "head/weight": params["head/weight"] * features,
+        }
+        alone = net(params | thinned, Pairs(support.source[row : row + 1], support.target[row : row + 1]), PLAIN)
+        torch.testing.assert_close(outputs[row : row + 1], alone, rtol=1e-12, atol=1e-12)
+
+
 def test_the_order_of_the_pairs_changes_nothing():
     algorithm, theta = made("maml", inner_lr=0.5, inner_steps=2)
     task = task_of()
