@@ -5,13 +5,14 @@ Raghu, Raghu, Bengio, Vinyals: Rapid Learning or Feature Reuse?, arXiv 1909.0915
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from torch import Tensor
 
 from pipeline.core.bounds import InnerSteps, Rate
-from pipeline.core.inner import SGD, unroll
+from pipeline.core.inner import SGD, iterate
 from pipeline.core.network import head_of
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
@@ -40,7 +41,7 @@ class ANIL(GradientBased):
     Config: ClassVar[type[ANILConfig]] = ANILConfig
     about: ClassVar[About] = About("optimisation", "Raghu et al. 2020, arXiv 1909.09157")
 
-    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         phi = theta["model"]
         read = self.model.net.reads(support)
         features = self.model.embed(phi | self.model.masks(context.noise), read)
@@ -49,5 +50,5 @@ class ANIL(GradientBased):
             return self.loss(self.model.net.read_out(head, features), support.y).loss
 
         rule, first_order = SGD(self.config.inner_lr), self.config.first_order
-        heads = unroll(loss, head_of(phi), self.steps(context), rule, first_order=first_order)
-        return tuple(phi | adapted for adapted in heads)
+        for head in iterate(loss, head_of(phi), self.steps(context), rule, first_order=first_order):
+            yield phi | head

@@ -11,11 +11,10 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from pipeline.core.batches import batches
 from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.inner import OptimizerName, optimizer
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
-from pipeline.families.gradient import BATCHES, GradientBased, Nothing
+from pipeline.families.gradient import GradientBased, Nothing
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ class Finetune(GradientBased):
         return self.config.inner_steps
 
     def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
-        batch = self.config.inner_batch
-        return {} if batch is None else {BATCHES: batches(rng, len(task.support.y), self.config.inner_steps, batch)}
+        return self.mini_batches(rng, task, self.config.inner_steps, self.config.inner_batch)
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         rule = optimizer(self.config.inner_optimizer, self.config.inner_lr)

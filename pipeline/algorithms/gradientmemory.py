@@ -20,6 +20,8 @@ Shapes: M slots, K width of a key, P numbers in the head.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -32,7 +34,7 @@ from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.effects import OnlyWith
 from pipeline.core.failures import ConfigError
 from pipeline.core.flat import join, split
-from pipeline.core.inner import SGD, unroll
+from pipeline.core.inner import SGD, iterate
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network, head_of
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Score, Task
@@ -112,12 +114,12 @@ class GradientMemoryMAML(GradientBased):
         }
         return {"start": start, "memory": empty(self.config.slots, numbers + 1, numbers, keys)}
 
-    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         return self._from(theta, self.embed(theta, support), support, context)
 
     def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
         key = self.embed(theta, task.support)
-        phi = self._from(theta, key, task.support, context)[-1]
+        phi = deque(self._from(theta, key, task.support, context), maxlen=1)[0]
         score = self.score(self.adapted(phi, task.support, context), task.query, context)
         delta = join(head_of(phi)) - join(head_of(theta["model"]))
         return score._replace(records={"task": torch.cat([key, delta]).detach()})
@@ -138,9 +140,9 @@ class GradientMemoryMAML(GradientBased):
         key = torch.cat([key, key.new_ones(1)])
         return key.detach() if self.config.first_order else key
 
-    def _from(self, theta: MetaParams, key: Tensor, support: Batch, context: Context) -> tuple[Params, ...]:
+    def _from(self, theta: MetaParams, key: Tensor, support: Batch, context: Context) -> Iterator[Params]:
         delta = self.memory.look(theta["start"], key, theta["memory"]).answer
         head = head_of(theta["model"])
         phi = theta["model"] | {name: head[name] + part for name, part in split(delta, head).items()}
         rule, first_order = SGD(self.config.inner_lr), self.config.first_order
-        return unroll(self.support_loss(support, context), phi, self.steps(context), rule, first_order=first_order)
+        return iterate(self.support_loss(support, context), phi, self.steps(context), rule, first_order=first_order)

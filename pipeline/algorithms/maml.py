@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from pipeline.core.bounds import InnerSteps, Rate
+import numpy as np
+
+from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.inner import OptimizerName, optimizer
-from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
 from pipeline.families.gradient import GradientBased
 
 
@@ -25,6 +27,8 @@ class MAMLConfig:
         eval_inner_steps: Inner steps at evaluation and in serving.
         first_order: Leave out second derivatives.
         inner_optimizer: What takes the inner steps; the moments of ``adam`` start at zero for each task.
+        eval_inner_batch: Support examples in a mini-batch at evaluation and in serving, dealt from shuffles of the
+            support set; ``null`` takes all, as training does.
     """
 
     inner_lr: Rate = 0.01
@@ -32,6 +36,7 @@ class MAMLConfig:
     eval_inner_steps: Annotated[InnerSteps, MayChange()] = 10
     first_order: bool = False
     inner_optimizer: OptimizerName = "sgd"
+    eval_inner_batch: Annotated[Count | None, MayChange()] = None
 
 
 class MAML(GradientBased):
@@ -43,6 +48,10 @@ class MAML(GradientBased):
     Config: ClassVar[type[MAMLConfig]] = MAMLConfig
     about: ClassVar[About] = About("optimisation", "Finn, Abbeel, Levine 2017, arXiv 1703.03400")
     adapts_parts = True
+
+    def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        batch = None if phase == "train" else self.config.eval_inner_batch
+        return self.mini_batches(rng, task, self.config.eval_inner_steps, batch)
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         rule = optimizer(self.config.inner_optimizer, self.config.inner_lr)

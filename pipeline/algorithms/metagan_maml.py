@@ -5,13 +5,14 @@ Zhang, Che, Ghahramani, Bengio, Song: MetaGAN: An Adversarial Approach to Few-Sh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from torch import Tensor
 
 from pipeline.core.bounds import InnerSteps, Rate
-from pipeline.core.inner import SGD, unroll
+from pipeline.core.inner import SGD, iterate
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params
@@ -41,7 +42,7 @@ class MetaGANMAMLConfig(AdversarialConfig):
 class Discriminator(GradientBased):
     """MAML with a head of N + 1 outputs, whose inner loss has the fakes beside the support set."""
 
-    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         of_real, masks = self.support_loss(support, context), self.model.masks(context.noise)
 
         def loss(phi: Params, j: int) -> Tensor:
@@ -49,7 +50,7 @@ class Discriminator(GradientBased):
             return of_real(phi, j) + self.config.fake_weight * fake_loss(logits)
 
         rule, first_order = SGD(self.config.inner_lr), self.config.first_order
-        return unroll(loss, theta["model"], self.steps(context), rule, first_order=first_order)
+        return iterate(loss, theta["model"], self.steps(context), rule, first_order=first_order)
 
 
 class MetaGANMAML(Adversarial[Adapted]):

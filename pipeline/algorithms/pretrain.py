@@ -11,12 +11,11 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from pipeline.core.batches import batches
 from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.inner import OptimizerName, optimizer
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Pairs, Params, Phase, Score, Task
 from pipeline.families.frozen_body import all_data
-from pipeline.families.gradient import BATCHES, GradientBased
+from pipeline.families.gradient import GradientBased
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,8 @@ class Pretrain(GradientBased):
         return 0 if context.phase == "train" else self.config.eval_inner_steps
 
     def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
-        batch, steps = self.config.eval_inner_batch, self.config.eval_inner_steps
-        if phase == "train" or batch is None:
-            return {}
-        return {BATCHES: batches(rng, len(task.support.y), steps, batch)}
+        batch = None if phase == "train" else self.config.eval_inner_batch
+        return self.mini_batches(rng, task, self.config.eval_inner_steps, batch)
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         rule = optimizer(self.config.eval_inner_optimizer, self.config.eval_inner_lr)

@@ -6,6 +6,7 @@ examples come with their labels, queries without.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.bounds import InnerSteps, Rate
-from pipeline.core.inner import SGD, unroll
+from pipeline.core.inner import SGD, iterate
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Phase, Task
@@ -63,7 +64,7 @@ class RecurrentMAML(GradientBased):
         """``order`` [N]: in which the support set is read; sources sort it by class."""
         return {"order": torch.from_numpy(rng.permutation(len(task.support.y)))}
 
-    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Params, ...]:
+    def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         phi, loss = theta["model"], self.support_loss(support, context)
         state = self._read(phi | self.model.masks(context.noise), support, context.noise["order"])
 
@@ -71,7 +72,8 @@ class RecurrentMAML(GradientBased):
             return loss(weights | state, j)
 
         rule = SGD(self.config.inner_lr)
-        return tuple(one | state for one in unroll(from_state, phi, self.steps(context), rule, first_order=False))
+        for weights in iterate(from_state, phi, self.steps(context), rule, first_order=False):
+            yield weights | state
 
     def _read(self, phi: Params, support: Batch, order: Tensor) -> Params:
         features, y = self.body.embed(phi, support.x), support.y

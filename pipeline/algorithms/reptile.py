@@ -12,7 +12,6 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from annotated_types import Ge, Le
 
-from pipeline.core.batches import batches
 from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.effects import NotWith, OnlyWith
 from pipeline.core.inner import SGD, Adam, Rule, iterate
@@ -65,7 +64,7 @@ class Reptile(GradientBased):
             if phase == "train"
             else (self.config.eval_inner_steps, self.config.eval_inner_batch)
         )
-        return {BATCHES: batches(rng, len(task.support.y), steps, batch)}
+        return self.mini_batches(rng, task, steps, batch)
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         fit, steps = self.support_loss(support, context), len(context.noise[BATCHES])

@@ -82,7 +82,7 @@ def compare(
         for key, recipe in wanted.items():
             question = identity(protocol, recipe)
             identity_done, steps_done = done.get(key, ("", 0))
-            steps = protocol.methods[key].steps
+            steps = _steps(protocol, protocol.methods[key], recipe)
             if identity_done == question and steps in (None, steps_done):
                 listener.note(f"{key}: done before, {kept / key}.json")
                 continue
@@ -90,7 +90,7 @@ def compare(
             tracking = recipe.tracking.model_copy(update={"parent": parent})
             recipe = recipe.model_copy(update={"tracking": tracking})
             place = options._replace(output=folder / "-".join([key, question, *([str(steps)] if steps else [])]))
-            ended = _train(protocol, protocol.methods[key], recipe, place, listener, trial_s)
+            ended = _train(steps, protocol.seconds or 0.0, recipe, place, listener, trial_s)
             _result(Path(name).stem, protocol, key, recipe, ended).save(kept)
         found = recorded.load(kept)
         tracker.tag({DESCRIPTION: f"{protocol.about}\n\n{table(found, protocol.columns, protocol.against)}"})
@@ -109,19 +109,22 @@ def identity(protocol: Protocol, recipe: Recipe) -> str:
     ).hexdigest()[:16]
 
 
+def _steps(protocol: Protocol, method: Method, recipe: Recipe) -> int | None:
+    """The steps that a method takes; None where they depend on how many fit into the budget of seconds."""
+    if method.steps is not None or protocol.tasks is None:
+        return method.steps
+    return -(-protocol.tasks // recipe.tasks_per_step)
+
+
 def _train(
-    protocol: Protocol, method: Method, recipe: Recipe, options: RunOptions, listener: ProgressListener, trial_s: float
+    steps: int | None, seconds: float, recipe: Recipe, options: RunOptions, listener: ProgressListener, trial_s: float
 ) -> RunResult:
     """Train the method, or resume a run of it that was stopped."""
     resume = options.output is not None and "recipe.yaml" in storage_at(options.output).names("")
     if resume:
         steps = validate_folder(options.output or "").steps
-    elif method.steps is not None:
-        steps = method.steps
-    elif protocol.tasks is not None:
-        steps = -(-protocol.tasks // recipe.tasks_per_step)
-    else:
-        steps = max(1, round(_steps_per_second(recipe, options, trial_s) * (protocol.seconds or 0.0)))
+    elif steps is None:
+        steps = max(1, round(_steps_per_second(recipe, options, trial_s) * seconds))
     return train_run(recipe.model_copy(update={"steps": steps}), options._replace(resume=resume), listener)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.types import PADDING, Pairs
+
 
 def batches(rng: np.random.Generator, rows: int, steps: int, batch: int) -> Tensor:
     """Row numbers [steps, batch] from consecutive shuffles of all ``rows``; each shuffle is used up before the next."""
@@ -15,6 +17,11 @@ def batches(rng: np.random.Generator, rows: int, steps: int, batch: int) -> Tens
     shuffles = -(-steps * size // rows)
     order = np.concatenate([rng.permutation(rows) for _ in range(shuffles)])
     return torch.from_numpy(order[: steps * size].reshape(steps, size))
+
+
+def examples(data: Any) -> int:
+    """How many examples a set has. Pairs that are padding alone, which come last, are none."""
+    return int((data.target[:, 0] != PADDING).sum()) if isinstance(data, Pairs) else len(data.y)
 
 
 def take(data: Any, rows: Tensor) -> Any:

@@ -136,7 +136,7 @@ class Varied(Protocol):
 class Named(Protocol):
     """A source whose evaluation tasks have names, for example of languages."""
 
-    def names(self, split: Split) -> Sequence[str]:
+    def task_names(self, split: Split) -> Sequence[str]:
         """The names of the evaluation tasks 0, 1, … of a split; after the last one they begin again."""
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,8 +107,9 @@ class _Session:
         self.executor.record(f"validation/{key}", step, row_metrics("val", rows))
         last = [row for row in rows if row.metric == self.plan.metric][-1]
         best = self.executor.keep_best(step, last.mean if self.plan.higher_is_better else -last.mean, key)
+        spread = "" if math.isnan(last.ci95) else f" ± {last.ci95:.4f}"
         self.listener.note(
-            f"step {step}: validation {last.metric} {last.mean:.4f} ± {last.ci95:.4f}{' (best so far)' if best else ''}"
+            f"step {step}: validation {last.metric} {last.mean:.4f}{spread}{' (best so far)' if best else ''}"
         )
         self.before = time.perf_counter()
 

@@ -14,7 +14,7 @@ def scored_points(trace: Iterable[A]) -> dict[int, A]:
     """
     kept: dict[int, A] = {}
     for point, adapted in enumerate(trace):
-        kept = {earlier: value for earlier, value in kept.items() if earlier < 11 or _in_series(earlier)}
+        kept = {earlier: value for earlier, value in kept.items() if point < 11 or _in_series(earlier)}
         kept[point] = adapted
     last = max(kept)
     return {point: kept[point] for point in kept if last < 11 or point == last or _in_series(point)}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.algorithm import Algorithm, backprop, detach
-from pipeline.core.batches import take
+from pipeline.core.batches import batches, examples, take
 from pipeline.core.failures import ConfigError
 from pipeline.core.inner import InnerLoss, Rule, conjugate_gradient, iterate, norm
 from pipeline.core.losses import LossFunction
@@ -159,6 +159,10 @@ class GradientBased(Algorithm[Batch, Adapted]):
     def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
         """The random tensors of a task beside the network's own. Default: none."""
         return {}
+
+    def mini_batches(self, rng: np.random.Generator, task: Task[Batch], steps: int, batch: int | None) -> Params:
+        """The random mini-batches of ``steps`` inner steps; none where ``batch`` is None: all of the support set."""
+        return {} if batch is None else {BATCHES: batches(rng, examples(task.support), steps, batch)}
 
     def last(self, theta: MetaParams, support: Batch, context: Context) -> Params:
         """The network's weights after the last inner step. Those before it are not kept here."""

@@ -156,6 +156,7 @@ class Seq2Seq(Net):
 
     def answer(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         rows, width = len(x), self.config.beam
+        params = {name: leaf for name, leaf in params.items() if not name.startswith(DROPOUT)}
         encoded = Encoded(*(part.repeat_interleave(width, 0) for part in self._encode(params, x)))
         state = self._start(params, encoded)
         token = torch.full_like(encoded.mask[:, 0], END, dtype=torch.int64).reshape(rows, width)

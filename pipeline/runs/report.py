@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 import time
 from collections import Counter
@@ -171,7 +172,8 @@ def _points(evaluation: Mapping[str, Any]) -> list[tuple[str, str, dict[str, str
     cells: dict[tuple[str, int], dict[str, str]] = {}
     for row in evaluation["rows"]:
         unit = unit_of(evaluation, row["metric"])
-        text = f"{_value(row['mean'], unit)} ± {_value(row['ci95'], unit)}{_behind(unit)}"
+        spread = "" if math.isnan(row["ci95"]) else f" ± {_value(row['ci95'], unit)}"
+        text = f"{_value(row['mean'], unit)}{spread}{_behind(unit)}"
         cells.setdefault((row["theta"], row["point"]), {})[row["metric"]] = text
     counts = Counter(theta for theta, _ in cells)
     return [(theta, _inner_steps(point, counts[theta]), values) for (theta, point), values in cells.items()]

@@ -222,7 +222,7 @@ def _final_scores(
 def evaluation_facts(recipe: Recipe, components: Components, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Rows with the conditions under which they were measured."""
     plan, source = evaluation_plan(recipe, components.source), components.source
-    names = source.names(plan.split) if isinstance(source, Named) else ()
+    names = source.task_names(plan.split) if isinstance(source, Named) else ()
     return {
         "split": plan.split,
         "set": getattr(recipe.source, "split", ""),

@@ -69,12 +69,17 @@ class Languages:
         """The indices of the languages of a split."""
         return self._languages.get(split, [])
 
-    def names(self, split: Split) -> list[str]:
+    def task_names(self, split: Split) -> list[str]:
         """The names of the languages of a split."""
         return [self.file.languages[one].name for one in self.of(split)]
 
     def train_symbols(self) -> tuple[Sequence[Ids], Sequence[Ids]]:
-        """The symbols of the sources and of the targets of each training language, one after the other."""
+        """The symbols of the sources and of the targets of each training language, one after the other.
+
+        Raises:
+            DataError: a training language is damaged.
+        """
+        self._watched.require_whole(self._languages["train"], 0)
         rows = [self.file.languages[one].support for one in self._languages["train"]]
         sources, targets = ([side.values[side.offsets[a] : side.offsets[b]] for a, b in rows] for side in self._sides)
         return sources, targets

@@ -113,8 +113,8 @@ class Transduction:
     def contents(self, split: Split) -> frozenset[str]:
         return self._languages.contents(split)
 
-    def names(self, split: Split) -> list[str]:
-        return self._languages.names(split)
+    def task_names(self, split: Split) -> list[str]:
+        return self._languages.task_names(split)
 
     def sample(self, ticket: Ticket) -> Task[Pairs]:
         rng, shape, training = ticket.rng("task"), self._shapes.of(ticket), ticket.purpose == "train"

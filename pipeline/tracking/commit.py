@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 
+@cache
 def git_commit() -> str:
-    """The commit of the running code, marked where files differ; ``unknown`` outside a checkout or without git."""
+    """The commit of the running code, marked where files differ; ``unknown`` outside a checkout or without git.
+
+    It is asked once: what is checked out later is not what this process has loaded.
+    """
     if shutil.which("git") is None:
         return "unknown"
     here = Path(__file__).parent

@@ -81,6 +81,8 @@ def test_a_method_whose_own_steps_changed_is_done_again(compared):
     compared(only=["untrained"])
     longer, _ = compared(only=["untrained"], methods={"untrained": {"recipe": "sinusoid_maml", "steps": 2}})
     assert longer["untrained"].summary["steps"] == 2
+    budget, _ = compared(only=["untrained"], methods={"untrained": {"recipe": "sinusoid_maml"}})
+    assert budget["untrained"].summary["steps"] == 5
 
 
 def test_tasks_that_have_names_are_shown_one_by_one(compared):

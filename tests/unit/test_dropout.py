@@ -16,7 +16,7 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.build import build_components
 from pipeline.core import plugins
 from pipeline.core.failures import ConfigError
-from pipeline.core.network import DROPOUT
+from pipeline.core.network import DROPOUT, Adapted
 from pipeline.core.seeding import Ticket
 from pipeline.core.types import Context, Points
 from pipeline.runs.dry_run import dry_run
@@ -98,6 +98,19 @@ def test_the_packaged_network_s_setting_is_named_with_its_value(small_images):
     )
     dry_run(recipe("metamemory", small_images, net=net | {"dropout": 0.0}, normalisation="transductive"))
     dry_run(recipe("protonet", small_images, net=net, normalisation="transductive"))
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_an_encoder_decoder_drops_in_training_and_answers_with_all_of_its_numbers(beam):
+    wanted = config.load("ciphers_maml", ["net.dropout=0.3", f"net.beam={beam}", "net.hidden=8"])
+    trained, source, layout, theta = dry_run(wanted)
+    ticket = Ticket(0, "train", "train", 1, 0)
+    task = source.sample(ticket)
+    masks = {name: leaf.float() for name, leaf in trained.draw(ticket.rng("noise"), task, "train").items()}
+    weights = Adapted(layout.unpack(theta)["model"], {})
+    answers = [trained.predict(weights._replace(phi=weights.phi | more), task.query.x) for more in ({}, masks)]
+    assert masks
+    assert torch.equal(*answers)
 
 
 def test_an_algorithm_of_one_s_own_is_judged_by_what_it_draws(small_images, monkeypatch):

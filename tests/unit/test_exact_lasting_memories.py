@@ -189,7 +189,7 @@ def test_what_is_stored_is_where_the_same_task_starts_from():
     algorithm, few = gradientmemory(), task(0)
     theta = filled(algorithm)
     theta["start"]["sharpness"] = torch.tensor(1e4, dtype=torch.float64)
-    warm, cold = (algorithm.inner_trajectory(at, few.support, TRAIN) for at in (theta, start(algorithm)))
+    warm, cold = (tuple(algorithm.inner_trajectory(at, few.support, TRAIN)) for at in (theta, start(algorithm)))
     for name in ("head/weight", "head/bias"):
         assert_close(warm[0][name], cold[-1][name], **EXACT)
     assert torch.equal(warm[0]["layer0/weight"], cold[0]["layer0/weight"])

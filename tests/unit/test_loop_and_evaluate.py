@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -672,6 +673,26 @@ def test_the_interval_is_that_of_a_mean_over_tasks():
 )
 def test_points_of_a_trace_that_are_scored(length, expected):
     assert scored_points(iter(range(length))) == {point: point for point in expected}
+
+
+def test_points_that_are_not_scored_are_let_go():
+    alive: weakref.WeakSet[Weights] = weakref.WeakSet()
+    most = 0
+
+    def trace():
+        nonlocal most
+        for _ in range(101):
+            one = Weights()
+            alive.add(one)
+            most = max(most, len(alive))
+            yield one
+
+    assert list(scored_points(trace())) == [0, 1, 2, 5, 10, 20, 50, 100]
+    assert most <= 12  # the first eleven, which a trace of ten steps would score, and the one that is made
+
+
+class Weights:
+    """Something that can be counted."""
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (8, 8), (9, 8), (17, 4)])

@@ -185,6 +185,23 @@ def test_damaged_pairs_are_told_when_they_are_drawn(published, tmp_path):
         g2p(path).sample(evaluate(0))
 
 
+def test_a_damaged_training_language_makes_no_vocabulary(published, tmp_path):
+    path = Path(shutil.copy(published, tmp_path / "damaged.arrow"))
+    blank(path, 3)
+    with pytest.raises(DataError, match="damaged.arrow: the pairs of 'l03'"):
+        g2p(path)
+
+
+def blank(path, language):
+    """Zeros in the place of a language's first word."""
+    file = pairfile.read(path)
+    first = file.rows(language)[0]
+    row, after = (file.source[number].astype("<i4").tobytes() for number in (first, first + 1))
+    with path.open("r+b") as opened:
+        opened.seek(path.read_bytes().index(row + after))
+        opened.write(bytes(len(row)))
+
+
 @pytest.mark.parametrize("harm", ["cut", "replaced", "damaged"])
 def test_a_file_that_changes_while_it_is_used_is_told_at_the_next_task(published, tmp_path, harm):
     path = Path(shutil.copy(published, tmp_path / "used.arrow"))
@@ -196,11 +213,7 @@ def test_a_file_that_changes_while_it_is_used_is_told_at_the_next_task(published
     elif harm == "replaced":
         small_pairs.write(path, queries=10)
     else:
-        file = pairfile.read(path)
-        row = file.source[file.rows(11)[0]].astype("<i4").tobytes()
-        with path.open("r+b") as opened:
-            opened.seek(path.read_bytes().index(row + file.source[file.rows(11)[0] + 1].astype("<i4").tobytes()))
-            opened.write(bytes(len(row)))
+        blank(path, 11)
         os.utime(path, ns=(1, 1))
     with pytest.raises(DataError, match=f"used.arrow: {told}"):
         source.sample(evaluate(1))
