@@ -20,7 +20,6 @@ Shapes: M slots, K width of a key, P numbers in the head.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -34,7 +33,7 @@ from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.effects import OnlyWith
 from pipeline.core.failures import ConfigError
 from pipeline.core.flat import join, split
-from pipeline.core.inner import SGD, iterate
+from pipeline.core.inner import SGD, iterate, last
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network, head_of
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Score, Task
@@ -119,7 +118,7 @@ class GradientMemoryMAML(GradientBased):
 
     def objective(self, theta: MetaParams, task: Task[Batch], context: Context) -> Score:
         key = self.embed(theta, task.support)
-        phi = deque(self._from(theta, key, task.support, context), maxlen=1)[0]
+        phi = last(self._from(theta, key, task.support, context))
         score = self.score(self.adapted(phi, task.support, context), task.query, context)
         delta = join(head_of(phi)) - join(head_of(theta["model"]))
         return score._replace(records={"task": torch.cat([key, delta]).detach()})

@@ -52,19 +52,18 @@ def table(results: Sequence[Result], columns: Sequence[str], against: Sequence[s
 
 
 def table_of_tasks(results: Sequence[Result], column: str) -> str:
-    """Markdown: each task's score, a column for each method, the best first; empty where the tasks have no names.
+    """Markdown: each task's score, a column for each method, the best first; empty for one task, or without names.
 
     Args:
         results: of the same tasks; one that knows their names is enough.
         column: by which the methods were judged, as in a protocol.
     """
     named = [one.evaluation["names"] for one in results if "names" in one.evaluation]
-    if not named:
+    if not named or len(named[0]) == 1:
         return ""
-    ranked = _ranked(results, column)
-    share = unit_of(results[0].evaluation, column.partition("@")[0]) == "share"
+    ranked, unit = _ranked(results, column), unit_of(results[0].evaluation, column.partition("@")[0])
     rows = [
-        [name, *(f"{100 * score:.1f}" if share else f"{score:.3f}" for score in scores)]
+        [name, *(shown(score, math.nan, unit) for score in scores)]
         for name, *scores in zip(named[0], *(one.summary["scores"] for one in ranked), strict=True)
     ]
     return markdown(["task", *(one.method for one in ranked)], rows)

@@ -6,14 +6,16 @@ so an outer backward through ``unroll`` is exact to any order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Literal, Protocol
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from pipeline.core.types import Params
 
+T = TypeVar("T")
 State = dict[str, Params]
 InnerLoss = Callable[[Params, int], Tensor]
 """The support loss at phi for inner step j."""
@@ -131,6 +133,11 @@ def iterate(loss: InnerLoss, theta: Params, steps: int, rule: Rule, *, first_ord
             gradient = {name: value.detach() for name, value in gradient.items()}
         phi, state = rule.step(phi, gradient, state, j)
         yield phi
+
+
+def last(path: Iterable[T]) -> T:
+    """The last element of a path of one or more. Those before it are let go."""
+    return deque(path, maxlen=1)[0]
 
 
 def unroll(loss: InnerLoss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> tuple[Params, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple, final
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.algorithm import Algorithm
+from pipeline.core.inner import last
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
 from pipeline.core.types import Batch, Context, MetaParams, Params, Phase, Score, Task
@@ -60,7 +60,7 @@ class FrozenBody(Algorithm[Batch, FittedHead]):
         return self.extra_noise(rng, task, phase) | self.model.draw(rng, rows, phase)
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> FittedHead:
-        return deque(self.trace(theta, support, context), maxlen=1)[0]
+        return last(self.trace(theta, support, context))
 
     def trace(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[FittedHead]:
         # While training, running moments are only gathered: each batch is normalised by its own.

@@ -7,7 +7,6 @@ would be one more class here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, final
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from pipeline.core.algorithm import Algorithm, backprop, detach
 from pipeline.core.batches import batches, examples, take
 from pipeline.core.failures import ConfigError
-from pipeline.core.inner import InnerLoss, Rule, conjugate_gradient, iterate, norm
+from pipeline.core.inner import InnerLoss, Rule, conjugate_gradient, iterate, last, norm
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
 from pipeline.core.types import Batch, Context, MetaParams, Needs, Pairs, Params, Phase, Score, Task
@@ -166,7 +165,7 @@ class GradientBased(Algorithm[Batch, Adapted]):
 
     def last(self, theta: MetaParams, support: Batch, context: Context) -> Params:
         """The network's weights after the last inner step. Those before it are not kept here."""
-        return deque(self.inner_trajectory(theta, support, context), maxlen=1)[0]
+        return last(self.inner_trajectory(theta, support, context))
 
     @final
     def init(self, rng: np.random.Generator) -> MetaParams:

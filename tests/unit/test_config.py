@@ -298,7 +298,14 @@ def test_an_override_that_cannot_be_read_is_one_line(override: str, message: str
 
 def test_without_git_the_commit_is_unknown(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert git_commit() == "unknown"
+    assert git_commit.__wrapped__() == "unknown"
+
+
+def test_the_commit_is_that_of_the_code_that_was_loaded(monkeypatch):
+    """A checkout while a run goes on would give it a commit that it never ran."""
+    first = git_commit()
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() == first
 
 
 def test_all_problems_are_said_at_once():

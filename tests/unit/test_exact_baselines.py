@@ -21,7 +21,7 @@ from pipeline.core.inner import Momentum, unroll
 from pipeline.core.losses import cross_entropy, mean_squared_error
 from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec
-from pipeline.core.types import Batch, Context, MetaParams, Params, Phase, Task
+from pipeline.core.types import Batch, Context, MetaParams, Pairs, Params, Phase, Task
 from pipeline.nets.conv4 import Conv4
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import NormalisedNet
@@ -267,6 +267,16 @@ def test_momentum_is_torchs_sgd():
         torchs.zero_grad()
         loss(by_torch).backward()
         torchs.step()
+
+
+def test_pairs_that_are_padding_are_in_no_mini_batch():
+    """A language with fewer pairs than shots: a batch of padding alone would have a gradient of 0."""
+    target = torch.tensor([[5, 1], [6, 1], [7, 1], [0, 0], [0, 0]])
+    task = Task("task", Pairs(target, target), Pairs(target, target))
+    for name, config in ((Finetune, {"inner_steps": 6, "inner_batch": 2}), (Pretrain, {"eval_inner_batch": 2})):
+        algorithm = name(name.Config(**config), model(WAYS), cross_entropy)
+        drawn = algorithm.extra_noise(np.random.default_rng(0), task, "evaluate")["batches"]
+        assert set(drawn.flatten().tolist()) == {0, 1, 2}
 
 
 def test_batches_use_each_shuffle_up():

@@ -109,6 +109,22 @@ def test_padding_changes_no_logit_no_loss_and_no_gradient(attention):
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
+def test_no_step_of_a_sequence_has_a_gradient_as_large_as_the_sequence(attention):
+    """That of ``x[:, t]`` is, for each t: its memory would grow with the square of the length."""
+    net = net_of(attention)
+    params = {name: leaf.requires_grad_() for name, leaf in weights(net).items()}
+    todo, seen = [net(params, task_of().support, PLAIN).grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [following for following, _ in node.next_functions]
+    kinds = {type(node).__name__ for node in seen}
+    assert "UnbindBackward0" in kinds
+    assert "SelectBackward0" not in kinds
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
 def test_attention_is_as_published(attention):
     """One step of the decoder, written out: c, or the sum of states by the softmax of Luong's or Bahdanau's scores."""
     net = net_of(attention)

@@ -566,6 +566,13 @@ def test_validation_is_journaled_and_the_best_theta_kept(bench):
     assert [note.startswith(f"step {step}: validation mse") for step, note in zip(curve, listener.notes, strict=True)]
 
 
+def test_validation_on_one_task_has_no_interval(bench):
+    listener = ProgressListener()
+    bench.train(recipe(evaluation=VALIDATED | {"validation_tasks": 1}), listener)
+    assert listener.notes
+    assert not any("nan" in note for note in listener.notes)
+
+
 def test_validation_does_not_change_the_run(bench, other):
     assert bench.train(recipe(evaluation=VALIDATED)) == other.train(recipe())
 

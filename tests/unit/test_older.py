@@ -51,4 +51,7 @@ def test_a_setting_that_came_later_does_not_change_the_facts_of_a_recorded_row()
         "source.eval_rotations": "none",
     }
     assert as_first_recorded(now, "protonet") == then
+    for net, kept in (("seq2seq", False), ("resnet12", True)):  # one network had the setting from its beginning
+        facts = as_first_recorded({"net.name": net, "net.dropout": 0.0}, "maml")
+        assert ("net.dropout" in facts) == kept
     assert as_first_recorded(now | {"algorithm.temperature": 2.0}, "protonet") == then | {"algorithm.temperature": 2.0}

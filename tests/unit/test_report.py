@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import pytest
 
@@ -50,6 +51,12 @@ def run(progress, clock, steps, done=0, seconds=1.0):
     for step in range(done + 1, steps + 1):
         clock.seconds += seconds
         progress.step(step, 1 / step, {"accuracy": 0.5, "hidden": 1.0}, 1234.4)
+
+
+def test_one_task_alone_is_shown_without_an_interval():
+    shown = result_table(evaluation([row(0, 0.25, math.nan)], tasks=1))
+    assert "25.00%" in shown
+    assert "nan" not in shown
 
 
 def test_a_log_gets_the_first_step_the_last_and_one_line_in_five_seconds():

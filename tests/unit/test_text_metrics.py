@@ -44,3 +44,9 @@ def test_signatures_name_the_metric_s_settings_and_the_version():
     assert text_metrics.chrf_signature() == (
         f"nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{sacrebleu.__version__}"
     )
+
+
+def test_answers_that_end_like_tokenised_text_are_scored_without_a_warning(caplog):
+    pytest.importorskip("sacrebleu")
+    text_metrics.corpus_bleu(["A dog ."] * 200, ["A dog."] * 200)
+    assert not caplog.records
