@@ -13,6 +13,8 @@ HEAD = "head/"
 """How the names of the last layer's leaves begin."""
 DROPOUT = "dropout/"
 """How the names of dropout masks begin. Masks join the parameters of a forward pass."""
+INNER = "inner_"
+"""What stands before the name of a mask that has a row for each inner step."""
 
 
 class Adapted(NamedTuple):
@@ -44,8 +46,16 @@ class Network(Protocol):
         """A task's dropout masks for at most ``rows`` examples."""
         ...
 
+    def draw_inner(self, rng: np.random.Generator, rows: int, steps: int) -> Params:
+        """The dropout masks of each of ``steps`` inner steps at evaluation, for at most ``rows`` examples."""
+        ...
+
     def masks(self, noise: Params) -> Params:
         """The dropout masks among a task's random tensors."""
+        ...
+
+    def inner_masks(self, noise: Params, j: int) -> Params:
+        """The dropout masks of inner step j among a task's random tensors."""
         ...
 
     def running(self, params: Params) -> Params:

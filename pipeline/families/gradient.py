@@ -134,6 +134,8 @@ class GradientBased(Algorithm[Batch, Adapted]):
     """How the gradient of theta is computed from one task."""
     adapts_parts: ClassVar[bool] = False
     """Whether its inner steps can leave leaves as they are, as ``inner_loop`` does."""
+    drops_in_steps: ClassVar[bool] = True
+    """Whether its inner steps are steps of ``support_loss``, which has other dropout masks for each at evaluation."""
 
     def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
         if model.mode == "running":
@@ -176,7 +178,11 @@ class GradientBased(Algorithm[Batch, Adapted]):
 
     @final
     def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
-        return self.extra_noise(rng, task, phase) | self.model.draw(rng, rows_of(task), phase)
+        noise = self.extra_noise(rng, task, phase)
+        if phase == "train" or not self.drops_in_steps:
+            return noise | self.model.draw(rng, rows_of(task), phase)
+        steps = self.steps(Context(0, phase, task.ways, noise))
+        return noise | self.model.draw_inner(rng, len(task.support.x), steps)
 
     def adapted(self, phi: Params, support: Batch, context: Context) -> Adapted:
         """Weights of the inner trajectory, ready to predict after this support set."""
@@ -206,10 +212,11 @@ class GradientBased(Algorithm[Batch, Adapted]):
 
     def support_loss(self, support: Batch, context: Context) -> InnerLoss:
         """The mean loss at each inner step: on the whole support set, or on a mini-batch of it where some are drawn."""
-        masks, drawn = self.model.masks(context.noise), context.noise.get(BATCHES)
+        drawn = context.noise.get(BATCHES)
 
         def loss(phi: Params, j: int) -> Tensor:
             seen = support if drawn is None else take(support, drawn[j])
+            masks = self.model.inner_masks(context.noise, j)
             return self.loss(self.model.outputs(phi | masks, seen), seen.y).loss
 
         return loss

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.network import DROPOUT, Adapted
+from pipeline.core.network import DROPOUT, INNER, Adapted
 from pipeline.core.types import Params, Phase
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import (
@@ -45,6 +45,16 @@ class NormalisedNet:
     def masks(self, noise: Params) -> Params:
         """The dropout masks among a task's random tensors. They join the weights, as leaves that no step changes."""
         return {name: leaf for name, leaf in noise.items() if name.startswith(DROPOUT)}
+
+    def draw_inner(self, rng: np.random.Generator, rows: int, steps: int) -> Params:
+        """Dropout masks [steps, rows, …]: each inner step of an evaluation leaves out other numbers."""
+        drawn = [self.net.draw_inner_masks(rng, rows) for _ in range(steps)]
+        return {INNER + name: torch.stack([masks[name] for masks in drawn]) for name in (drawn[0] if drawn else {})}
+
+    def inner_masks(self, noise: Params, j: int) -> Params:
+        """The dropout masks of inner step j: its own where each step has some, else the task's."""
+        own = {name.removeprefix(INNER): leaf[j] for name, leaf in noise.items() if name.startswith(INNER + DROPOUT)}
+        return self.masks(noise) | own
 
     def running(self, params: Params) -> Params:
         """The first running moments: mean 0, variance 1 for each normalised layer."""

@@ -64,6 +64,10 @@ class Net(ABC):
         """Dropout masks ``dropout/NAME`` for at most ``rows`` examples. Default: no dropout, no masks."""
         return {}
 
+    def draw_inner_masks(self, rng: np.random.Generator, rows: int) -> Params:
+        """The same for one inner step at evaluation. Default: none, an evaluation drops nothing."""
+        return {}
+
     def read_out(self, params: Params, features: Tensor) -> Tensor:
         """The head, the leaves ``head/…``: linear, or nothing at all without ``outputs``."""
         return features if self.outputs is None else features @ params["head/weight"].T + params["head/bias"]

@@ -31,6 +31,8 @@ FAR = -1e9
 EMBEDDINGS = ("source/", "target/")
 ENCODER = (*EMBEDDINGS, "forward/", "backward/")
 
+Dropped = Annotated[float, Ge(0), Lt(1)]
+
 
 @dataclass(frozen=True)
 class Seq2SeqConfig:
@@ -46,6 +48,7 @@ class Seq2SeqConfig:
             et al. 2018, arXiv 1808.08437, §3.3).
         dropout: The share of the numbers of each embedding, and of what the head sees, that training leaves out: the
             same ones at each token of a pair (Gal & Ghahramani 2016, arXiv 1512.05287).
+        eval_dropout: The share that each inner step leaves out at evaluation and in serving. Answers use all numbers.
         beam: Answers that the search keeps at each step; 1 is greedy.
     """
 
@@ -54,7 +57,8 @@ class Seq2SeqConfig:
     bidirectional: bool = True
     attention: Literal["none", "dot", "bahdanau"] = "dot"
     adapted: Literal["all", "embeddings", "encoder"] = "all"
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    dropout: Dropped = 0.0
+    eval_dropout: Annotated[Dropped, MayChange()] = 0.0
     beam: Annotated[Count, MayChange()] = 1
 
 
@@ -147,12 +151,10 @@ class Seq2Seq(Net):
         return _kept(params, "features", self._features(params, encoded, torch.stack(states, 1)))
 
     def draw_masks(self, rng: np.random.Generator, rows: int) -> Params:
-        """Keeps a number with probability 1 - share, and divides by it; masks are [rows, 1, width]."""
-        if not (share := self.config.dropout):
-            return {}
-        widths = {"source": self.config.embedding, "target": self.config.embedding, "features": self.config.hidden}
-        drawn = {name: rng.random((rows, 1, width)) >= share for name, width in widths.items()}
-        return {f"{DROPOUT}{name}": torch.from_numpy(kept / (1 - share)) for name, kept in drawn.items()}
+        return self._masks(rng, rows, self.config.dropout)
+
+    def draw_inner_masks(self, rng: np.random.Generator, rows: int) -> Params:
+        return self._masks(rng, rows, self.config.eval_dropout)
 
     def answer(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         rows, width = len(x), self.config.beam
@@ -172,6 +174,14 @@ class Seq2Seq(Net):
             answer = [one.gather(1, parent) for one in answer] + [token]
             ended = ended.gather(1, parent) | (token == END)
         return torch.stack(answer, -1)[:, 0]
+
+    def _masks(self, rng: np.random.Generator, rows: int, share: float) -> Params:
+        """Keeps a number with probability 1 - share, and divides by it; masks are [rows, 1, width]."""
+        if not share:
+            return {}
+        widths = {"source": self.config.embedding, "target": self.config.embedding, "features": self.config.hidden}
+        drawn = {name: rng.random((rows, 1, width)) >= share for name, width in widths.items()}
+        return {f"{DROPOUT}{name}": torch.from_numpy(kept / (1 - share)) for name, kept in drawn.items()}
 
     def _encode(self, params: Params, source: Tensor) -> Encoded:
         mask = source != PADDING

@@ -9,7 +9,7 @@ from pipeline.build import Components, build_components, net_of, outer_of
 from pipeline.config import Recipe, plain
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
-from pipeline.core.network import DROPOUT
+from pipeline.core.network import DROPOUT, INNER
 from pipeline.core.seeding import Split, Ticket
 from pipeline.engine.dry_run import check_algorithm
 from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
@@ -48,6 +48,7 @@ def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, 
             components.algorithm, components.source, components.layout.unpack(components.theta), recipe.seed, note
         )
         _check_dropout(recipe, components)
+    _check_inner_dropout(recipe, components)
     # The driver may lack a GPU that the workers have.
     numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
     worker = Worker(components.algorithm, components.source, components.layout, numerics, recipe.chunk_size)
@@ -84,6 +85,19 @@ def _check_dropout(recipe: Recipe, components: Components) -> None:
         f"{found} no effect with algorithm.name: {recipe.algorithm.name}, which draws no dropout masks; "
         f"{'leave it at 0' if share else 'leave them out'}, or choose an algorithm whose draw includes model.draw"
     )
+
+
+def _check_inner_dropout(recipe: Recipe, components: Components) -> None:
+    """Raises ``ConfigError`` where the network leaves out numbers in inner steps and the algorithm draws no masks."""
+    ticket = Ticket(recipe.evaluation.seed, "evaluate", recipe.evaluation.split, 0, 0)
+    if not net_of(recipe, components.source.spec()).draw_inner_masks(ticket.rng("noise"), 1):
+        return
+    noise = components.algorithm.draw(ticket.rng("noise"), components.source.sample(ticket), "evaluate")
+    if not any(name.startswith(INNER) for name in noise):
+        raise ConfigError(
+            f"net.eval_dropout: {getattr(recipe.net, 'eval_dropout', None)} has no effect with algorithm.name: "
+            f"{recipe.algorithm.name}, whose inner steps leave nothing out; leave it at 0, or choose maml or pretrain"
+        )
 
 
 def check_folder(recipe: Recipe, components: Components, storage: Storage) -> None:

@@ -20,7 +20,7 @@ SETTINGS_SINCE_OF: dict[str, dict[str, Any]] = {
     "finetune": {"algorithm.inner_batch": None},
 }
 """The same for settings whose name another algorithm had before."""
-SETTINGS_SINCE_OF_NET: dict[str, dict[str, Any]] = {"seq2seq": {"net.dropout": 0.0}}
+SETTINGS_SINCE_OF_NET: dict[str, dict[str, Any]] = {"seq2seq": {"net.dropout": 0.0, "net.eval_dropout": 0.0}}
 """The same for settings whose name another network had before."""
 
 

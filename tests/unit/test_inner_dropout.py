@@ -1,0 +1,77 @@
+"""Numbers left out at each inner step of an evaluation: other ones at each step, none in an answer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline import config
+from pipeline.core.failures import ConfigError
+from pipeline.core.network import DROPOUT, INNER
+from pipeline.runs.dry_run import dry_run
+from tests.unit.test_exact_transduction import context, made, net_of, task_of
+
+SETTINGS = {
+    "pretrain": {"eval_inner_lr": 0.1, "eval_inner_steps": 3},
+    "finetune": {"inner_lr": 0.1, "inner_steps": 3},
+    "maml": {"inner_lr": 0.1, "eval_inner_steps": 3},
+    "reptile": {"inner_lr": 0.1, "eval_inner_steps": 3, "inner_optimizer": "sgd", "eval_inner_batch": 99},
+}
+
+
+def case(name):
+    algorithm, theta = made(name, net=net_of(eval_dropout=0.4), **SETTINGS[name])
+    task = task_of()
+    drawn = context(algorithm, task, "evaluate")
+    noise = {leaf: value.double() if value.is_floating_point() else value for leaf, value in drawn.noise.items()}
+    return algorithm, theta, task, drawn._replace(noise=noise)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_each_inner_step_has_masks_of_its_own(name):
+    """Three steps by hand on the support loss, each with its row of the masks; the same row throughout fails."""
+    algorithm, theta, task, drawn = case(name)
+    support = task.support
+    if "batches" in drawn.noise:
+        (rows,) = {tuple(sorted(batch.tolist())) for batch in drawn.noise["batches"]}
+        assert rows == tuple(range(len(support.x))), "a batch is the whole set here, in another order"
+
+    slope = torch.func.grad(lambda at, seen: algorithm.loss(algorithm.model.outputs(at, seen), seen.y).loss)
+
+    def by_hand(row_of):
+        phi = theta["model"]
+        for j in range(3):
+            order = drawn.noise["batches"][j] if "batches" in drawn.noise else torch.arange(len(support.x))
+            seen = type(support)(support.source[order], support.target[order])
+            masks = {
+                leaf.removeprefix(INNER): value[row_of(j)]
+                for leaf, value in drawn.noise.items()
+                if leaf.startswith(INNER)
+            }
+            assert set(masks) == {f"{DROPOUT}{place}" for place in ("source", "target", "features")}
+            gradient = slope(phi | masks, seen)
+            phi = {leaf: value - 0.1 * gradient[leaf] for leaf, value in phi.items()}
+        return phi
+
+    found, wanted, wrong = algorithm.last(theta, support, drawn), by_hand(lambda j: j), by_hand(lambda j: 0)
+    worst = max(float((found[leaf] - wanted[leaf]).abs().max()) for leaf in wanted)
+    assert worst < 1e-12
+    assert max(float((found[leaf] - wrong[leaf]).abs().max()) for leaf in wanted) > 1e-4
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_an_answer_and_training_leave_nothing_out(name):
+    algorithm, theta, task, drawn = case(name)
+    adapted = algorithm.adapt(theta, task.support, drawn)
+    assert set(adapted.phi) == set(theta["model"])
+    assert not any(leaf.startswith((INNER, DROPOUT)) for leaf in context(algorithm, task, "train").noise)
+
+
+def test_a_share_without_an_effect_is_refused():
+    """ANIL's inner steps see features that are computed once."""
+    changes = ["net.eval_dropout=0.2", "net.hidden=8", "steps=1"]
+    anil = ["algorithm={name: anil, inner_lr: 0.1}"]
+    with pytest.raises(ConfigError, match=r"net.eval_dropout: 0.2 has no effect with algorithm.name: anil") as caught:
+        dry_run(config.load("ciphers_maml", [*changes, *anil]))
+    assert "\n" not in str(caught.value)
+    dry_run(config.load("ciphers_maml", changes))
