@@ -24,6 +24,7 @@ from pipeline.config.sections import (
     power_of_two,
     section_of,
 )
+from pipeline.config.since import settings_since
 from pipeline.core.bounds import OuterSteps
 from pipeline.core.plugins import imported
 from pipeline.core.redact import redact_uri
@@ -89,6 +90,7 @@ class Recipe(Section):
         return Identity(
             {"data": data} | {key: value for key, (value, free) in values.items() if not free},
             {key: value for key, (value, free) in values.items() if free},
+            settings_since(self.algorithm.name, self.net.name),
         )
 
 

@@ -1,27 +1,10 @@
-"""What earlier versions called the settings of a run, and the values of settings that they did not have."""
+"""What earlier versions called the settings of a run."""
 
 from __future__ import annotations
 
 from typing import Any
 
-SETTINGS_SINCE: dict[str, Any] = {
-    "source.query_order": "sorted",
-    "source.density": False,
-    "algorithm.previous": "example",
-    "algorithm.write_to": "one",
-    "algorithm.objective": "bound",
-    "algorithm.train_samples": 4,
-}
-"""Settings that came after the first runs, with the values that those runs were made with."""
-SETTINGS_SINCE_OF: dict[str, dict[str, Any]] = {
-    "protonet": {"algorithm.temperature": 1.0, "algorithm.batch": "apart"},
-    "maml": {"algorithm.inner_optimizer": "sgd", "algorithm.eval_inner_batch": None},
-    "pretrain": {"algorithm.eval_inner_optimizer": "sgd", "algorithm.eval_inner_batch": None},
-    "finetune": {"algorithm.inner_batch": None},
-}
-"""The same for settings whose name another algorithm had before."""
-SETTINGS_SINCE_OF_NET: dict[str, dict[str, Any]] = {"seq2seq": {"net.dropout": 0.0, "net.eval_dropout": 0.0}}
-"""The same for settings whose name another network had before."""
+from pipeline.config.since import settings_since
 
 
 def as_today(saved: dict[str, Any]) -> dict[str, Any]:
@@ -44,8 +27,7 @@ def as_first_recorded(facts: dict[str, Any], algorithm: str) -> dict[str, Any]:
     named = dict(facts)
     for phase in ("train", "eval"):
         named[f"task.{phase}.rotations"] = named.pop(f"source.{phase}_rotations", "none")
-    of_net = SETTINGS_SINCE_OF_NET.get(str(named.get("net.name")), {})
-    for key, value in (SETTINGS_SINCE | SETTINGS_SINCE_OF.get(algorithm, {}) | of_net).items():
+    for key, value in settings_since(algorithm, str(named.get("net.name"))).items():
         if key in named and named[key] == value:
             del named[key]
     return named

@@ -78,7 +78,7 @@ def finished_summary(recipe: Recipe, data: str, storage: Storage) -> dict[str, A
         journal.load()
         if next(reversed(journal.newest), None) != "FINISHED":
             return None
-    if checkpoint.metadata["identity"]["fixed"] != dict(recipe.identity(data).fixed):
+    if not recipe.identity(data).is_of(checkpoint.metadata["identity"]):
         return None
     try:
         summary: dict[str, Any] = json.loads(text)

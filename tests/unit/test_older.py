@@ -1,4 +1,4 @@
-"""Run folders of earlier versions are evaluated and served; they are not resumed."""
+"""Run folders of earlier versions: what their keys mean today, and which of them go on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pipeline.config import load
+from pipeline.core.failures import ResumeError
 from pipeline.runs.older import as_first_recorded, as_today
 from pipeline.runs.run_folder import validate_folder
 
@@ -55,3 +56,23 @@ def test_a_setting_that_came_later_does_not_change_the_facts_of_a_recorded_row()
         facts = as_first_recorded({"net.name": net, "net.dropout": 0.0}, "maml")
         assert ("net.dropout" in facts) == kept
     assert as_first_recorded(now | {"algorithm.temperature": 2.0}, "protonet") == then | {"algorithm.temperature": 2.0}
+
+
+def test_a_run_of_before_a_setting_goes_on_where_it_has_the_value_of_then():
+    """The checkpoint does not say the setting; a value that it never had is another run's."""
+    facts = load("ciphers_maml").identity("data").facts()
+    then = {part: {key: value for key, value in facts[part].items() if "dropout" not in key} for part in facts}
+    assert set(facts["fixed"]) - set(then["fixed"]) == {"net.dropout"}
+    same, evaluated, other = (
+        load("ciphers_maml", change).identity("data") for change in ([], ["net.eval_dropout=0.2"], ["net.dropout=0.1"])
+    )
+    for now in (same, evaluated):
+        now.check(then, "runs/x")
+        assert now.is_of(then)
+    assert not other.is_of(then)
+    with pytest.raises(ResumeError, match=r"net.dropout: 0.0 -> 0.1 \(refused\)"):
+        other.check(then, "runs/x")
+    del then["fixed"]["net.hidden"]
+    assert not same.is_of(then)
+    with pytest.raises(ResumeError, match=r"net.hidden: none -> \d+ \(refused\)"):
+        same.check(then, "runs/x")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from pipeline.core.failures import ResumeError
@@ -11,10 +11,14 @@ from pipeline.core.failures import ResumeError
 
 @dataclass(frozen=True)
 class Identity:
-    """Values by dotted keys of the recipe. On a resume ``fixed`` must be unchanged; ``free`` may differ."""
+    """Values by dotted keys of the recipe. On a resume ``fixed`` must be unchanged; ``free`` may differ.
+
+    ``since`` has the values that runs were made with before there was a setting for them.
+    """
 
     fixed: Mapping[str, Any]
     free: Mapping[str, Any]
+    since: Mapping[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         return {"fixed": dict(self.fixed), "free": dict(self.free)}
@@ -25,7 +29,7 @@ class Identity:
         Raises:
             ResumeError: a fixed value differs; with a table of all that differ, old -> new, allowed or refused.
         """
-        before, now = {**found["free"], **found["fixed"]}, {**self.free, **self.fixed}
+        before, now = self._filled({**found["free"], **found["fixed"]}), {**self.free, **self.fixed}
         fixed = {*found["fixed"], *self.fixed}
         rows = [
             f"{key}: {_shown(before, key)} -> {_shown(now, key)} ({'refused' if key in fixed else 'allowed'})"
@@ -39,6 +43,16 @@ class Identity:
             f"--resume: the run in {where} was begun with other values:{table}"
             "Resume with the refused values as they were, or train again in another folder: --output"
         )
+
+    def is_of(self, found: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint's facts are of a run with the same fixed values."""
+        before = self._filled({**found["free"], **found["fixed"]})
+        fixed = {*found["fixed"], *self.fixed}
+        return all(key in before and key in self.fixed and before[key] == self.fixed[key] for key in fixed)
+
+    def _filled(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a checkpoint, with those of settings that came after it."""
+        return {key: value for key, value in self.since.items() if key in {**self.free, **self.fixed}} | dict(before)
 
     def check_theta(self, found: Mapping[str, Any], where: str) -> None:
         """Compare with the facts of a checkpoint whose theta is to be evaluated or served.
