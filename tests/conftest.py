@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import secrets
@@ -34,6 +35,25 @@ for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(_name, None)
 
 
+SAME_RAY = {f"tests/runtime/test_{name}.py" for name in ("addresses", "ray_drills", "ray_equals_serial", "ray_faults")}
+"""Files that use ``ray_local`` every day."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """As ``--dist loadfile``, but ``SAME_RAY`` is one file: a Ray takes seconds of all cores to start."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "those of one Ray" if file in SAME_RAY else file
+
+    return OneRay(config, log)
+
+
 @pytest.fixture(scope="session")
 def ray_local():
     """A Ray of this session, which executors join; with room for some standing workers beside a run's own."""
@@ -46,14 +66,21 @@ def ray_local():
 
 @pytest.fixture(scope="session")
 def migrated_mlflow(tmp_path_factory):
-    """A database that MLflow has laid out once: doing so takes seconds."""
+    """A database that MLflow has laid out once, for all processes that share these tests: doing so takes seconds."""
     from pipeline.tracking.mlflow_tracker import MLflowTracker
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    tracker = MLflowTracker(f"sqlite:///{path}", "migrated")
-    tracker.start(None, "migrated", {}, {})
-    tracker.end("FINISHED")
-    return path
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "migrated.db"
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shared.exists():
+            path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+            tracker = MLflowTracker(f"sqlite:///{path}", "migrated")
+            tracker.start(None, "migrated", {}, {})
+            tracker.end("FINISHED")
+            shutil.copy(path, own / "whole.db")
+            (own / "whole.db").rename(shared)
+    return shared
 
 
 @pytest.fixture

@@ -29,6 +29,10 @@ ONCE = {
 }
 """What a check here looks at is the algorithm's own: no network and no mode has a part in it, and few variants have.
 Its variants are tried by ``make test-all``."""
+ONCE_A_VARIANT = {checks.check_every_leaf_gets_gradient, checks.check_vectorised_score_equals_the_loop}
+"""What a check here looks at may be another thing in a variant, but networks and modes have their part in it by
+themselves: ``test_nets`` takes each network under each mode, vectorised and to all of its leaves. ``make test-all``
+tries them together."""
 
 
 def contract() -> list[Any]:
@@ -37,10 +41,10 @@ def contract() -> list[Any]:
     What is tried every day still shows each property: each algorithm meets each kind, network, mode and variant in it,
     and ``test_nets`` takes each network under each mode to second derivatives.
     """
-    found = []
+    found, varied = [], leading() | {one for one in every_day() if one.changes}
     for one in described():
         for check in one.checks:
-            wanted = leading() if check in ONCE else every_day()
+            wanted = leading() if check in ONCE else varied if check in ONCE_A_VARIANT else every_day()
             marks = () if one in wanted else pytest.mark.grid
             found.append(pytest.param(one, check, marks=marks, id=f"{one.id}-{checks.name_of(check)}"))
     return found

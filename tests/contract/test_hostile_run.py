@@ -331,10 +331,10 @@ def test_a_text_that_is_none_is_one_line_before_anything_is_sent(broken, name, c
 
 
 @pytest.mark.parametrize("name", ["journal.jsonl", "checkpoints/step-00000004.safetensors"])
-def test_a_sparse_file_of_60_gb_fills_no_memory(broken, name, monkeypatch):
+def test_a_sparse_file_of_60_gb_fills_no_memory(broken, name, monkeypatch, mlflow_uri):
     monkeypatch.setattr("pipeline.storage.sizes.free_memory", lambda: 8 << 30)
     os.truncate(broken / name, 60_000_000_000)
-    ended = run("sync", broken, f"tracking.uri=sqlite:///{broken.parent}/mlflow.db")
+    ended = run("sync", broken, f"tracking.uri={mlflow_uri}")
     if name == "journal.jsonl":
         assert "journal.jsonl: line" in refused(ended)
         assert "has more than 16 MiB" in ended.err

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
-import time
 import uuid
-from pathlib import Path
 
-import psutil
 import pytest
 
 from pipeline.config import load
 from tests import quiet_runs
-from tests.runtime.interrupted import ORPHANS_S, START_S, Training
+from tests.runtime.interrupted import START_S, Training
+from tests.runtime.leftovers import MARK, RUN, check, marked, shared, shared_by
 
-MARK = "METAFLEET_TEST"
-SHARED = Path("/dev/shm")
 SERIAL, ON_RAY = ("--executor", "serial"), ("--executor", "ray", "--workers", "1")
-RUN = {
-    "recipe.yaml",
-    "task.json",
-    "journal.jsonl",
-    "journal.sent",
-    "tracked_run",
-    "tracked_key",
-    "lock",
-    "epochs/00000001",
-}
-CHECKPOINT = re.compile(r"checkpoints/step-\d{8}\.safetensors")
 
 
 @pytest.fixture
@@ -48,61 +32,17 @@ def training(migrated_mlflow, tmp_path, monkeypatch):
         one.kill()
 
 
-def marked():
-    """The processes of the training, whoever their parent is by now."""
-    return [one for one in psutil.process_iter() if environment(one).get(MARK) == os.environ[MARK]]
-
-
-def environment(process):
-    try:
-        return process.environ()
-    except psutil.Error:  # it is gone, or somebody else's
-        return {}
-
-
-def shared():
-    """Files in shared memory, where Ray and torch put them; servers of MLflow make folders there."""
-    return {str(path) for path in SHARED.iterdir() if path.is_file()}
-
-
-def shared_by(processes):
-    """Shared memory that processes hold, whether it still has a name or not."""
-    held = [one.path for process in processes for one in maps_of(process)]
-    return {path for path in held if path.startswith(f"{SHARED}/")}
-
-
-def maps_of(process):
-    try:
-        return process.memory_maps()
-    except psutil.Error:
-        return []
-
-
-def check(training, before, kept):
-    deadline = time.monotonic() + ORPHANS_S
-    while (orphans := marked()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not orphans
-    # What came meanwhile and is in use is somebody else's: no process of this training is left.
-    assert not shared() - before - shared_by(psutil.process_iter())
-    files = {path.relative_to(training.run).as_posix() for path in training.run.rglob("*") if path.is_file()}
-    checkpoints = {name for name in files if CHECKPOINT.fullmatch(name)}
-    assert 1 <= len(checkpoints) <= 2
-    assert files - checkpoints == kept
-
-
 @pytest.mark.fault("F29")
-@pytest.mark.parametrize(
-    "options", [SERIAL, pytest.param(ON_RAY, marks=[pytest.mark.ray, pytest.mark.slow])], ids=["serial", "ray"]
-)
-def test_a_run_that_is_finished_leaves_its_results(training, options):
-    """That no process of Ray is left, ``test_signals`` shows every day."""
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_that_is_finished_leaves_its_results(training):
+    """``test_jobs`` shows it of a run without Ray every day, and ``test_signals`` that no process of Ray is left."""
     before = shared()
-    run = training("steps=3", "evaluation.tasks=4", *options)
+    run = training("steps=3", "evaluation.tasks=4", *ON_RAY)
     run.wait_for("step ")
-    assert shared_by(marked()) or options == SERIAL, "the mark is on the processes that share memory"
+    assert shared_by(marked(os.environ[MARK])), "the mark is on the processes that share memory"
     assert run.process.wait(START_S) == 0, (run.folder / "err").read_text()
-    check(run, before, RUN | {"summary.json"})
+    check(run.run, os.environ[MARK], before, RUN | {"summary.json"})
 
 
 @pytest.mark.fault("F29")
@@ -115,7 +55,7 @@ def test_a_run_that_is_stopped_leaves_what_it_goes_on_from(training):
     run.wait_for_tracker()
     run.process.send_signal(signal.SIGTERM)
     assert run.process.wait(START_S) == 128 + signal.SIGTERM, (run.folder / "err").read_text()
-    check(run, before, RUN)
+    check(run.run, os.environ[MARK], before, RUN)
 
 
 @pytest.mark.fault("F11")

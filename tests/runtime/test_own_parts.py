@@ -25,7 +25,7 @@ from tests.runtime.small_cluster import ROOT, SmallCluster
 
 pytestmark = pytest.mark.ray
 
-STEPS = 40
+STEPS = 20
 WAIT_S = 180.0
 ON_RAY = ("--executor", "ray", "--workers", "2")
 SERIAL = ("--executor", "serial")

@@ -1,7 +1,8 @@
 """One drill for each kind of fault in a real Ray: the run goes on, and ends with the bits of a run without it.
 
-Every day a parameter actor is killed here, and ``test_ray_equals_serial`` kills workers. The rest is slow:
-``test_scheduler`` and ``test_durable_model`` do it in virtual time, to the same scheduler and coordinator.
+Every day workers and a parameter actor are killed here, in one run: each process that starts costs seconds of imports.
+The rest is slow: ``test_scheduler`` and ``test_durable_model`` do it in virtual time, to the same scheduler and
+coordinator.
 """
 
 from __future__ import annotations
@@ -69,14 +70,26 @@ def test_a_parameter_actor_that_is_lost_is_built_again_from_its_checkpoint(numbe
     assert at.stall < 15.0
 
 
-@pytest.mark.fault("F10")
-def test_a_parameter_actor_that_is_lost_between_checkpoints_is_caught_up_with(tiny, serial, tmp_path):
-    """The steps since are done again: the same bits, and not one line of the journal more."""
+@pytest.mark.fault("F1", "F10")
+def test_a_run_that_loses_workers_and_its_parameter_actor_leaves_no_trace_of_it(tiny, serial, tmp_path):
+    """Of two workers one dies between two steps and one in the middle of a chunk; the actor dies between checkpoints.
+
+    The steps since are done again: the same bits, and not one line of the journal more.
+    """
     rare = tiny.model_copy(update={"checkpoint": tiny.checkpoint.model_copy(update={"every": STEPS - 1})})
-    at = At(STEPS - 2, "ParameterActor", signal.SIGKILL)
-    outcome = run(rare, tmp_path, 2, after=at, timeouts=QUICK)
-    assert at.sent
-    assert at.steps == [*range(1, STEPS - 1), *range(1, STEPS + 1)], "steps were done again"
+    worker, actor = At(1, "TaskWorker", signal.SIGKILL), At(STEPS - 2, "ParameterActor", signal.SIGKILL)
+    marker = tmp_path / "died"
+    deadly = BuildDeadlyWorker(tiny.model_dump_json(), Ticket(tiny.seed, "train", "train", 3, TASKS - 1), str(marker))
+
+    def harm(step: int) -> None:
+        worker(step)
+        actor(step)
+
+    outcome = run(rare, tmp_path / "run", 2, deadly, harm, QUICK)
+    assert worker.sent
+    assert actor.sent
+    assert marker.exists()
+    assert actor.steps == [*range(1, STEPS - 1), *range(1, STEPS + 1)], "steps were done again"
     assert outcome == serial
 
 

@@ -1,15 +1,10 @@
-"""Same seed, same answer: one process, any number of Ray workers, workers that die, and runs that stop and go on."""
+"""Same seed, same answer: one process, any number of Ray workers, and runs that stop and go on."""
 
 from __future__ import annotations
 
-import os
-import signal
-
 import pytest
 
-from pipeline.core.seeding import Ticket
-from tests.quiet_runs import processes, run
-from tests.runtime.planted import BuildDeadlyWorker
+from tests.quiet_runs import run
 from tests.runtime.standing import BuildManyWorkers, Seats, stand
 from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, WORDS, recipe, words
 
@@ -102,21 +97,3 @@ def test_a_run_in_an_object_store_is_that_of_a_folder(standing, small_images, tm
     """Its parameter actor may be on any machine. ``test_bucket`` has such a run in one process."""
     tiny = recipe("maml", small_images)
     assert run(tiny, f"file://{tmp_path}/store", 2) == run(tiny, tmp_path / "serial", 0)
-
-
-def test_workers_that_are_killed_leave_no_trace(small_images, tmp_path):
-    """Of two workers started for the run, one dies between two steps and one in the middle of a chunk."""
-    tiny = recipe("maml", small_images)
-    serial = run(tiny, tmp_path / "serial", 0)
-    before, killed, marker = set(processes("TaskWorker")), [], tmp_path / "died"
-
-    def kill_one(step: int) -> None:
-        if step == 1:
-            killed.append(min(set(processes("TaskWorker")) - before))
-            os.kill(killed[0], signal.SIGKILL)
-
-    last_of_step_3 = Ticket(tiny.seed, "train", "train", 3, TASKS - 1)
-    deadly = BuildDeadlyWorker(tiny.model_dump_json(), last_of_step_3, str(marker))
-    assert run(tiny, tmp_path / "ray", 2, deadly, kill_one) == serial
-    assert killed
-    assert marker.exists()

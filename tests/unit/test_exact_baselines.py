@@ -226,7 +226,7 @@ def test_a_head_is_fresh_for_any_number_of_ways_and_served_in_thetas_dtype():
 def test_the_multitask_gradient_is_that_of_the_joint_minimum_once_heads_have_converged():
     """Finite differences of min over heads, which for a regression is least squares."""
     net = model(None, hidden=2)
-    algorithm = Multitask(Multitask.Config(inner_steps=4000), net, mean_squared_error)
+    algorithm = Multitask(Multitask.Config(inner_steps=600), net, mean_squared_error)
     task, theta = Task("task", numbers(1, 6), numbers(2, 6)), fresh(algorithm)
     x, y = both(task)
 
