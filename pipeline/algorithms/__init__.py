@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.algorithms.anil import ANIL
+from pipeline.algorithms.anml import ANML
 from pipeline.algorithms.anp import ANP
 from pipeline.algorithms.baseline import Baseline
 from pipeline.algorithms.cnp import CNP
@@ -32,6 +33,7 @@ from pipeline.algorithms.multitask import Multitask
 from pipeline.algorithms.nearest import Nearest
 from pipeline.algorithms.np import NP
 from pipeline.algorithms.ntm import NTM
+from pipeline.algorithms.oml import OML
 from pipeline.algorithms.pretrain import Pretrain
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.recurrentmaml import RecurrentMAML
@@ -48,6 +50,8 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "mamlpp": MAMLPP,
     "imaml": IMAML,
     "recurrentmaml": RecurrentMAML,
+    "oml": OML,
+    "anml": ANML,
     "protonet": ProtoNet,
     "matchingnet": MatchingNet,
     "relationnet": RelationNet,

@@ -10,6 +10,7 @@ from typing import Any
 SETTINGS_SINCE: dict[str, Any] = {
     "source.query_order": "sorted",
     "source.density": False,
+    "source.remember": 0,
     "algorithm.previous": "example",
     "algorithm.write_to": "one",
     "algorithm.objective": "bound",

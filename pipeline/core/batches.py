@@ -27,3 +27,9 @@ def examples(data: Any) -> int:
 def take(data: Any, rows: Tensor) -> Any:
     """These rows of a set of examples."""
     return type(data)(*(part[rows] for part in data))
+
+
+def in_order(rows: int, batch: int) -> Tensor:
+    """Row numbers [steps, batch] of consecutive mini-batches; rows that do not fill one are left out."""
+    steps = max(rows // batch, 1)
+    return torch.arange(steps * min(batch, rows)).reshape(steps, -1)

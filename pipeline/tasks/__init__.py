@@ -17,6 +17,7 @@ from pipeline.tasks.images import Images
 from pipeline.tasks.inflection import Inflection
 from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sequences import Sequences
+from pipeline.tasks.sine_stream import SineStream
 from pipeline.tasks.sinusoid import Sinusoid
 
 SOURCES: dict[str, type[TaskSource[Any]]] = {
@@ -30,4 +31,5 @@ SOURCES: dict[str, type[TaskSource[Any]]] = {
     "g2p": G2P,
     "inflection": Inflection,
     "captions": Captions,
+    "sine_stream": SineStream,
 }

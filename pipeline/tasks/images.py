@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from annotated_types import Ge, Le
 
+from pipeline.core.bounds import MAX_COUNT
+from pipeline.core.effects import OnlyWith
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes, require_support
 from pipeline.core.types import Batch, FilePath, MayChange, Task
@@ -34,6 +37,8 @@ class ImagesConfig:
         query_order: ``sorted`` gives queries by class, in the order of the support set. A method that sees them
             together could learn their labels from their places. It repeats the bits of runs from before queries were
             shuffled.
+        remember: Other classes, of each of which a training task's query set has one image. A method that learns the
+            support set as a stream must not forget them. They need ``labels: classes``.
     """
 
     path: Annotated[str, FilePath()]
@@ -42,6 +47,7 @@ class ImagesConfig:
     train_rotations: Rotations = "none"
     eval_rotations: Annotated[Rotations, MayChange()] = "none"
     query_order: Literal["shuffled", "sorted"] = "shuffled"
+    remember: Annotated[int, Ge(0), Le(MAX_COUNT), OnlyWith("labels", "classes")] = 0
 
 
 class Images:
@@ -65,7 +71,8 @@ class Images:
         self._shuffled = config.query_order == "shuffled"
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
-        self._classes.require("train", shapes.train, config.train_rotations)
+        self._training = replace(shapes.train, ways=shapes.train.ways + config.remember)
+        self._classes.require("train", self._training, config.train_rotations)
 
     def spec(self) -> Spec:
         shape = self._shapes.train
@@ -76,12 +83,15 @@ class Images:
         return self._classes.contents(split)
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
-        shape, rng = self._shapes.of(ticket), ticket.rng("task")
-        rotations = self._rotations[ticket.purpose == "train"]
-        pixels_WN, numbers = self._classes.draw(rng, ticket.split, shape, rotations)
-        by_class = self._labels == "classes" and ticket.purpose == "train"
-        labels = numbers if by_class else np.arange(shape.ways)
-        support, query = (self._batch(part, labels) for part in np.split(pixels_WN, [shape.shots], axis=1))
+        shape, rng, training = self._shapes.of(ticket), ticket.rng("task"), ticket.purpose == "train"
+        drawn = self._training if training else shape
+        pixels_WN, numbers = self._classes.draw(rng, ticket.split, drawn, self._rotations[training])
+        labels = numbers if training and self._labels == "classes" else np.arange(shape.ways)
+        (own, others), ways = np.split(pixels_WN, [shape.ways]), labels[: shape.ways]
+        support, query = (self._batch(part, ways) for part in np.split(own, [shape.shots], axis=1))
+        if len(others):
+            remembered = self._batch(others[:, :1], labels[shape.ways :])
+            query = Batch(*(torch.cat(parts) for parts in zip(query, remembered, strict=True)))
         if self._shuffled:
             # Drawn last: in either order, a ticket has the same images.
             order = torch.from_numpy(rng.permutation(len(query.y)))

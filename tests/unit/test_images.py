@@ -267,3 +267,24 @@ def test_evaluation_tasks_have_slots_and_the_images_they_had(path):
     slots, numbered = source(path, queries=3).sample(ticket(4)), by_class(path).sample(ticket(4))
     assert torch.equal(slots.query.x, numbered.query.x)
     assert not torch.equal(slots.query.y, numbered.query.y)
+
+
+def test_a_training_task_remembers_other_classes(path):
+    """One image of each, labelled with its number among all classes; an evaluation task has its own classes alone."""
+    shapes = TaskShapes(TaskShape(2, 2, 3), TaskShape(3, 2, 3))
+    images = Images(Images.Config(str(path), labels="classes", remember=3), shapes)
+    for number in range(10):
+        support, query = images.sample(ticket(number))[1:3]
+        own = set(support.y.tolist())
+        counts = query.y.bincount(minlength=6).tolist()
+        assert len(own) == 2
+        assert [counts[one] for one in sorted(own)] == [3, 3]
+        assert sorted(counts[one] for one in set(range(6)) - own) == [0, 1, 1, 1]
+        for x, y in (support, query):
+            owners = [OWNER[row] for row, _ in found(x, 5, 5)]
+            assert [sorted(SPLITS["random"]["train"])[one] for one in y] == owners
+        assert len({row for row, _ in found(torch.cat([support.x, query.x]), 5, 5)}) == 4 + 6 + 3
+    judged = images.sample(Ticket(11, "evaluate", "test", 0, 1))
+    assert judged.query.y.bincount().tolist() == [3, 3, 3]
+    with pytest.raises(DataError, match="has 6 classes, tasks have 8 ways"):
+        Images(Images.Config(str(path), labels="classes", remember=6), shapes)
