@@ -223,7 +223,7 @@ def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> 
 def evaluation_plan(recipe: Recipe, source: TaskSource[Any]) -> EvaluationPlan:
     """The final table's tasks."""
     wanted = recipe.evaluation
-    free = {key: value for key, value in recipe.identity("").free.items() if key.startswith("algorithm.")}
+    free = {key: value for key, value in recipe.identity("").free.items() if key.startswith(("algorithm.", "net."))}
     return EvaluationPlan(
         wanted.split,
         wanted.tasks,

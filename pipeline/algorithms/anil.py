@@ -40,7 +40,6 @@ class ANIL(GradientBased):
 
     Config: ClassVar[type[ANILConfig]] = ANILConfig
     about: ClassVar[About] = About("optimisation", "Raghu et al. 2020, arXiv 1909.09157")
-    drops_in_steps = False
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         phi = theta["model"]

@@ -1,4 +1,4 @@
-"""ANML: a network that learns a stream one example at a time, while another gates its features.
+"""ANML: a network that learns a stream, while another gates its features.
 
 Beaulieu, Frati, Miconi, Lehman, Stanley, Clune, Cheney: Learning to Continually Learn, arXiv 2002.09571.
 """
@@ -25,6 +25,7 @@ class ANML(Online):
     Config: ClassVar[type[OnlineConfig]] = OnlineConfig
     about: ClassVar[About] = About("optimisation", "Beaulieu et al. 2020, arXiv 2002.09571")
     adapts_parts = True
+    drops_in_steps = True
 
     def __init__(self, config: OnlineConfig, model: Network, loss: LossFunction) -> None:
         super().__init__(config, NormalisedNet(Gated(model.net), model.mode, model.input_shape), loss)

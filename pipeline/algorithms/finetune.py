@@ -42,6 +42,7 @@ class Finetune(GradientBased):
 
     Config: ClassVar[type[FinetuneConfig]] = FinetuneConfig
     about: ClassVar[About] = About("baseline", "none: plain supervised training on each support set")
+    drops_in_steps = True
     adapts_parts = True
     meta_gradient = Nothing()
     frozen_groups = frozenset({"model"})

@@ -52,6 +52,7 @@ class IMAML(GradientBased):
 
     Config: ClassVar[type[IMAMLConfig]] = IMAMLConfig
     about: ClassVar[About] = About("optimisation", "Rajeswaran et al. 2019, arXiv 1909.04630")
+    drops_in_steps = True
 
     meta_gradient = Implicit(IMAMLConfig.proximal, IMAMLConfig.solver_steps)
 

@@ -47,6 +47,7 @@ class MAML(GradientBased):
 
     Config: ClassVar[type[MAMLConfig]] = MAMLConfig
     about: ClassVar[About] = About("optimisation", "Finn, Abbeel, Levine 2017, arXiv 1703.03400")
+    drops_in_steps = True
     adapts_parts = True
 
     def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:

@@ -52,6 +52,7 @@ class MAMLPP(GradientBased):
 
     Config: ClassVar[type[MAMLPPConfig]] = MAMLPPConfig
     about: ClassVar[About] = About("optimisation", "Antoniou, Edwards, Storkey 2019, arXiv 1810.09502")
+    drops_in_steps = True
     adapts_parts = True
 
     def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:

@@ -40,6 +40,7 @@ class MetaSGD(GradientBased):
 
     Config: ClassVar[type[MetaSGDConfig]] = MetaSGDConfig
     about: ClassVar[About] = About("optimisation", "Li et al. 2017, arXiv 1707.09835")
+    drops_in_steps = True
     adapts_parts = True
 
     def extra_groups(self, rng: np.random.Generator, model: Params) -> MetaParams:

@@ -1,4 +1,4 @@
-"""OML: a representation that is learned so that a head on it learns a stream one example at a time, and forgets little.
+"""OML: a representation that is learned so that a head on it learns a stream, and forgets little of it.
 
 Javed & White: Meta-Learning Representations for Continual Learning, arXiv 1905.12588, algorithm 1.
 """
@@ -25,7 +25,6 @@ class OML(Online):
 
     Config: ClassVar[type[OnlineConfig]] = OnlineConfig
     about: ClassVar[About] = About("optimisation", "Javed & White 2019, arXiv 1905.12588")
-    drops_in_steps = False
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         phi, order = self.start(theta["model"], context), context.noise[BATCHES]

@@ -44,6 +44,7 @@ class Pretrain(GradientBased):
 
     Config: ClassVar[type[PretrainConfig]] = PretrainConfig
     about: ClassVar[About] = About("baseline", "Finn, Abbeel, Levine 2017, arXiv 1703.03400")
+    drops_in_steps = True
     adapts_parts = True
     needs: ClassVar[Needs] = Needs(data=(Batch, Pairs), targets=("values", "tokens"), head=True)
 

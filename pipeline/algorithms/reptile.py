@@ -56,6 +56,7 @@ class Reptile(GradientBased):
     Config: ClassVar[type[ReptileConfig]] = ReptileConfig
     meta_gradient = Delta()
     about: ClassVar[About] = About("optimisation", "Nichol, Achiam, Schulman 2018, arXiv 1803.02999")
+    drops_in_steps = True
 
     def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
         """``batches`` [inner steps, batch]: rows of the support set."""

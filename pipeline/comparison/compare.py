@@ -101,12 +101,12 @@ def identity(protocol: Protocol, recipe: Recipe) -> str:
     """The identity of a result: all values that decide it except the number of steps that fit the budget."""
     found = recipe.identity("")
     judged = {
-        key: value for key, value in found.free.items() if key.split(".")[0] in ("algorithm", "task", "evaluation")
+        key: value
+        for key, value in found.free.items()
+        if key.split(".")[0] in ("algorithm", "net", "task", "evaluation")
     }
     facts = {**found.fixed, **judged, "steps": None, "budget": (protocol.seconds, protocol.tasks)}
-    return hashlib.sha256(
-        json.dumps(as_first_recorded(facts, recipe.algorithm.name), sort_keys=True).encode()
-    ).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(as_first_recorded(facts), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _steps(protocol: Protocol, method: Method, recipe: Recipe) -> int | None:

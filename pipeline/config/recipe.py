@@ -90,7 +90,7 @@ class Recipe(Section):
         return Identity(
             {"data": data} | {key: value for key, (value, free) in values.items() if not free},
             {key: value for key, (value, free) in values.items() if free},
-            settings_since(self.algorithm.name, self.net.name),
+            settings_since(self.algorithm.name, self.net.name, self.source.name),
         )
 
 

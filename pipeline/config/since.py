@@ -1,33 +1,37 @@
 """Settings that came after the first runs, with the values that those runs were made with.
 
-A run that does not say a setting was made with the value here: so it can be resumed, and its recorded row stays.
+A run that does not say a setting was made with the value here: so it can be resumed, and its recorded row stays. They
+stand under the name of their algorithm, network or source: the same name in a plug-in is another setting.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-SETTINGS_SINCE: dict[str, Any] = {
-    "source.query_order": "sorted",
-    "source.density": False,
-    "source.remember": 0,
-    "algorithm.previous": "example",
-    "algorithm.write_to": "one",
-    "algorithm.objective": "bound",
-    "algorithm.train_samples": 4,
-}
-"""Of every algorithm and network."""
-SETTINGS_SINCE_OF: dict[str, dict[str, Any]] = {
+Values = dict[str, dict[str, Any]]
+_READERS: dict[str, Any] = {"algorithm.previous": "example"}
+_LATENT: dict[str, Any] = {"algorithm.objective": "bound", "algorithm.train_samples": 4}
+
+OF_ALGORITHM: Values = {
     "protonet": {"algorithm.temperature": 1.0, "algorithm.batch": "apart"},
     "maml": {"algorithm.inner_optimizer": "sgd", "algorithm.eval_inner_batch": None},
     "pretrain": {"algorithm.eval_inner_optimizer": "sgd", "algorithm.eval_inner_batch": None},
     "finetune": {"algorithm.inner_batch": None},
+    "mann": _READERS | {"algorithm.write_to": "one"},
+    "ntm": _READERS,
+    "memoryrnn": _READERS,
+    "memorygated": _READERS,
+    "np": _LATENT,
+    "anp": _LATENT,
 }
-"""The same for settings whose name another algorithm had before."""
-SETTINGS_SINCE_OF_NET: dict[str, dict[str, Any]] = {"seq2seq": {"net.dropout": 0.0, "net.eval_dropout": 0.0}}
-"""The same for settings whose name another network had before."""
+OF_NET: Values = {"seq2seq": {"net.dropout": 0.0, "net.eval_dropout": 0.0, "net.beam": 1}}
+"""``beam`` was there from the beginning; recorded rows did not name it."""
+OF_SOURCE: Values = {
+    "images": {"source.query_order": "sorted", "source.remember": 0},
+    "sinusoid": {"source.density": False},
+}
 
 
-def settings_since(algorithm: str, net: str) -> dict[str, Any]:
-    """The values, by dotted keys, that earlier runs of this algorithm and network had without saying so."""
-    return SETTINGS_SINCE | SETTINGS_SINCE_OF.get(algorithm, {}) | SETTINGS_SINCE_OF_NET.get(net, {})
+def settings_since(algorithm: str, net: str, source: str) -> dict[str, Any]:
+    """The values, by dotted keys, that earlier runs of these parts had without saying so."""
+    return OF_ALGORITHM.get(algorithm, {}) | OF_NET.get(net, {}) | OF_SOURCE.get(source, {})

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.failures import ConfigError
 from pipeline.core.types import PADDING, Pairs
 
 
@@ -30,6 +31,14 @@ def take(data: Any, rows: Tensor) -> Any:
 
 
 def in_order(rows: int, batch: int) -> Tensor:
-    """Row numbers [steps, batch] of consecutive mini-batches; rows that do not fill one are left out."""
-    steps = max(rows // batch, 1)
-    return torch.arange(steps * min(batch, rows)).reshape(steps, -1)
+    """Row numbers [steps, batch] of consecutive mini-batches.
+
+    Raises:
+        ConfigError: ``batch`` does not divide ``rows``.
+    """
+    if rows % batch:
+        raise ConfigError(
+            f"algorithm.inner_batch: {batch}, and a stream has {rows} examples; take a divisor of that, so that each "
+            "example is seen"
+        )
+    return torch.arange(rows).reshape(-1, batch)

@@ -134,7 +134,7 @@ class GradientBased(Algorithm[Batch, Adapted]):
     """How the gradient of theta is computed from one task."""
     adapts_parts: ClassVar[bool] = False
     """Whether its inner steps can leave leaves as they are, as ``inner_loop`` does."""
-    drops_in_steps: ClassVar[bool] = True
+    drops_in_steps: ClassVar[bool] = False
     """Whether its inner steps are steps of ``support_loss``, which has other dropout masks for each at evaluation."""
 
     def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
@@ -182,7 +182,8 @@ class GradientBased(Algorithm[Batch, Adapted]):
         if phase == "train" or not self.drops_in_steps:
             return noise | self.model.draw(rng, rows_of(task), phase)
         steps = self.steps(Context(0, phase, task.ways, noise))
-        return noise | self.model.draw_inner(rng, len(task.support.x), steps)
+        rows = noise[BATCHES].shape[1] if BATCHES in noise else len(task.support.x)
+        return noise | self.model.draw_inner(rng, rows, steps)
 
     def adapted(self, phi: Params, support: Batch, context: Context) -> Adapted:
         """Weights of the inner trajectory, ready to predict after this support set."""

@@ -60,8 +60,6 @@ class LearnedUpdateRule(GradientBased):
     the next.
     """
 
-    drops_in_steps = False
-
     @abstractmethod
     def start(self, theta: MetaParams, context: Context) -> Params:
         """The learner's weights before the first step."""

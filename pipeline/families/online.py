@@ -1,4 +1,4 @@
-"""Methods that learn a stream: one inner step for each example, in the order of the support set.
+"""Methods that learn a stream: inner steps see the examples of the support set in its order, each of them once.
 
 Javed & White: Meta-Learning Representations for Continual Learning, arXiv 1905.12588, algorithm 1.
 """
@@ -17,14 +17,16 @@ from pipeline.core.bounds import Count, Rate
 from pipeline.core.failures import ConfigError
 from pipeline.core.inner import SGD
 from pipeline.core.losses import LossFunction
-from pipeline.core.network import Network, head_of
+from pipeline.core.network import HEAD, Network, head_of
 from pipeline.core.types import Batch, Context, MayChange, Needs, Params, Phase, Task
 from pipeline.families.gradient import BATCHES, GradientBased
 from pipeline.nets.net import fan_in_normal
 from pipeline.nets.normalisation import BATCH_MODES
 
-FRESH, SHOWN = "fresh", "shown"
-"""The fresh rows of a head, and which they are, among a task's random tensors."""
+FRESH = "fresh"
+"""The fresh rows of a head among a task's random tensors."""
+SHOWN = "shown"
+"""The numbers of these rows."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class OnlineConfig:
     Attributes:
         inner_lr: Rate of a step in training.
         eval_inner_lr: Rate of a step at evaluation and in serving; ``null`` takes that of training.
-        inner_batch: Consecutive examples of a step. Published is 1, and 10 for the regression.
+        inner_batch: Consecutive examples of a step, a divisor of the stream's length.
     """
 
     inner_lr: Rate = 0.03
@@ -45,31 +47,36 @@ class OnlineConfig:
 class Online(GradientBased):
     """The outer loop descends the loss of the query set after the whole stream, through all of its steps.
 
-    Where the source counts classes (``labels: classes``), the classes that a stream shows have fresh rows of the head
-    at its start: the head cannot know them from an earlier stream. At evaluation the head has rows for the stream's
-    classes alone.
+    The classes that a stream shows have fresh rows of the head at its start: the head cannot know them from an earlier
+    stream. At evaluation the head has rows for the stream's classes alone. So a classifier's head is one linear layer.
 
     Raises:
         ConfigError: a normalisation that looks at a batch: a stream has none.
     """
 
-    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots", "classes", "values"), head=True)
+    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("classes", "values"), head=True)
 
     def __init__(self, config: OnlineConfig, model: Network, loss: LossFunction) -> None:
         if model.mode in BATCH_MODES:
             raise ConfigError(
-                f"normalisation: {model.mode!r} looks at a batch, and {type(self).__name__} sees examples one by one; "
+                f"normalisation: {model.mode!r} looks at a batch, and {type(self).__name__} learns a stream; "
                 "use none, layer or group"
             )
         super().__init__(config, model, loss)
-        self.features, self.outputs = model.net.features, model.net.outputs
+        self.features = model.net.features
+        self.head = {name: tuple(leaf.shape) for name, leaf in head_of(model.init(np.random.default_rng())).items()}
 
     def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
-        """The order of the stream; the classes that it shows, and a fresh row [features] of the head for each."""
+        """The order of the stream; the classes that it shows, and a fresh row [features] of the head for each.
+
+        Raises:
+            ConfigError: ``inner_batch`` does not divide the stream; a classifier's head is no linear layer.
+        """
         y = task.support.y
         order = {BATCHES: in_order(len(y), self.config.inner_batch)}
-        if y.is_floating_point() or task.ways == self.outputs:
+        if y.is_floating_point():
             return order
+        self._require_linear_head()
         shown = y.unique() if phase == "train" else torch.arange(task.ways)
         return order | {SHOWN: shown, FRESH: fan_in_normal(rng, (len(shown), self.features), self.features, 1.0)}
 
@@ -81,7 +88,12 @@ class Online(GradientBased):
         return SGD(rate if context.phase == "train" else self.config.eval_inner_lr or rate)
 
     def start(self, phi: Params, context: Context) -> Params:
-        """The weights before the first example."""
+        """The weights before the first example.
+
+        Args:
+            phi: those of theta.
+            context: has the fresh rows among its noise, and whether others stay beside them: in training alone.
+        """
         if FRESH not in context.noise:
             return phi
         fresh, shown = context.noise[FRESH], context.noise[SHOWN]
@@ -90,6 +102,16 @@ class Online(GradientBased):
             name: _row(leaf, fresh) if alone else _set_rows(leaf, shown, _row(leaf, fresh))
             for name, leaf in head_of(phi).items()
         }
+
+    def _require_linear_head(self) -> None:
+        (outputs, *_), weight = next(iter(self.head.values())), f"{HEAD}weight"
+        linear = {weight: (outputs, self.features), f"{HEAD}bias": (outputs,)}
+        if weight not in self.head or any(linear.get(name) != shape for name, shape in self.head.items()):
+            found = ", ".join(f"{name} {list(shape)}" for name, shape in self.head.items())
+            raise ConfigError(
+                f"net.head: {type(self).__name__} gives new classes fresh rows of one linear layer, and the head has "
+                f"{found}; name one linear layer [outputs, {self.features}]"
+            )
 
 
 def _row(leaf: Tensor, fresh: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from pipeline.core.types import Params
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Normaliser
 
-GATE = "gate/"
+GATE = "neuromodulator/"
 """How the names of the gating network's leaves begin."""
 
 
@@ -34,10 +36,16 @@ class Gated(Net):
         return self.net.embed(params, x, normalise) * torch.sigmoid(gates)
 
     def read_out(self, params: Params, features: Tensor) -> Tensor:
-        return self.net.read_out(params, features)
+        return features if self.outputs is None else self.net.read_out(params, features)
+
+    def reads(self, data: Any) -> Any:
+        return self.net.reads(data)
 
     def is_adapted(self, leaf: str) -> bool:
-        return not leaf.startswith(GATE)
+        return not leaf.startswith(GATE) and self.net.is_adapted(leaf)
 
     def draw_masks(self, rng: np.random.Generator, rows: int) -> Params:
         return self.net.draw_masks(rng, rows)
+
+    def draw_inner_masks(self, rng: np.random.Generator, rows: int) -> Params:
+        return self.net.draw_inner_masks(rng, rows)

@@ -47,7 +47,13 @@ class NormalisedNet:
         return {name: leaf for name, leaf in noise.items() if name.startswith(DROPOUT)}
 
     def draw_inner(self, rng: np.random.Generator, rows: int, steps: int) -> Params:
-        """Dropout masks [steps, rows, …]: each inner step of an evaluation leaves out other numbers."""
+        """Dropout masks of an evaluation, of which each inner step leaves out other numbers.
+
+        Args:
+            rng: draws them.
+            rows: the most examples that a step sees.
+            steps: inner steps; each mask is [steps, rows, …].
+        """
         drawn = [self.net.draw_inner_masks(rng, rows) for _ in range(steps)]
         return {INNER + name: torch.stack([masks[name] for masks in drawn]) for name in (drawn[0] if drawn else {})}
 

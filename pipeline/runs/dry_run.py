@@ -93,11 +93,14 @@ def _check_inner_dropout(recipe: Recipe, components: Components) -> None:
     if not net_of(recipe, components.source.spec()).draw_inner_masks(ticket.rng("noise"), 1):
         return
     noise = components.algorithm.draw(ticket.rng("noise"), components.source.sample(ticket), "evaluate")
-    if not any(name.startswith(INNER) for name in noise):
-        raise ConfigError(
-            f"net.eval_dropout: {getattr(recipe.net, 'eval_dropout', None)} has no effect with algorithm.name: "
-            f"{recipe.algorithm.name}, whose inner steps leave nothing out; leave it at 0, or choose maml or pretrain"
-        )
+    if any(name.startswith(INNER) for name in noise):
+        return
+    share = getattr(recipe.net, "eval_dropout", None)
+    found = f"net.eval_dropout: {share}" if share else f"net.name: {recipe.net.name} drops values in inner steps, which"
+    raise ConfigError(
+        f"{found} has no effect with algorithm.name: {recipe.algorithm.name}, whose inner steps leave nothing out; "
+        f"{'leave it at 0' if share else 'leave that out'}, or choose maml or pretrain"
+    )
 
 
 def check_folder(recipe: Recipe, components: Components, storage: Storage) -> None:

@@ -22,12 +22,13 @@ def as_today(saved: dict[str, Any]) -> dict[str, Any]:
     return saved | {"task": plain, "source": source | _of_source(source.get("name"), found)}
 
 
-def as_first_recorded(facts: dict[str, Any], algorithm: str) -> dict[str, Any]:
+def as_first_recorded(facts: dict[str, Any]) -> dict[str, Any]:
     """Facts of a run as they were named at first, so that a setting which came later does not undo a recorded row."""
     named = dict(facts)
     for phase in ("train", "eval"):
         named[f"task.{phase}.rotations"] = named.pop(f"source.{phase}_rotations", "none")
-    for key, value in settings_since(algorithm, str(named.get("net.name"))).items():
+    parts = (str(named.get(f"{part}.name")) for part in ("algorithm", "net", "source"))
+    for key, value in settings_since(*parts).items():
         if key in named and named[key] == value:
             del named[key]
     return named

@@ -13,6 +13,7 @@ from annotated_types import Ge, Le
 
 from pipeline.core.bounds import MAX_COUNT
 from pipeline.core.effects import OnlyWith
+from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes, require_support
 from pipeline.core.types import Batch, FilePath, MayChange, Task
@@ -58,7 +59,7 @@ class Images:
 
     Raises:
         DataError: the file is missing, damaged or has no such split set; or the split ``train`` cannot fill its shape.
-        ConfigError: tasks have no shots.
+        ConfigError: tasks have no shots, or there are too few classes to remember.
     """
 
     Config: ClassVar[type[ImagesConfig]] = ImagesConfig
@@ -71,6 +72,13 @@ class Images:
         self._shuffled = config.query_order == "shuffled"
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
+        available = self._classes.count("train", config.train_rotations)
+        if config.remember and shapes.train.ways + config.remember > available:
+            raise ConfigError(
+                f"source.remember: {config.remember} classes beside task.train.ways = {shapes.train.ways}, and the "
+                f"split 'train' of {config.split!r} in {config.path} has {available}; use at most "
+                f"{max(available - shapes.train.ways, 0)}"
+            )
         self._training = replace(shapes.train, ways=shapes.train.ways + config.remember)
         self._classes.require("train", self._training, config.train_rotations)
 

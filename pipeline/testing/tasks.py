@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from pipeline.core.algorithm import Algorithm
@@ -17,6 +18,7 @@ from pipeline.tasks.sinusoid import Sinusoid
 
 SPECS: dict[str, Spec] = {
     "classification": Spec(Batch, (1, 16, 16), 3, "slots", "cross_entropy"),
+    "classes": Spec(Batch, (1, 16, 16), 5, "classes", "cross_entropy"),
     "regression": Spec(Batch, (1,), 1, "values", "mean_squared_error"),
     "sequence": Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
     "density": Spec(Points, (1,), 1, "values", "gaussian"),
@@ -27,26 +29,33 @@ SPECS: dict[str, Spec] = {
 
 
 class NoisyPictures:
-    """Pictures 1×16×16 of noise around a pattern of their class; the patterns are drawn with each task."""
+    """Pictures 1×16×16 of noise around a pattern of their class; the patterns are drawn with each task.
+
+    With more ``classes`` than a task has ways, training tasks label with the numbers of some of them.
+    """
 
     Config: ClassVar[type[Any]] = type(None)
     splits: tuple[Split, ...] = ("train", "val", "test")
     fingerprint = "noisy pictures"
 
-    def __init__(self, data: type, shapes: TaskShapes) -> None:
-        self._data, self._shapes = data, shapes
+    def __init__(self, data: type, shapes: TaskShapes, classes: int = 0) -> None:
+        self._data, self._shapes, self._classes = data, shapes, classes
 
     def spec(self) -> Spec:
+        if self._classes:
+            return Spec(self._data, (1, 16, 16), self._classes, "classes", "cross_entropy")
         return Spec(self._data, (1, 16, 16), self._shapes.train.ways, "slots", "cross_entropy")
 
     def sample(self, ticket: Ticket) -> Task[Any]:
         rng, shape = ticket.rng("task"), self._shapes.of(ticket)
         patterns = rng.normal(size=(shape.ways, 1, 16, 16))
+        numbered = self._classes and ticket.purpose == "train"
+        labels = rng.choice(self._classes, shape.ways, replace=False) if numbered else np.arange(shape.ways)
 
         def examples(each: int) -> Any:
             y = rng.permutation(shape.ways * each) % shape.ways
             x = torch.from_numpy(patterns[y] + 0.5 * rng.normal(size=(len(y), 1, 16, 16)))
-            return self._data(x.float(), torch.from_numpy(y))
+            return self._data(x.float(), torch.from_numpy(labels[y]))
 
         return Task(ticket.id, examples(shape.shots), examples(shape.queries), shape.ways)
 
@@ -61,20 +70,18 @@ def small_tasks(name: str) -> TaskSource[Any]:
         return Ciphers(Ciphers.Config(letters=4, lengths=(2, 3)), TaskShapes(TaskShape(1, 4, 3), TaskShape(1, 3, 4)))
     if name == "optimisation":
         return Quadratics(Quadratics.Config(), TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)))
-    data = SPECS[name].data
-    return NoisyPictures(data, TaskShapes(TaskShape(3, 0 if data is Stream else 2, 2), TaskShape(3, 1, 3)))
+    data, classes = SPECS[name].data, SPECS[name].outputs if name == "classes" else 0
+    return NoisyPictures(data, TaskShapes(TaskShape(3, 0 if data is Stream else 2, 2), TaskShape(3, 1, 3)), classes)
 
 
 def taken_by(algorithm: type[Algorithm[Any, Any]]) -> list[str]:
     """The names of the small tasks that an algorithm takes."""
     needs, family = algorithm.needs, algorithm.about.family
-    # In these tasks slots are the numbers of all classes there are. A function to be made small is a regression
-    # without noise: learned optimisers stand for all methods on it.
-    targets = {"slots" if target == "classes" else target for target in needs.targets}
+    # A function to be made small is a regression without noise: learned optimisers stand for all methods on it.
     return [
         name
         for name, spec in sorted(SPECS.items())
         if spec.data in needs.data
-        and spec.targets in targets
+        and spec.targets in needs.targets
         and (name != "optimisation" or family == "learned optimiser")
     ]

@@ -44,6 +44,7 @@ SLOWEST = "conv4"
 
 SHAPES: dict[str, TaskShapes] = {
     "classification": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
+    "classes": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
     "regression": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
     "density": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
     "transduction": TaskShapes(TaskShape(1, 4, 3), TaskShape(1, 3, 4)),
@@ -180,7 +181,7 @@ def _same_kind(one: Spec, other: Spec) -> bool:
 
 
 def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:
-    if SPECS[kind].tokens is not None:  # the defaults of a source of sequences are long
+    if SPECS[kind].tokens is not None or kind == "classes":  # by default sequences are long, and labels are slots
         return small_tasks(kind)
     for name in SOURCES:
         source = make_source(name, images)

@@ -10,7 +10,7 @@ import yaml
 from mlflow import MlflowClient
 
 from pipeline import recipes
-from pipeline.comparison.compare import compare, recipes_of
+from pipeline.comparison.compare import compare, identity, recipes_of
 from pipeline.comparison.leaderboard import shown, table, table_of_tasks
 from pipeline.comparison.protocol import read
 from pipeline.core.failures import ConfigError
@@ -221,3 +221,15 @@ def test_no_such_method_or_protocol(protocol):
         recipes_of("small", read(protocol()), ["maaml"], [])
     with pytest.raises(ConfigError, match="protocol 'nothing': packaged are .*omniglot_5w1s"):
         read("nothing")
+
+
+def test_what_decides_an_evaluation_alone_belongs_to_a_row_s_identity():
+    """A row that was measured with another search, or with nothing left out, is another row."""
+    protocol = read("ciphers")
+    first = next(iter(protocol.methods))
+    rows = {
+        change: identity(protocol, recipes_of("ciphers", protocol, [first], [change])[first])
+        for change in ("net.beam=1", "net.eval_dropout=0", "net.beam=4", "net.eval_dropout=0.2", "checkpoint.keep=9")
+    }
+    assert rows["net.beam=1"] == rows["net.eval_dropout=0"] == rows["checkpoint.keep=9"]
+    assert len(set(rows.values())) == 3

@@ -18,7 +18,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.losses import cross_entropy, mean_squared_error
 from pipeline.core.types import Batch, Context, Params, Task
 from pipeline.families.online import FRESH, SHOWN, OnlineConfig
-from pipeline.nets.gated import GATE
+from pipeline.nets.gated import GATE, Gated
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
 
@@ -175,10 +175,31 @@ def test_classes_of_a_stream_have_fresh_rows_of_the_head():
     assert algorithm.predict(algorithm.adapt(theta, task.support, later), task.query.x).shape == (5, 3)
 
 
-def test_slots_that_are_drawn_anew_need_no_fresh_rows():
-    algorithm, theta, task, drawn = made(outputs=3, ways=3)
-    assert set(drawn.noise) == {"batches"}
-    assert algorithm.start(theta["model"], drawn) is theta["model"]
+def test_a_classifier_s_head_is_one_linear_layer():
+    """Fresh rows are of that layer; a regression's head may be anything."""
+
+    class Deep(LinearBody):
+        def init(self, rng):
+            return super().init(rng) | {"head/0/weight": torch.ones(FEATURES, FEATURES)}
+
+    model, loss = NormalisedNet(Deep(9), "none", (INPUTS,)), cross_entropy
+    algorithm = ALGORITHMS["oml"](OnlineConfig(), model, loss)
+    task = made(outputs=9, ways=3).task
+    with pytest.raises(
+        ConfigError, match=r"net.head: OML gives .* head has .*head/0/weight \[3, 3\]; name one linear"
+    ) as caught:
+        context(algorithm, task)
+    assert "\n" not in str(caught.value)
+    context(ALGORITHMS["oml"](OnlineConfig(), NormalisedNet(Deep(1), "none", (INPUTS,)), loss), made().task)
+
+
+def test_a_network_s_fixed_leaves_stay_fixed_under_gates():
+    class Fixed(LinearBody):
+        def is_adapted(self, leaf):
+            return leaf != "body"
+
+    net = Gated(Fixed(1))
+    assert [leaf for leaf in net.init(np.random.default_rng(0)) if net.is_adapted(leaf)] == ["head/weight", "head/bias"]
 
 
 def test_gates_multiply_the_features_and_stay():
@@ -194,8 +215,10 @@ def test_gates_multiply_the_features_and_stay():
 
 
 def test_a_stream_of_mini_batches_is_in_order_and_evaluation_has_a_rate_of_its_own():
-    assert in_order(7, 3).tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert in_order(2, 3).tolist() == [[0, 1]]
+    assert in_order(6, 3).tolist() == [[0, 1, 2], [3, 4, 5]]
+    for rows in (7, 2):  # no example of a stream is left out
+        with pytest.raises(ConfigError, match=f"algorithm.inner_batch: 3, and a stream has {rows} examples"):
+            in_order(rows, 3)
     algorithm, theta, task, drawn = made(inner_batch=2, eval_inner_lr=0.5)
     assert algorithm.steps(drawn) == STEPS // 2
     steps = [algorithm.last(theta, task.support, drawn._replace(phase=phase)) for phase in ("train", "evaluate")]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.core.failures import DataError
+from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes
 from pipeline.core.types import Batch
@@ -286,5 +286,5 @@ def test_a_training_task_remembers_other_classes(path):
         assert len({row for row, _ in found(torch.cat([support.x, query.x]), 5, 5)}) == 4 + 6 + 3
     judged = images.sample(Ticket(11, "evaluate", "test", 0, 1))
     assert judged.query.y.bincount().tolist() == [3, 3, 3]
-    with pytest.raises(DataError, match="has 6 classes, tasks have 8 ways"):
+    with pytest.raises(ConfigError, match=r"source.remember: 6 classes beside .* 'train' .* has 6; use at most 4"):
         Images(Images.Config(str(path), labels="classes", remember=6), shapes)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline import config
+from pipeline.build import build_components, build_worker
 from pipeline.core.failures import ConfigError
 from pipeline.core.network import DROPOUT, INNER
+from pipeline.core.seeding import Ticket
+from pipeline.engine.interfaces import Chunk
 from pipeline.runs.dry_run import dry_run
 from tests.unit.test_exact_transduction import context, made, net_of, task_of
 
@@ -75,3 +79,29 @@ def test_a_share_without_an_effect_is_refused():
         dry_run(config.load("ciphers_maml", [*changes, *anil]))
     assert "\n" not in str(caught.value)
     dry_run(config.load("ciphers_maml", changes))
+
+
+def small(share, batch):
+    """Ciphers on a small network, fine-tuned in four steps of Adam."""
+    tuned = f"eval_inner_optimizer: adam, eval_inner_lr: 0.05, eval_inner_steps: 4, eval_inner_batch: {batch}"
+    sizes = ["net.hidden=8", "net.embedding=8", "task.eval={shots: 20, queries: 5}"]
+    return config.load("ciphers_maml", [f"algorithm={{name: pretrain, {tuned}}}", *sizes, f"net.eval_dropout={share}"])
+
+
+@pytest.mark.parametrize(("batch", "rows"), [("null", 20), ("16", 16)])
+def test_a_worker_scores_tasks_together_as_it_scores_them_alone(batch, rows):
+    """A step's masks are of the examples that it sees, which are fewer in a mini-batch."""
+
+    def accuracy(share, vectorise):
+        components = build_components(small(share, batch))
+        worker = build_worker(small(share, batch), components)
+        worker.vectorise = vectorise
+        tickets = tuple(Ticket(1, "evaluate", "test", 0, number) for number in range(3))
+        return worker.score(components.theta.numpy(), Chunk(0, 0, tickets)).metrics["token_accuracy"]
+
+    together, alone, whole = accuracy(0.4, True), accuracy(0.4, False), accuracy(0.0, True)
+    assert np.abs(together - alone).max() < 1e-6
+    assert np.abs(together - whole).max() > 1e-3
+    algorithm, ticket = build_components(small(0.4, batch)), Ticket(1, "evaluate", "test", 0, 0)
+    drawn = algorithm.algorithm.draw(ticket.rng("noise"), algorithm.source.sample(ticket), "evaluate")
+    assert {leaf.shape[:2] for name, leaf in drawn.items() if name.startswith(INNER)} == {(4, rows)}

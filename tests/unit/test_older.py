@@ -42,20 +42,29 @@ def test_what_has_no_rotations_is_left_as_it_is(saved):
 
 
 def test_a_setting_that_came_later_does_not_change_the_facts_of_a_recorded_row():
-    then = {"algorithm.name": "protonet", "task.train.rotations": "classes", "task.eval.rotations": "none"}
+    then = {
+        "algorithm.name": "protonet",
+        "source.name": "images",
+        "task.train.rotations": "classes",
+        "task.eval.rotations": "none",
+    }
     now = {
         "algorithm.name": "protonet",
         "algorithm.batch": "apart",
         "algorithm.temperature": 1.0,
+        "source.name": "images",
         "source.query_order": "sorted",
+        "source.remember": 0,
         "source.train_rotations": "classes",
         "source.eval_rotations": "none",
     }
-    assert as_first_recorded(now, "protonet") == then
+    assert as_first_recorded(now) == then
     for net, kept in (("seq2seq", False), ("resnet12", True)):  # one network had the setting from its beginning
-        facts = as_first_recorded({"net.name": net, "net.dropout": 0.0}, "maml")
+        facts = as_first_recorded({"net.name": net, "net.dropout": 0.0})
         assert ("net.dropout" in facts) == kept
-    assert as_first_recorded(now | {"algorithm.temperature": 2.0}, "protonet") == then | {"algorithm.temperature": 2.0}
+    for source, kept in (("images", False), ("of a plug-in", True)):
+        assert ("source.remember" in as_first_recorded({"source.name": source, "source.remember": 0})) == kept
+    assert as_first_recorded(now | {"algorithm.temperature": 2.0}) == then | {"algorithm.temperature": 2.0}
 
 
 def test_a_run_of_before_a_setting_goes_on_where_it_has_the_value_of_then():
