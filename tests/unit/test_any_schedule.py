@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("torch_threads")
 SCHEDULES = {"calm": (3, CALM), "strays": (2, STRAYS), "everything": (4, EVERYTHING)}
 """The number of workers and what happens to them; ``test_scheduler`` has all numbers and all harm, on smaller tasks."""
 
-ALIKE = ("metagan_maml", "metagan_relationnet")
-"""Games like ``metagan_protonet``, which is tried every day."""
+ALIKE = ("metagan_maml", "metagan_relationnet", "anil", "metasgd", "mamlpp", "oml", "anml", "np")
+"""Each is like one that is tried every day: games like ``metagan_protonet``, inner loops like MAML's, NP like ANP."""
 
 
 @pytest.mark.parametrize(
