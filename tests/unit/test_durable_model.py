@@ -236,7 +236,7 @@ def test_a_run_survives_whatever_happens_to_it(straight, monkeypatch):
         derandomize=True,
         database=None,
         deadline=None,
-        max_examples=15,
+        max_examples=8,
         stateful_step_count=12,
         phases=[Phase.generate],  # a failure is told as it was found: to make it shorter takes minutes
     )
