@@ -11,6 +11,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
 from pipeline.core.network import DROPOUT, INNER
 from pipeline.core.seeding import Split, Ticket
+from pipeline.core.types import Phase
 from pipeline.engine.dry_run import check_algorithm
 from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
 from pipeline.engine.interfaces import Chunk
@@ -76,8 +77,7 @@ def _check_dropout(recipe: Recipe, components: Components) -> None:
     ticket = Ticket(recipe.seed, "train", "train", 1, 0)
     if not net_of(recipe, components.source.spec()).draw_masks(ticket.rng("noise"), 1):
         return
-    noise = components.algorithm.draw(ticket.rng("noise"), components.source.sample(ticket), "train")
-    if any(name.startswith(DROPOUT) for name in noise):
+    if _draws(components, ticket, "train", DROPOUT):
         return
     share = getattr(recipe.net, "dropout", None)
     found = f"net.dropout: {share} has" if share else f"net.name: {recipe.net.name} has dropout layers, which have"
@@ -92,8 +92,7 @@ def _check_inner_dropout(recipe: Recipe, components: Components) -> None:
     ticket = Ticket(recipe.evaluation.seed, "evaluate", recipe.evaluation.split, 0, 0)
     if not net_of(recipe, components.source.spec()).draw_inner_masks(ticket.rng("noise"), 1):
         return
-    noise = components.algorithm.draw(ticket.rng("noise"), components.source.sample(ticket), "evaluate")
-    if any(name.startswith(INNER) for name in noise):
+    if _draws(components, ticket, "evaluate", INNER):
         return
     share = getattr(recipe.net, "eval_dropout", None)
     found = f"net.eval_dropout: {share}" if share else f"net.name: {recipe.net.name} drops values in inner steps, which"
@@ -101,6 +100,12 @@ def _check_inner_dropout(recipe: Recipe, components: Components) -> None:
         f"{found} has no effect with algorithm.name: {recipe.algorithm.name}, whose inner steps leave nothing out; "
         f"{'leave it at 0' if share else 'leave that out'}, or choose maml or pretrain"
     )
+
+
+def _draws(components: Components, ticket: Ticket, phase: Phase, prefix: str) -> bool:
+    """Whether the algorithm draws tensors whose names begin so for a task."""
+    noise = components.algorithm.draw(ticket.rng("noise"), components.source.sample(ticket), phase)
+    return any(name.startswith(prefix) for name in noise)
 
 
 def check_folder(recipe: Recipe, components: Components, storage: Storage) -> None:

@@ -6,37 +6,22 @@ An input is a point and the number of its wave, one-hot. A learner that forgets 
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Le
 
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes, require_support
 from pipeline.core.types import Batch, Task
-
-Amplitude = Annotated[float, Gt(0), Le(1e3)]
-Phase = Annotated[float, Ge(-2 * math.pi), Le(2 * math.pi)]
-Input = Annotated[float, Ge(-1e3), Le(1e3)]
+from pipeline.tasks.sinusoid import WaveConfig, ranges_of
 
 
 @dataclass(frozen=True)
-class SineStreamConfig:
-    """Bounds of uniform draws.
-
-    Attributes:
-        amplitude: Of a wave.
-        phase: Of a wave, in radians.
-        x: Of each example's input.
-    """
-
-    amplitude: tuple[Amplitude, Amplitude] = (0.1, 5.0)
-    phase: tuple[Phase, Phase] = (0.0, math.pi)
-    x: tuple[Input, Input] = (-5.0, 5.0)
+class SineStreamConfig(WaveConfig):
+    """Bounds of uniform draws."""
 
 
 class SineStream:
@@ -53,10 +38,7 @@ class SineStream:
     splits: tuple[Split, ...] = ("train", "val", "test")
 
     def __init__(self, config: SineStreamConfig, shapes: TaskShapes) -> None:
-        for name in ("amplitude", "phase", "x"):
-            low, high = getattr(config, name)
-            if not low < high:
-                raise ConfigError(f"source.{name}: ({low}, {high}) is empty; the first bound must be below the second")
+        ranges_of(config)
         require_support(shapes)
         if shapes.eval.ways != shapes.train.ways:
             raise ConfigError(

@@ -27,20 +27,38 @@ Input = Annotated[float, Ge(-1e3), Le(1e3)]
 
 
 @dataclass(frozen=True)
-class SinusoidConfig:
-    """Bounds of uniform draws, and how answers are judged.
+class WaveConfig:
+    """Bounds of uniform draws.
 
     Attributes:
-        amplitude: Of a task's wave.
-        phase: Of a task's wave, in radians.
+        amplitude: Of a wave.
+        phase: Of a wave, in radians.
         x: Of each example's input.
-        density: Whether an answer is a density, judged by the log-likelihood, as neural processes give it, or a value,
-            judged by its squared error. The tasks are the same.
     """
 
     amplitude: tuple[Amplitude, Amplitude] = (0.1, 5.0)
     phase: tuple[Phase, Phase] = (0.0, math.pi)
     x: tuple[Input, Input] = (-5.0, 5.0)
+
+
+def ranges_of(config: WaveConfig) -> list[tuple[str, float, float]]:
+    """The name and the bounds of each range. Raises ``ConfigError`` where one is empty."""
+    ranges: list[tuple[str, float, float]] = [(name, *getattr(config, name)) for name in ("amplitude", "phase", "x")]
+    for name, low, high in ranges:
+        if not low < high:
+            raise ConfigError(f"source.{name}: ({low}, {high}) is empty; the first bound must be below the second")
+    return ranges
+
+
+@dataclass(frozen=True)
+class SinusoidConfig(WaveConfig):
+    """Bounds of uniform draws, and how answers are judged.
+
+    Attributes:
+        density: Whether an answer is a density, judged by the log-likelihood, as neural processes give it, or a value,
+            judged by its squared error. The tasks are the same.
+    """
+
     density: bool = False
 
 
@@ -57,12 +75,7 @@ class Sinusoid:
     splits: tuple[Split, ...] = ("train", "val", "test")
 
     def __init__(self, config: SinusoidConfig, shapes: TaskShapes) -> None:
-        ranges: list[tuple[str, float, float]] = [
-            (name, *getattr(config, name)) for name in ("amplitude", "phase", "x")
-        ]
-        for name, low, high in ranges:
-            if not low < high:
-                raise ConfigError(f"source.{name}: ({low}, {high}) is empty; the first bound must be below the second")
+        ranges = ranges_of(config)
         require_support(shapes)
         for phase, shape in (("train", shapes.train), ("eval", shapes.eval)):
             if shape.ways != 1:
