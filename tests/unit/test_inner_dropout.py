@@ -12,7 +12,9 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.network import DROPOUT, INNER
 from pipeline.core.seeding import Ticket
 from pipeline.engine.interfaces import Chunk
+from pipeline.runs import run_end
 from pipeline.runs.dry_run import dry_run
+from pipeline.storage import storage_at
 from tests.unit.test_exact_transduction import context, made, net_of, task_of
 
 SETTINGS = {
@@ -105,3 +107,13 @@ def test_a_worker_scores_tasks_together_as_it_scores_them_alone(batch, rows):
     algorithm, ticket = build_components(small(0.4, batch)), Ticket(1, "evaluate", "test", 0, 0)
     drawn = algorithm.algorithm.draw(ticket.rng("noise"), algorithm.source.sample(ticket), "evaluate")
     assert {leaf.shape[:2] for name, leaf in drawn.items() if name.startswith(INNER)} == {(4, rows)}
+
+
+def test_a_finished_run_is_judged_again_with_another_share(tmp_path, monkeypatch):
+    """As with another search: the evaluation that it has is of other settings."""
+    monkeypatch.setattr(run_end, "has_finished", lambda uri, run: True)
+    (tmp_path / "tracked_run").write_text("a" * 32)
+    before, storage = config.load("ciphers_maml"), storage_at(str(tmp_path))
+    assert run_end.is_settled(before, before, storage)
+    for change in ("net.eval_dropout=0.2", "net.beam=4"):
+        assert not run_end.is_settled(config.load("ciphers_maml", [change]), before, storage)
