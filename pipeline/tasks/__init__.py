@@ -19,6 +19,7 @@ from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sequences import Sequences
 from pipeline.tasks.sine_stream import SineStream
 from pipeline.tasks.sinusoid import Sinusoid
+from pipeline.tasks.waves_and_hinges import WavesAndHinges
 
 SOURCES: dict[str, type[TaskSource[Any]]] = {
     "sinusoid": Sinusoid,
@@ -32,4 +33,5 @@ SOURCES: dict[str, type[TaskSource[Any]]] = {
     "inflection": Inflection,
     "captions": Captions,
     "sine_stream": SineStream,
+    "waves_and_hinges": WavesAndHinges,
 }
