@@ -14,7 +14,7 @@ from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
 from pipeline.core.types import Batch, Context, MetaParams, Needs, Params, Phase, Score, Task
 from pipeline.nets.running import fold_moments
-from pipeline.nets.search_space import ARCH, first_groups, is_open, shares
+from pipeline.nets.search_space import ARCH, cell_of, first_groups, is_open, shares
 
 
 class Encoded(Protocol):
@@ -92,6 +92,10 @@ class MetricBased(Differentiable[Batch, E]):
         if not (self.state_groups and context.phase == "train"):
             return score
         return score._replace(records={name: moment.detach() for name, moment in moments.items()})
+
+    def cell(self, adapted: E) -> tuple[str, ...]:
+        """The op on each edge of a search space's cell."""
+        return cell_of(self.model.net, adapted.encoder.phi)
 
     def fold(self, theta: MetaParams, records: list[Params]) -> MetaParams:
         return fold_moments(theta, records)

@@ -15,7 +15,7 @@ from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
 from pipeline.core.types import Batch, Context, MetaParams, Needs, Params, Score
 from pipeline.families.gradient import GradientBased
-from pipeline.nets.search_space import ARCH, is_open, strongest
+from pipeline.nets.search_space import ARCH, cell_of, is_open, strongest
 
 DISCRETE = "discrete/"
 """How the names begin, among an adapted network's leaves, of what the discrete network's normalisation must know."""
@@ -66,8 +66,7 @@ class ArchitectureSearch(GradientBased):
 
     def cell(self, adapted: Adapted) -> tuple[str, ...]:
         """The op that a task chose on each edge."""
-        chosen: tuple[str, ...] = self.model.net.chosen(adapted.phi)
-        return chosen
+        return cell_of(self.model.net, adapted.phi)
 
 
 def discrete(adapted: Adapted) -> Adapted:

@@ -74,12 +74,6 @@ class SearchSpace(Net):
         shares = params[f"{SHARES}edge{edge}"]
         return torch.stack([shares[number] * op(name) for number, name in enumerate(self.ops)]).sum(0)
 
-    def chosen(self, params: Params) -> tuple[str, ...]:
-        """The op with the largest share on each edge, as names. Not for use under ``vmap``."""
-        if self.cell is not None:
-            return self.cell
-        return tuple(self.ops[int(params[f"{SHARES}edge{edge}"].argmax())] for edge in range(EDGES))
-
     def choices(self, params: Params) -> dict[str, Tensor]:
         """Metrics ``edge0/OP``: 1 for the op with the largest share on an edge and 0 for others, so that their means
         over tasks are the shares of tasks that chose it."""
@@ -107,6 +101,19 @@ def shares(params: Params, temperature: float = 1.0) -> Params:
 def strongest(params: Params) -> Params:
     """Shares of 1 for the op with the largest share on each edge, and 0 for the others."""
     return {name: _largest(row) for name, row in params.items() if name.startswith(SHARES)}
+
+
+def cell_of(net: Any, params: Params) -> tuple[str, ...]:
+    """The op with the largest share on each edge, or the cell that is named. Not for use under ``vmap``.
+
+    Raises:
+        ConfigError: the network is no search space.
+    """
+    if not isinstance(net, SearchSpace):
+        raise ConfigError(f"net.name: {type(net).__name__} has no cell; function_cells and image_cells have one")
+    if net.cell is not None:
+        return net.cell
+    return tuple(net.ops[int(params[f"{SHARES}edge{edge}"].argmax())] for edge in range(EDGES))
 
 
 def is_open(net: Any) -> bool:

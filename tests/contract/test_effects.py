@@ -20,6 +20,7 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import Context, Points
 from pipeline.engine.outer.optimizer import Outer, build_optimizer, build_scheduler
+from pipeline.families.search import ArchitectureSearch
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import Mode
@@ -39,6 +40,7 @@ ENOUGH: dict[str, dict[str, int]] = {
     "mbpa": {"neighbours": 3},
     "metalstm": {"inner_steps": 3, "detach_every": 2},
     "learnedoptimizer": {"inner_steps": 3, "detach_every": 2},
+    "metanas": {"inner_steps": 3, "eval_inner_steps": 3},
     "reptile": {"inner_steps": 3, "eval_inner_steps": 3},
     "imaml": {"solver_steps": 3},
     "anp": {"heads": 1},
@@ -125,7 +127,9 @@ def computed(algorithm: str, config: Any, images: str) -> str:
     spec = source.spec()
     mode = NORMALISED.get(algorithm, "none")
     outputs = spec.outputs if needs.head else None
-    net = NETS["mlp"](NETS["mlp"].Config((8,)), spec.input_shape, outputs, normalised=mode != "none")
+    searches = issubclass(method_type, ArchitectureSearch)
+    kind, sizes = ("function_cells", {"cell": None}) if searches else ("mlp", {"hidden": (8,)})
+    net = NETS[kind](NETS[kind].Config(**sizes), spec.input_shape, outputs, normalised=mode != "none")
     method = method_type(config, NormalisedNet(net, mode, spec.input_shape), LOSSES[spec.loss].function)  # type: ignore[call-arg]
     theta = method.init(Ticket(1, "init", "train", 0, 0).rng("noise"))
     for number in range(TASKS.get(algorithm, 2)):

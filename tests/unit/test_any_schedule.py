@@ -20,8 +20,9 @@ SCHEDULES = {"calm": (3, CALM), "strays": (2, STRAYS), "everything": (4, EVERYTH
 """The number of workers and what happens to them; ``test_scheduler`` has all numbers and all harm, on smaller tasks."""
 
 ALIKE = {
-    "maml": ("anil", "metasgd", "mamlpp", "oml", "anml", "finetune"),
-    "protonet": ("matchingnet", "relationnet", "versa", "nearest"),
+    "maml": ("anil", "metasgd", "mamlpp", "oml", "anml", "finetune", "tnas", "hypernas"),
+    "reptile": ("metanas",),
+    "protonet": ("matchingnet", "relationnet", "versa", "nearest", "ridge"),
     "ntm": ("memoryrnn", "memorygated"),
     "anp": ("np", "cnp"),
     "metagan_protonet": ("metagan_maml", "metagan_relationnet"),
