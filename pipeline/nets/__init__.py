@@ -9,6 +9,7 @@ from pipeline.nets.linear import Linear
 from pipeline.nets.mlp import MLP
 from pipeline.nets.module import OwnModule
 from pipeline.nets.net import Net
+from pipeline.nets.policy import Policy
 from pipeline.nets.resnet12 import ResNet12
 from pipeline.nets.seq2seq import Seq2Seq
 
@@ -21,4 +22,5 @@ NETS: dict[str, type[Net]] = {
     "seq2seq": Seq2Seq,
     "function_cells": FunctionCells,
     "image_cells": ImageCells,
+    "policy": Policy,
 }

@@ -55,6 +55,8 @@ SHAPES: dict[str, TaskShapes] = {
     "density": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
     "transduction": TaskShapes(TaskShape(1, 4, 3), TaskShape(1, 3, 4)),
     "sequence": TaskShapes(TaskShape(3, 0, 2), TaskShape(3, 1, 2)),
+    "choices": TaskShapes(TaskShape(1, 2, 2), TaskShape(1, 4, 3)),
+    "control": TaskShapes(TaskShape(1, 2, 2), TaskShape(1, 4, 3)),
     "optimisation": TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)),
 }
 
@@ -187,11 +189,15 @@ def _same_kind(one: Spec, other: Spec) -> bool:
     """Whether the shape of an input, vocabularies and the metric of answers aside they are equal."""
     if one.data is Pairs:
         return other.data is Pairs
+    if one.actions is not None:
+        return other.actions is not None and one.actions.discrete == other.actions.discrete
     return one._replace(input_shape=()) == other._replace(input_shape=())
 
 
 def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:
-    if SPECS[kind].tokens is not None or kind == "classes":  # by default sequences are long, and labels are slots
+    if (
+        SPECS[kind].tokens is not None or SPECS[kind].actions is not None or kind == "classes"
+    ):  # by default sequences are long, and labels are slots
         return small_tasks(kind)
     for name in SOURCES:
         source = make_source(name, images)

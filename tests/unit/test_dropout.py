@@ -15,6 +15,7 @@ from pipeline import config
 from pipeline.algorithms import ALGORITHMS
 from pipeline.build import build_components
 from pipeline.core import plugins
+from pipeline.core.agent import Agent
 from pipeline.core.failures import ConfigError
 from pipeline.core.network import DROPOUT, Adapted
 from pipeline.core.seeding import Ticket
@@ -30,8 +31,8 @@ OWN = own_modules.__name__
 WITHOUT_MASKS = {"nearest", "metamemory", "mbpa"}
 """As it is now. The product has no such list: it looks at what an algorithm draws."""
 
-SEARCH = {name for name, algorithm in ALGORITHMS.items() if issubclass(algorithm, ArchitectureSearch)}
-"""They take search spaces alone, which have no dropout."""
+WITHOUT_LAYERS = {name for name, one in ALGORITHMS.items() if issubclass(one, Agent | ArchitectureSearch)}
+"""They take policies, or search spaces, alone, which have no dropout."""
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,7 @@ def recipe(algorithm, images, **changes):
     return config.validate(data | changes, "dropping")
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in SEARCH])
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in WITHOUT_LAYERS])
 def test_an_algorithm_draws_masks_or_is_refused(algorithm, small_images):
     wanted = recipe(algorithm, small_images)
     if algorithm in WITHOUT_MASKS:
