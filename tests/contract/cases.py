@@ -153,8 +153,9 @@ def every_day() -> frozenset[Described]:
 
 
 def meetings(one: Described) -> set[tuple[str, Any]]:
-    """The algorithm with its kind, its network, its mode and its variant."""
-    return {(one.algorithm, part) for part in one[1:]}
+    """The algorithm with its kind, its network, its mode and its variant. T-NAS meets the modes for all searches."""
+    parts = {(one.algorithm, part) for part in one[1:]}
+    return parts - {(one.algorithm, one.mode)} if one.algorithm in ("metanas", "hypernas") else parts
 
 
 @functools.cache
