@@ -1,4 +1,7 @@
-"""A search space for images that is small enough to be enumerated: 16 cells; ours, in the manner of DARTS."""
+"""A search space for images that is small enough to be enumerated: 16 cells; ours, in the manner of DARTS.
+
+A skip does not care for its place, so 13 of the cells are different networks.
+"""
 
 from __future__ import annotations
 
