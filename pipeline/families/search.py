@@ -26,7 +26,7 @@ class ArchitectureSearch(GradientBased):
     each edge, at the same weights; and as ``edge0/OP`` the share of tasks that chose an op.
 
     The weights were adapted within the mixture, so the discrete network often is far worse. What a cell is worth shows
-    a run of the same recipe with ``net.cell`` naming its ops.
+    a run of another algorithm, such as MAML, on the network whose ``net.cell`` names its ops.
 
     Raises:
         ConfigError: the network has no architecture to search.
