@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.core.algorithm import backprop
 from pipeline.core.network import Adapted
 from pipeline.core.types import About, Context, Episodes, MetaParams, Params, Score, Simulator, Task
+from pipeline.core.world import ENVIRONMENT_STEPS
 from pipeline.families.advantages import returns_to_go
 from pipeline.families.policy import QUERY, mean_over_steps
 from pipeline.families.policy_gradient import PolicyGradient, PolicyGradientConfig
@@ -72,7 +73,7 @@ class MAMLRL(PolicyGradient):
             steps.append(steps[-1])
         score = self.loss(query.rewards, query.alive)
         before = {"return_before": self.loss(seen[0].rewards, seen[0].alive).metrics["return"]} if seen else {}
-        told = before | {"environment_steps": torch.stack(steps).sum()}
+        told = before | {ENVIRONMENT_STEPS: torch.stack(steps).sum()}
         return score._replace(loss=loss, metrics=score.metrics | told)
 
     def _sampling_term(self, trajectory: Trajectory, query: Episodes, simulator: Simulator, context: Context) -> Tensor:

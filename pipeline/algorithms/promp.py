@@ -19,6 +19,7 @@ from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import Adam, iterate, last
 from pipeline.core.network import Adapted
 from pipeline.core.types import About, Context, Episodes, MetaParams, Params, Score, Simulator, Task
+from pipeline.core.world import ENVIRONMENT_STEPS
 from pipeline.families.policy import QUERY, mean_over_steps
 from pipeline.families.policy_gradient import PolicyGradient, PolicyGradientConfig
 
@@ -77,9 +78,7 @@ class ProMP(PolicyGradient):
         steps = torch.stack([acted.episodes.alive.sum() for acted in (*support, query)]).sum()
         score = self.judged(episodes, {})
         delta = {name: (leaf - after[name]).detach() for name, leaf in start.items()}
-        return {"model": delta}, detach(
-            score._replace(metrics=score.metrics | {"environment_steps": steps}, answers={})
-        )
+        return {"model": delta}, detach(score._replace(metrics=score.metrics | {ENVIRONMENT_STEPS: steps}, answers={}))
 
     def _acted(self, phi: Params, episodes: Episodes) -> Acted:
         outputs = self.outputs(phi, episodes).detach()
