@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from pipeline.core.algorithm import backprop
-from pipeline.core.network import Adapted
-from pipeline.core.types import About, Context, Episodes, MetaParams, Params, Score, Simulator, Task
+from pipeline.core.types import About, Context, Episodes, MetaParams, Score, Simulator, Task
+from pipeline.core.world import ENVIRONMENT_STEPS
 from pipeline.families.advantages import returns_to_go
 from pipeline.families.policy import QUERY, mean_over_steps
-from pipeline.families.policy_gradient import PolicyGradient, PolicyGradientConfig
+from pipeline.families.policy_gradient import PolicyGradient, PolicyGradientConfig, Stepped
 
-Trajectory = list[tuple[Params, Episodes | None]]
+Trajectory = list[tuple[Stepped, Episodes | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,10 @@ class MAMLRL(PolicyGradient):
 
     def objective(self, theta: MetaParams, task: Task[Simulator], context: Context) -> Score:
         trajectory = list(self.inner_trajectory(theta, task.support, context))
-        phi = trajectory[-1][0]
-        query, _ = self.act_in(Adapted(phi, {}), task.query, context.noise[QUERY])
+        adapted, _ = trajectory[-1]
+        query, _ = self.act_in(adapted, task.query, context.noise[QUERY])
         advantages, scale = self.advantages(query)
-        loss = -mean_over_steps(self.log_prob(phi, query) * advantages, query.alive)
+        loss = -mean_over_steps(self.log_prob(adapted.phi, query) * advantages, query.alive)
         seen = [episodes for _, episodes in trajectory if episodes is not None]
         steps = [episodes.alive.sum() for episodes in (*seen, query)]
         if seen and self.config.estimator == "score":
@@ -72,7 +72,7 @@ class MAMLRL(PolicyGradient):
             steps.append(steps[-1])
         score = self.loss(query.rewards, query.alive)
         before = {"return_before": self.loss(seen[0].rewards, seen[0].alive).metrics["return"]} if seen else {}
-        told = before | {"environment_steps": torch.stack(steps).sum()}
+        told = before | {ENVIRONMENT_STEPS: torch.stack(steps).sum()}
         return score._replace(loss=loss, metrics=score.metrics | told)
 
     def _sampling_term(self, trajectory: Trajectory, query: Episodes, simulator: Simulator, context: Context) -> Tensor:
@@ -82,9 +82,9 @@ class MAMLRL(PolicyGradient):
         so the expectation stays, and the variance is lower.
         """
         first, _ = trajectory[0]
-        before, _ = self.act_in(Adapted(first, {}), simulator, context.noise[QUERY])
+        before, _ = self.act_in(first, simulator, context.noise[QUERY])
         gained = self._mean_return(query) - self._mean_return(before)
-        log_p = [(self.log_prob(phi, seen) * seen.alive).sum() for phi, seen in trajectory if seen is not None]
+        log_p = [(self.log_prob(at.phi, seen) * seen.alive).sum() for at, seen in trajectory if seen is not None]
         return torch.stack(log_p).sum() * gained * len(query.alive) / query.alive.sum()
 
     def _mean_return(self, episodes: Episodes) -> Tensor:

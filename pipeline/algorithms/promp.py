@@ -17,10 +17,10 @@ from torch import Tensor
 from pipeline.core.algorithm import detach
 from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import Adam, iterate, last
-from pipeline.core.network import Adapted
 from pipeline.core.types import About, Context, Episodes, MetaParams, Params, Score, Simulator, Task
+from pipeline.core.world import ENVIRONMENT_STEPS
 from pipeline.families.policy import QUERY, mean_over_steps
-from pipeline.families.policy_gradient import PolicyGradient, PolicyGradientConfig
+from pipeline.families.policy_gradient import PolicyGradient, PolicyGradientConfig, Stepped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +64,10 @@ class ProMP(PolicyGradient):
 
     def learn(self, theta: MetaParams, task: Task[Simulator], context: Context) -> tuple[MetaParams, Score]:
         trajectory = list(self.inner_trajectory(theta, task.support, context))
-        phi = trajectory[-1][0]
-        episodes, _ = self.act_in(Adapted(phi, {}), task.query, context.noise[QUERY])
-        support = [self._acted(at, seen) for at, seen in trajectory if seen is not None]
-        query = self._acted(phi, episodes)
+        adapted, _ = trajectory[-1]
+        episodes, _ = self.act_in(adapted, task.query, context.noise[QUERY])
+        support = [self._acted(at.phi, seen) for at, seen in trajectory if seen is not None]
+        query = self._acted(adapted.phi, episodes)
 
         def loss(start: Params, epoch: int) -> Tensor:
             return self._proximal_loss(start, support, query)
@@ -77,9 +77,7 @@ class ProMP(PolicyGradient):
         steps = torch.stack([acted.episodes.alive.sum() for acted in (*support, query)]).sum()
         score = self.judged(episodes, {})
         delta = {name: (leaf - after[name]).detach() for name, leaf in start.items()}
-        return {"model": delta}, detach(
-            score._replace(metrics=score.metrics | {"environment_steps": steps}, answers={})
-        )
+        return {"model": delta}, detach(score._replace(metrics=score.metrics | {ENVIRONMENT_STEPS: steps}, answers={}))
 
     def _acted(self, phi: Params, episodes: Episodes) -> Acted:
         outputs = self.outputs(phi, episodes).detach()
@@ -88,13 +86,13 @@ class ProMP(PolicyGradient):
 
     def _proximal_loss(self, start: Params, support: Sequence[Acted], query: Acted) -> Tensor:
         """The clipped loss of where ``start`` adapts to, and how far its own policy went from the one that acted."""
-        phi, divergences = start, []
+        adapted, divergences = Stepped(start, 0), []
         for acted in support:
-            outputs = self.outputs(phi, acted.episodes)
+            outputs = self.outputs(adapted.phi, acted.episodes)
             divergence = self.distribution.divergence(acted.outputs, outputs)
             divergences.append(mean_over_steps(divergence, acted.episodes.alive))
-            phi = self.ascended(phi, partial(self._ratio_surrogate, acted))
-        ratio = (self.log_prob(phi, query.episodes) - query.log_prob).exp()
+            adapted = self.ascended(adapted, partial(self._ratio_surrogate, acted))
+        ratio = (self.log_prob(adapted.phi, query.episodes) - query.log_prob).exp()
         clipped = ratio.clamp(1 - self.config.clip, 1 + self.config.clip)
         gain = torch.minimum(ratio * query.advantages, clipped * query.advantages)
         loss = -mean_over_steps(gain, query.episodes.alive)

@@ -21,7 +21,7 @@ from pipeline.core.bounds import Rate, Width
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import HEAD, Network
 from pipeline.core.types import About, Context, Episodes, MetaParams, Params, Score, Simulator, Task
-from pipeline.core.world import play, recorded
+from pipeline.core.world import ENVIRONMENT_STEPS, play, recorded
 from pipeline.families.advantages import generalised
 from pipeline.families.policy import QUERY, SUPPORT, PolicyBased
 from pipeline.nets.cells import CELLS, CellName
@@ -181,7 +181,7 @@ class RL2(PolicyBased[Memory]):
         score = self.loss(last.episodes.rewards, last.episodes.alive)
         every = torch.cat([memory.returned, score.metrics["return"].unsqueeze(0)])
         steps = torch.stack([played.episodes.alive.sum() for played in (*parts, last)]).sum()
-        told = {"trial_return": every.mean(), "environment_steps": steps}
+        told = {"trial_return": every.mean(), ENVIRONMENT_STEPS: steps}
         return score._replace(loss=torch.stack(losses).sum() / taken, metrics=score.metrics | told)
 
     def _with_advantages(self, parts: list[Played]) -> list[tuple[Played, Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,6 +54,15 @@ class HasOutcome(Protocol):
         ...
 
 
+@runtime_checkable
+class HasPicture(Protocol):
+    """A world that can be looked at."""
+
+    def picture(self, state: Params) -> np.ndarray:
+        """The first of N episodes as it is now: uint8 [height, width, 3]."""
+        ...
+
+
 class Recorded(NamedTuple):
     """A world of recorded episodes, ``Simulator.episodes``: what comes next does not depend on the action."""
 
@@ -70,6 +80,9 @@ def recorded(episodes: Episodes) -> Simulator:
     clock = episodes.rewards.new_zeros(episodes.rewards.shape[1])
     return Simulator(Recorded(), episodes._asdict(), clock)
 
+
+ENVIRONMENT_STEPS = "environment_steps"
+"""The metric of an agent's training score that counts the steps of a task, of which the loop tells steps per second."""
 
 Act = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Chooses actions from the time, the observations [N, …], and the rewards and ends [N] that the last actions gave."""

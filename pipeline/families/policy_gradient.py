@@ -31,6 +31,8 @@ class PolicyGradientConfig:
 
     Attributes:
         inner_lr: Rate of an inner step, on the mean over all steps of its episodes.
+        later_inner_lr: Rate of the inner steps after a task's first; ``null`` takes that of the first. MAML's authors
+            halve it.
         inner_episodes: Episodes of an inner step, a divisor of ``shots``.
         discount: Factor of a reward one step later.
         baseline: What is subtracted from returns: what a linear function expects, fitted to a step's episodes, or
@@ -39,6 +41,7 @@ class PolicyGradientConfig:
     """
 
     inner_lr: Rate = 0.1
+    later_inner_lr: Rate | None = None
     inner_episodes: Count = 20
     discount: Discount = 0.99
     baseline: Literal["linear", "none"] = "linear"
@@ -52,7 +55,14 @@ class Advantages(NamedTuple):
     scale: Tensor
 
 
-class PolicyGradient(PolicyBased[Adapted]):
+class Stepped(NamedTuple):
+    """A policy's weights, and how many inner steps they have taken."""
+
+    phi: Params
+    steps: int
+
+
+class PolicyGradient(PolicyBased[Stepped]):
     """phi_{j+1} = phi_j + alpha ∇ mean_t(log π_phi_j(a_t | x_t) A_t), on fresh episodes of phi_j at each step.
 
     ``config`` is a ``PolicyGradientConfig``.
@@ -71,29 +81,34 @@ class PolicyGradient(PolicyBased[Adapted]):
             )
         return super().draw(rng, task, phase)
 
-    def begin(self, theta: MetaParams) -> Adapted:
-        return Adapted(theta["model"], {})
+    def begin(self, theta: MetaParams) -> Stepped:
+        return Stepped(theta["model"], 0)
 
-    def experience(self, adapted: Adapted, episodes: Episodes) -> Adapted:
-        return Adapted(self.stepped(adapted.phi, episodes), {})
+    def experience(self, adapted: Stepped, episodes: Episodes) -> Stepped:
+        advantages = self.advantages(episodes).values
 
-    def adapt(self, theta: MetaParams, support: Simulator, context: Context) -> Adapted:
+        def surrogate(at: Params) -> Tensor:
+            return self.surrogate(self.log_prob(at, episodes), advantages, episodes.alive)
+
+        return self.ascended(adapted, surrogate)
+
+    def adapt(self, theta: MetaParams, support: Simulator, context: Context) -> Stepped:
         *_, last = self.trace(theta, support, context)
         return last
 
-    def trace(self, theta: MetaParams, support: Simulator, context: Context) -> Iterator[Adapted]:
-        for phi, _ in self.inner_trajectory(theta, support, context):
-            yield Adapted(phi, {})
+    def trace(self, theta: MetaParams, support: Simulator, context: Context) -> Iterator[Stepped]:
+        for adapted, _ in self.inner_trajectory(theta, support, context):
+            yield adapted
 
-    def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
+    def predict(self, adapted: Stepped, x: Tensor) -> Tensor:
         """What the distribution of actions takes, [N, width]."""
-        return self.model.predict(adapted, x)
+        return self.model.predict(Adapted(adapted.phi, {}), x)
 
-    def respond(self, adapted: Adapted, x: Tensor, noise: Tensor) -> tuple[Tensor, Adapted]:
+    def respond(self, adapted: Stepped, x: Tensor, noise: Tensor) -> tuple[Tensor, Stepped]:
         return self.distribution.sample(self.predict(adapted, x), noise), adapted
 
-    def act_in(self, adapted: Adapted, simulator: Simulator, noise: Tensor) -> tuple[Episodes, Params]:
-        fixed = Adapted({name: leaf.detach() for name, leaf in adapted.phi.items()}, {})
+    def act_in(self, adapted: Stepped, simulator: Simulator, noise: Tensor) -> tuple[Episodes, Params]:
+        fixed = adapted._replace(phi={name: leaf.detach() for name, leaf in adapted.phi.items()})
 
         def act(t: int, observation: Tensor, reward: Tensor, done: Tensor) -> Tensor:
             return self.respond(fixed, observation, noise[:, t])[0]
@@ -102,29 +117,21 @@ class PolicyGradient(PolicyBased[Adapted]):
 
     def inner_trajectory(
         self, theta: MetaParams, support: Simulator, context: Context
-    ) -> Iterator[tuple[Params, Episodes | None]]:
-        """The weights before each inner step with the episodes that they act in, and those after the last with none."""
-        phi, each = theta["model"], self.config.inner_episodes
+    ) -> Iterator[tuple[Stepped, Episodes | None]]:
+        """The policy before each inner step with the episodes that it acts in, and that after the last with none."""
+        adapted, each = self.begin(theta), self.config.inner_episodes
         for first in range(0, support.rows, each):
             noise = context.noise[SUPPORT][first : first + each]
-            episodes, _ = self.act_in(Adapted(phi, {}), support.take(first, each), noise)
-            yield phi, episodes
-            phi = self.stepped(phi, episodes)
-        yield phi, None
+            episodes, _ = self.act_in(adapted, support.take(first, each), noise)
+            yield adapted, episodes
+            adapted = self.experience(adapted, episodes)
+        yield adapted, None
 
-    def stepped(self, phi: Params, episodes: Episodes) -> Params:
-        """The weights after one inner step on episodes."""
-        advantages = self.advantages(episodes).values
-
-        def surrogate(at: Params) -> Tensor:
-            return self.surrogate(self.log_prob(at, episodes), advantages, episodes.alive)
-
-        return self.ascended(phi, surrogate)
-
-    def ascended(self, phi: Params, surrogate: Callable[[Params], Tensor]) -> Params:
-        """The weights after one step up a surrogate."""
-        gradient = torch.func.grad(surrogate)(phi)
-        return {name: leaf + self.config.inner_lr * gradient[name] for name, leaf in phi.items()}
+    def ascended(self, adapted: Stepped, surrogate: Callable[[Params], Tensor]) -> Stepped:
+        """The policy after one step up a surrogate."""
+        rate = (self.config.later_inner_lr if adapted.steps else None) or self.config.inner_lr
+        gradient = torch.func.grad(surrogate)(adapted.phi)
+        return Stepped({name: leaf + rate * gradient[name] for name, leaf in adapted.phi.items()}, adapted.steps + 1)
 
     def surrogate(self, log_prob: Tensor, advantages: Tensor, alive: Tensor) -> Tensor:
         """What an inner step ascends: its first derivative is the policy gradient."""
@@ -141,7 +148,7 @@ class PolicyGradient(PolicyBased[Adapted]):
     def outputs(self, phi: Params, episodes: Episodes) -> Tensor:
         """What the distribution of each action takes [N, H, width]."""
         rows, steps = episodes.rewards.shape
-        return self.predict(Adapted(phi, {}), flat_steps(episodes.observations)).reshape(rows, steps, -1)
+        return self.model.predict(Adapted(phi, {}), flat_steps(episodes.observations)).reshape(rows, steps, -1)
 
     def log_prob(self, phi: Params, episodes: Episodes) -> Tensor:
         """log π(a) of each action [N, H]."""

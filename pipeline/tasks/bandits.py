@@ -1,4 +1,4 @@
-"""Bernoulli bandits: arms that pay 1 with a probability of their own (Duan et al., RL², arXiv 1611.02779, §3.1)."""
+"""Bernoulli bandits: arms that pay 1 with a probability of their own (Duan et al., RL², arXiv 1611.02779)."""
 
 from __future__ import annotations
 

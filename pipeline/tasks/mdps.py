@@ -1,4 +1,4 @@
-"""Tabular Markov decision processes, drawn at random (Duan et al., RL², arXiv 1611.02779, §3.2)."""
+"""Tabular Markov decision processes, drawn at random (Duan et al., RL², arXiv 1611.02779)."""
 
 from __future__ import annotations
 

@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from annotated_types import Gt, Le
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pipeline.core.actions import Actions
@@ -20,6 +22,9 @@ from pipeline.tasks.episodes import simulators
 
 LONGEST, NEAR = 0.1, 0.01
 """The longest step along each axis, and how near to the goal on both axes an episode ends."""
+
+PICTURE, DOT = 128, 4
+"""The sides of a picture and the radius of its dots, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,16 @@ class Plane(NamedTuple):
         left = place - self.goal
         done = (left.abs() < NEAR).all(-1).to(place.dtype)
         return WorldStep({"place": place}, place, -left.square().sum(-1).sqrt(), done)
+
+    def picture(self, state: Params) -> np.ndarray:
+        """The square around the origin with the goal in green and the point in black."""
+        half = max(1.0, 2 * float(self.goal.abs().max()))
+        image = Image.new("RGB", (PICTURE, PICTURE), "white")
+        draw = ImageDraw.Draw(image)
+        for (x, y), colour in ((self.goal.tolist(), "green"), (state["place"][0].tolist(), "black")):
+            across, down = (PICTURE / 2 * (1 + x / half), PICTURE / 2 * (1 - y / half))
+            draw.ellipse((across - DOT, down - DOT, across + DOT, down + DOT), fill=colour)
+        return np.asarray(image)
 
 
 class Navigation:

@@ -314,9 +314,21 @@ def test_one_proximal_step_is_a_step_of_adam_on_the_lvc_gradient() -> None:
 
 def promp_gradient(promp: ProMP, task: Task[Simulator], context: Context) -> float:
     """The slope of the proximal loss at the theta that acted."""
-    *steps, (phi, _) = promp.inner_trajectory(theta_of(THETA), task.support, context)
-    query, _ = promp.act_in(Adapted(phi, {}), task.query, context.noise[QUERY])
-    support = [promp._acted(at, seen) for at, seen in steps]
-    asked = promp._acted(phi, query)
+    *steps, (adapted, _) = promp.inner_trajectory(theta_of(THETA), task.support, context)
+    query, _ = promp.act_in(adapted, task.query, context.noise[QUERY])
+    support = [promp._acted(at.phi, seen) for at, seen in steps]
+    asked = promp._acted(adapted.phi, query)
     slope = torch.func.grad(lambda start: promp._proximal_loss(start, support, asked))(theta_of(THETA)["model"])
     return slope["theta"].item()
+
+
+def test_inner_steps_after_the_first_have_a_rate_of_their_own() -> None:
+    algorithm = maml("score")
+    algorithm.config = MAMLRLConfig(**vars(algorithm.config) | {"later_inner_lr": RATE / 4})
+    noise = {SUPPORT: torch.tensor([[0.0], [0.0]], dtype=torch.float64)}
+    trace = [
+        one.phi["theta"].item() for one in algorithm.trace(theta_of(THETA), simulator(2), Context(1, "train", 1, noise))
+    ]
+    for rate, before, after in zip((RATE, RATE / 4), trace, trace[1:], strict=False):
+        # The first arm was pulled and paid 0.2: d log p / d theta is -(1 - p).
+        assert after - before == pytest.approx(-rate * PAYS[0] * (1 - p_first(before)), abs=1e-12)
