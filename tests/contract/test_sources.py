@@ -25,11 +25,20 @@ OTHERS = {
     "split": BASE._replace(split="test"),
 }
 
+EXTRAS = {
+    "captions": ("sentencepiece", "text"),
+    "cartpole": ("gymnasium", "control"),
+    "cheetah": ("mujoco", "control"),
+    "metaworld": ("metaworld", "metaworld"),
+}
+"""The package that a source needs, and the extra that installs it."""
+
 
 @pytest.fixture
 def make(name, small_images):
-    if name == "captions":
-        pytest.importorskip("sentencepiece", reason="needs the extra text")
+    if name in EXTRAS:
+        package, extra = EXTRAS[name]
+        pytest.importorskip(package, reason=f"needs the extra {extra}")
     return lambda: make_source(name, small_images)
 
 
