@@ -24,7 +24,8 @@ class Environments:
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._make, self._environments, self._rollout = make, list[Any](), 0
+        self._make, self._rollout = make, 0
+        self._environments: list[Any] = []
 
     def start(self, seeds: Tensor, prepare: Callable[[Any], None], like: Tensor) -> tuple[Params, Tensor]:
         """Begin an episode for each seed.

@@ -13,7 +13,7 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.types import Batch, Pairs, Points, Simulator, Task
 from pipeline.tasks import SOURCES
 from pipeline.testing.compare import global_states, seed_globals, tensors
-from tests.contract.cases import SHAPES, kind_of, make_source
+from tests.contract.cases import EXTRAS, SHAPES, kind_of, make_source
 
 pytestmark = [pytest.mark.usefixtures("torch_threads"), pytest.mark.parametrize("name", SOURCES)]
 
@@ -24,14 +24,6 @@ OTHERS = {
     "number": BASE._replace(number=6),
     "split": BASE._replace(split="test"),
 }
-
-EXTRAS = {
-    "captions": ("sentencepiece", "text"),
-    "cartpole": ("gymnasium", "control"),
-    "cheetah": ("mujoco", "control"),
-    "metaworld": ("metaworld", "metaworld"),
-}
-"""The package that a source needs, and the extra that installs it."""
 
 
 @pytest.fixture

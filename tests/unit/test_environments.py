@@ -14,7 +14,7 @@ from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import Episodes
 from pipeline.core.world import outcome, play
 from pipeline.tasks import SOURCES, environments
-from tests.contract.test_sources import EXTRAS
+from tests.contract.cases import EXTRAS
 
 HORIZONS = {"cartpole": 40, "cheetah": 12, "metaworld": 8}
 SHAPE = TaskShape(1, 2, 3)
@@ -134,6 +134,13 @@ def test_the_cheetah_is_rewarded_as_in_the_article():
     bodies = environments.warm(environments.make_environment, "HalfCheetah-v5")._environments[: query.rows]
     places = torch.tensor([one.data.qpos[0] for one in bodies])
     assert torch.allclose(velocity.sum(1) * 0.05, places, atol=0.1), "they begin within 0.1 of 0"
+
+
+def test_both_directions_have_as_many_tasks():
+    pytest.importorskip("mujoco", reason="needs the extra control")
+    source = source_of("cheetah")
+    wanted = [source.sample(Ticket(1, "evaluate", "test", 0, number)).query.world.wanted for number in range(4)]
+    assert [one.item() for one in wanted] == [1.0, -1.0, 1.0, -1.0]
 
 
 def test_an_arm_that_knows_its_goal_has_success():
