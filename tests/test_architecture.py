@@ -56,8 +56,8 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/algorithms/": Rule((CORE, NETS, FAMILIES), (*ARRAYS, "annotated_types")),
     "pipeline/tasks/": Rule(
         (CORE, STORAGE, TASKS),
-        (*ARRAYS, "annotated_types", "pyarrow", "PIL", "gymnasium"),
-        ("sacrebleu", "sentencepiece"),
+        (*ARRAYS, "annotated_types", "pyarrow", "PIL"),
+        ("sacrebleu", "sentencepiece", "gymnasium", "metaworld"),
     ),
     "pipeline/engine/": Rule((CORE, STORAGE, ENGINE), (*ARRAYS, "annotated_types", "safetensors")),
     "pipeline/runtime/": Rule((CORE, ENGINE, RUNTIME), (*ARRAYS, "ray")),

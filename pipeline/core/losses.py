@@ -136,6 +136,7 @@ LOSSES: dict[str, TaskLoss] = {
     "tokens": TaskLoss(token_cross_entropy, "exact_match", True, "share", compare_tokens),
     "transcription": TaskLoss(token_cross_entropy, "word_error_rate", False, "share", compare_words),
     "return": TaskLoss(episode_return, "return", True),
+    "success": TaskLoss(episode_return, "success", True, "share"),
     "translation": TaskLoss(token_cross_entropy, "bleu", True, "BLEU", compare_tokens),
 }
 """A recipe's source names one of these. ``pipeline.register`` adds to them."""

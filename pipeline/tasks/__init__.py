@@ -10,6 +10,8 @@ from typing import Any
 from pipeline.core.source import TaskSource
 from pipeline.tasks.bandits import Bandits
 from pipeline.tasks.captions import Captions
+from pipeline.tasks.cartpole import CartPole
+from pipeline.tasks.cheetah import HalfCheetah
 from pipeline.tasks.ciphers import Ciphers
 from pipeline.tasks.completion import Completion
 from pipeline.tasks.g2p import G2P
@@ -17,6 +19,7 @@ from pipeline.tasks.gp_curves import GPCurves
 from pipeline.tasks.images import Images
 from pipeline.tasks.inflection import Inflection
 from pipeline.tasks.mdps import MDPs
+from pipeline.tasks.metaworld import MetaWorld
 from pipeline.tasks.navigation import Navigation
 from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sequences import Sequences
@@ -40,4 +43,7 @@ SOURCES: dict[str, type[TaskSource[Any]]] = {
     "bandits": Bandits,
     "mdps": MDPs,
     "navigation": Navigation,
+    "cartpole": CartPole,
+    "cheetah": HalfCheetah,
+    "metaworld": MetaWorld,
 }

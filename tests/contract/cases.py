@@ -60,6 +60,14 @@ SHAPES: dict[str, TaskShapes] = {
     "optimisation": TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)),
 }
 
+EXTRAS = {
+    "captions": ("sentencepiece", "text"),
+    "cartpole": ("gymnasium", "control"),
+    "cheetah": ("mujoco", "control"),
+    "metaworld": ("metaworld", "metaworld"),
+}
+"""The package that a source needs, and the extra that installs it."""
+
 
 def small(config: type[Any], **changes: Any) -> Any:
     """The configuration by default, with its integers cut."""

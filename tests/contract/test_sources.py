@@ -13,7 +13,7 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.types import Batch, Pairs, Points, Simulator, Task
 from pipeline.tasks import SOURCES
 from pipeline.testing.compare import global_states, seed_globals, tensors
-from tests.contract.cases import SHAPES, kind_of, make_source
+from tests.contract.cases import EXTRAS, SHAPES, kind_of, make_source
 
 pytestmark = [pytest.mark.usefixtures("torch_threads"), pytest.mark.parametrize("name", SOURCES)]
 
@@ -28,8 +28,9 @@ OTHERS = {
 
 @pytest.fixture
 def make(name, small_images):
-    if name == "captions":
-        pytest.importorskip("sentencepiece", reason="needs the extra text")
+    if name in EXTRAS:
+        package, extra = EXTRAS[name]
+        pytest.importorskip(package, reason=f"needs the extra {extra}")
     return lambda: make_source(name, small_images)
 
 

@@ -19,11 +19,14 @@ from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket, init_rng
 from pipeline.core.source import TaskShape, TaskShapes
-from pipeline.core.types import Batch, Context, MetaParams, Score, Task
+from pipeline.core.types import Batch, Context, MetaParams, Params, Score, Task
+from pipeline.core.world import WorldStep
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.worker import Worker
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import NormalisedNet
+from pipeline.tasks import environments
+from pipeline.tasks.environments import Environments
 from pipeline.tasks.sinusoid import Sinusoid
 
 SHAPE = TaskShape(shots=5, queries=5)
@@ -157,3 +160,30 @@ class BuildDeadlyWorker:
         worker = BuildWorker(self.recipe)()
         worker.source = DeadlySource(worker.source, self.ticket, Path(self.marker) if self.marker else None, self.harm)
         return worker
+
+
+class Deadly(Environments):
+    """Environments that end their process at the third step of an episode, once."""
+
+    marker: Path
+    steps = 0
+
+    def step(self, state: Params, action: Tensor, fact: str = "") -> tuple[WorldStep, Tensor]:
+        self.steps += 1
+        if self.steps == 3 and not self.marker.exists():
+            self.marker.touch()
+            killed()
+        return super().step(state, action, fact)
+
+
+@dataclass(frozen=True)
+class BuildFallingWorker:
+    """A worker of the recipe, whose first process to act dies in the middle of an episode."""
+
+    recipe: str
+    marker: str
+
+    def __call__(self) -> Worker:
+        Deadly.marker = Path(self.marker)
+        environments.Environments = Deadly  # type: ignore[misc]
+        return BuildWorker(self.recipe)()

@@ -22,7 +22,10 @@ class ManyWorkers:
 
     def __init__(self, workers: dict[int, Worker]) -> None:
         self.workers = workers
-        (self.fingerprint,) = {str(one.fingerprint): one.fingerprint for one in workers.values()}.values()
+        self.fingerprint: dict[str, str] = {}
+        for one in workers.values():
+            self.fingerprint |= one.fingerprint
+        assert all(one.fingerprint.items() <= self.fingerprint.items() for one in workers.values())
 
     def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
         return self.workers[chunk.tickets[0].seed].learn(theta, chunk)
@@ -33,7 +36,7 @@ class ManyWorkers:
 
 @dataclass(frozen=True)
 class BuildManyWorkers:
-    """One worker for each recipe; their seeds and no numerics may differ."""
+    """One worker for each recipe; their seeds differ, and their numerics where only some tell versions of libraries."""
 
     recipes: tuple[str, ...]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 from tests.quiet_runs import run
+from tests.runtime.planted import BuildFallingWorker
 from tests.runtime.standing import BuildManyWorkers, Seats, stand
-from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, WORDS, recipe, words
+from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, WORDS, cheetah, recipe, words
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
 
@@ -26,9 +29,12 @@ UNLIKE = (
 )
 """A gradient, a delta, a folded state group, a memory, a recurrent net; sets of unequal size, samples of z, a game; an
 agent."""
+INSTALLED = ("cheetah",) if find_spec("mujoco") else ()
+needs_mujoco = pytest.mark.skipif(not INSTALLED, reason="needs the extra control")
 COUNTS = [
     ("maml", (3,)),
     ("protonet", (2,)),
+    pytest.param("cheetah", (2,), marks=needs_mujoco),
     *(
         pytest.param(name, counts, marks=pytest.mark.slow)
         for name, counts in (
@@ -46,8 +52,9 @@ COUNTS = [
             ("rl2", (1, 2, 3)),
         )
     ),
+    pytest.param("cheetah", (1, 3), marks=[pytest.mark.slow, needs_mujoco]),
 ]
-"""How many workers each algorithm, or MAML on each source of pairs, is given."""
+"""How many workers each algorithm, MAML on each source of pairs, or MAML-RL in MuJoCo is given."""
 
 
 def running(images, steps=STEPS):
@@ -59,6 +66,8 @@ def running(images, steps=STEPS):
 def of(algorithm, images):
     if algorithm in WORDS:
         return words(algorithm, images)
+    if algorithm == "cheetah":
+        return cheetah()
     return running(images) if algorithm == "protonet" else recipe(algorithm, images)
 
 
@@ -68,7 +77,7 @@ def three(ray_local, small_images):
     from pipeline.runtime.cluster import Workers
     from pipeline.runtime.transport import RayTransport
 
-    tiny = [of(name, small_images) for name in (*UNLIKE, *WORDS)]
+    tiny = [of(name, small_images) for name in (*UNLIKE, *WORDS, *INSTALLED)]
     build = BuildManyWorkers(tuple(one.model_dump_json() for one in tiny))
     transport = stand(RayTransport(build, Workers(3, 0.0), "local"))
     yield transport
@@ -112,3 +121,14 @@ def test_a_run_in_an_object_store_is_that_of_a_folder(standing, small_images, tm
     """Its parameter actor may be on any machine. ``test_bucket`` has such a run in one process."""
     tiny = recipe("maml", small_images)
     assert run(tiny, f"file://{tmp_path}/store", 2) == run(tiny, tmp_path / "serial", 0)
+
+
+@needs_mujoco
+@pytest.mark.slow
+@pytest.mark.fault("F1")
+def test_a_worker_that_is_killed_in_the_middle_of_an_episode_leaves_no_trace(tmp_path):
+    """``test_ray_drills`` kills one in the middle of a chunk, every day."""
+    marker, tiny = tmp_path / "fallen", cheetah()
+    falling = BuildFallingWorker(tiny.model_dump_json(), str(marker))
+    assert run(tiny, tmp_path / "ray", 2, falling) == run(tiny, tmp_path / "serial", 0)
+    assert marker.exists()

@@ -69,3 +69,11 @@ def words(source: str, images: Path, algorithm: str = "maml") -> Recipe:
         evaluation={"tasks": 3},
         seed=100 + WORDS.index(source),
     )
+
+
+def cheetah() -> Recipe:
+    """``recipe`` for an agent in an environment that MuJoCo simulates."""
+    shape = {"shots": 4, "queries": 2}
+    tiny = recipe("maml_rl", Path(), source={"name": "cheetah", "horizon": 4}, seed=200)
+    changes = {"algorithm": {"name": "maml_rl", "inner_episodes": 2}, "task": {"train": shape, "eval": shape}}
+    return config.validate(tiny.model_dump() | changes, "tiny_cheetah")

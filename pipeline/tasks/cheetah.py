@@ -1,0 +1,98 @@
+"""A half cheetah that should run in a direction or at a speed, which it does not see (arXiv 1703.03400, §5.3).
+
+The body is gymnasium's ``HalfCheetah-v5``, which MuJoCo simulates; rewards are those of the article.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.core.actions import Actions
+from pipeline.core.bounds import Count
+from pipeline.core.seeding import Split, Ticket
+from pipeline.core.source import Spec, TaskShapes
+from pipeline.core.types import Params, Simulator, Task
+from pipeline.core.world import WorldStep
+from pipeline.tasks.environments import Environments, make_environment, seeds, versions_of, warm
+from pipeline.tasks.episodes import simulators
+
+NAME, OBSERVED, JOINTS = "HalfCheetah-v5", 17, 6
+FASTEST, EFFORT = 2.0, 0.05
+"""The highest speed that is asked for, and what the square of an action costs."""
+
+Goal = Literal["direction", "velocity"]
+
+
+@dataclass(frozen=True)
+class CheetahConfig:
+    """What the cheetah should do, and for how long.
+
+    Attributes:
+        goal: Run forwards or backwards as fast as it can, or at a speed that is uniform on [0, 2].
+        horizon: Steps of an episode, of 0.05 s each.
+    """
+
+    goal: Goal = "direction"
+    horizon: Count = 100
+
+
+class Cheetah(NamedTuple):
+    """A cheetah with a goal as a world.
+
+    A reward is v g, or -|v - g| where g is a speed, minus 0.05 ‖a‖². Actions are cut to the range of the motors.
+
+    Args:
+        name: of the environment.
+        goal: what g is.
+        wanted: g [].
+    """
+
+    name: str
+    goal: Goal
+    wanted: Tensor
+
+    def start(self, episodes: Params) -> tuple[Params, Tensor]:
+        return self._environments.start(episodes["seed"], lambda _: None, self.wanted)
+
+    def step(self, state: Params, action: Tensor, episodes: Params, t: int) -> WorldStep:
+        taken = action.clamp(-1, 1)
+        after, velocity = self._environments.step(state, taken, "x_velocity")
+        gain = velocity * self.wanted if self.goal == "direction" else -(velocity - self.wanted).abs()
+        return after._replace(reward=gain - EFFORT * taken.square().sum(-1))
+
+    @property
+    def _environments(self) -> Environments:
+        return warm(make_environment, self.name)
+
+
+class HalfCheetah:
+    """``shots`` and ``queries`` are episodes of one goal. Every split has the same distribution.
+
+    Directions take turns, so that an even number of tasks has as many of either: what both gain alike by chance would
+    else hide what they gain by adapting.
+
+    Raises:
+        ConfigError: the extra ``control`` is not installed.
+    """
+
+    Config: ClassVar[type[CheetahConfig]] = CheetahConfig
+    splits: tuple[Split, ...] = ("train", "val", "test")
+
+    def __init__(self, config: CheetahConfig, shapes: TaskShapes) -> None:
+        self.versions = versions_of("control", "gymnasium", "mujoco")
+        self._config, self._shapes = config, shapes
+        self.fingerprint = hashlib.sha256(repr((NAME, config)).encode()).hexdigest()[:16]
+
+    def spec(self) -> Spec:
+        return Spec(Simulator, (OBSERVED,), 2 * JOINTS, "none", "return", actions=Actions(JOINTS, discrete=False))
+
+    def sample(self, ticket: Ticket) -> Task[Simulator]:
+        rng, config = ticket.rng("task"), self._config
+        wanted = (1.0, -1.0)[ticket.number % 2] if config.goal == "direction" else rng.uniform(0.0, FASTEST)
+        world = Cheetah(NAME, config.goal, torch.tensor(wanted, dtype=torch.float64))
+        return simulators(ticket, self._shapes.of(ticket), world, lambda count: seeds(rng, count), config.horizon)
