@@ -34,6 +34,7 @@ from pipeline.algorithms.nearest import Nearest
 from pipeline.algorithms.np import NP
 from pipeline.algorithms.ntm import NTM
 from pipeline.algorithms.oml import OML
+from pipeline.algorithms.online_head import OnlineHead
 from pipeline.algorithms.pretrain import Pretrain
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.recurrentmaml import RecurrentMAML
@@ -72,6 +73,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "pretrain": Pretrain,
     "baseline": Baseline,
     "multitask": Multitask,
+    "online_head": OnlineHead,
     "nearest": Nearest,
     "metagan_protonet": MetaGANProtoNet,
     "metagan_relationnet": MetaGANRelationNet,

@@ -42,3 +42,9 @@ def in_order(rows: int, batch: int) -> Tensor:
             "example is seen"
         )
     return torch.arange(rows).reshape(-1, batch)
+
+
+def part_ends(steps: int, parts: int) -> tuple[int, ...]:
+    """How many of a stream's steps are taken when each of its equal parts is over; a step over two parts ends with
+    the second."""
+    return tuple(steps * part // parts for part in range(1, parts + 1))
