@@ -15,6 +15,7 @@ from pipeline.algorithms.cnp import CNP
 from pipeline.algorithms.finetune import Finetune
 from pipeline.algorithms.gradientmemory import GradientMemoryMAML
 from pipeline.algorithms.imaml import IMAML
+from pipeline.algorithms.lamaml import LaMAML
 from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.mamlpp import MAMLPP
@@ -39,6 +40,7 @@ from pipeline.algorithms.pretrain import Pretrain
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.recurrentmaml import RecurrentMAML
 from pipeline.algorithms.relationnet import RelationNet
+from pipeline.algorithms.replay import Replay
 from pipeline.algorithms.reptile import Reptile
 from pipeline.algorithms.versa import VERSA
 from pipeline.core.algorithm import Algorithm
@@ -53,6 +55,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "recurrentmaml": RecurrentMAML,
     "oml": OML,
     "anml": ANML,
+    "lamaml": LaMAML,
     "protonet": ProtoNet,
     "matchingnet": MatchingNet,
     "relationnet": RelationNet,
@@ -72,6 +75,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "finetune": Finetune,
     "pretrain": Pretrain,
     "baseline": Baseline,
+    "replay": Replay,
     "multitask": Multitask,
     "online_head": OnlineHead,
     "nearest": Nearest,

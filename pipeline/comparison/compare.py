@@ -1,8 +1,8 @@
 """Comparisons: every method of a protocol trained within one budget and judged on the same tasks.
 
 Methods are trained one at a time. Finished ones are recorded, so the same command continues where it was stopped. The
-runs lie in ``runs/compare`` and are children of one MLflow run. Where steps are given, methods with the same theta share
-a run, in other protocols too: there it is only evaluated.
+runs lie in ``runs/compare`` and are children of one MLflow run. Where steps are given, methods with one theta share a
+run, in other protocols too: there it is only evaluated.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _steps(protocol: Protocol, method: Method, recipe: Recipe) -> int | None:
 
 
 def _place(folder: Path, question: str, recipe: Recipe, steps: int | None) -> Path:
-    """Where a method's run lies. Steps that follow from a measured speed are not known yet, so such a run is its own."""
+    """Where a method's run lies. Where steps follow from a measured speed, nobody shares it."""
     if steps is None:
         return folder / question
     found = recipe.identity("")

@@ -11,6 +11,7 @@ from pipeline.core.source import TaskSource
 from pipeline.tasks.captions import Captions
 from pipeline.tasks.ciphers import Ciphers
 from pipeline.tasks.completion import Completion
+from pipeline.tasks.digit_rotations import DigitRotations
 from pipeline.tasks.g2p import G2P
 from pipeline.tasks.gp_curves import GPCurves
 from pipeline.tasks.images import Images
@@ -32,4 +33,5 @@ SOURCES: dict[str, type[TaskSource[Any]]] = {
     "inflection": Inflection,
     "captions": Captions,
     "sine_stream": SineStream,
+    "digit_rotations": DigitRotations,
 }

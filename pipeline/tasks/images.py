@@ -72,7 +72,7 @@ class Images:
         self._classes, self._shapes, self._labels = Classes(Path(config.path), config.split), shapes, config.labels
         self._rotations: dict[bool, Rotations] = {True: config.train_rotations, False: config.eval_rotations}
         self._asks_support = config.eval_queries == "support"
-        self.evaluation = {"rotations": config.eval_rotations}
+        self.evaluation: dict[str, str] = {"rotations": config.eval_rotations}
         if self._asks_support:
             self.evaluation["queries"] = "the support set"
         self._shuffled = config.query_order == "shuffled"

@@ -44,6 +44,7 @@ _SPECS = (
 _TASKS = {
     "slots": "classification",
     "classes": "classification",
+    "labels": "classification",
     "values": "regression",
     "tokens": "transduction",
     "none": "simulation",
