@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.comparison.leaderboard import table
-from pipeline.comparison.protocol import Method, Protocol, read
+from pipeline.comparison.protocol import Choice, Method, Protocol, read
 from pipeline.config import Recipe, load
 from pipeline.core.failures import ConfigError, InternalError
 from pipeline.engine.durability.journal import Journal
@@ -82,7 +82,7 @@ def compare(
     done = {one.method: (one.summary["identity"], one.summary["steps"]) for one in recorded.load(kept)}
     with _parent(name, protocol, folder, next(iter(wanted.values()))) as (tracker, parent):
         for key, recipe in wanted.items():
-            question = identity(protocol, recipe)
+            question = identity(protocol, recipe, protocol.methods[key].choose)
             identity_done, steps_done = done.get(key, ("", 0))
             steps = _steps(protocol, protocol.methods[key], recipe)
             if identity_done == question and steps in (None, steps_done):
@@ -102,8 +102,9 @@ def compare(
     return found
 
 
-def identity(protocol: Protocol, recipe: Recipe) -> str:
-    """The identity of a result: all values that decide it except the number of steps that fit the budget."""
+def identity(protocol: Protocol, recipe: Recipe, choice: Choice | None = None) -> str:
+    """The identity of a result: all values that decide it, with those to choose from, except the number of steps that
+    fit the budget."""
     found = recipe.identity("")
     judged = {
         key: value
@@ -111,7 +112,6 @@ def identity(protocol: Protocol, recipe: Recipe) -> str:
         if key.split(".")[0] in ("algorithm", "net", "task", "evaluation")
     }
     facts = {**found.fixed, **judged, "steps": None, "budget": (protocol.seconds, protocol.tasks)}
-    choice = protocol.methods[recipe.name].choose
     if choice is not None:
         facts["choose"] = choice.model_dump(mode="json")
     return hashlib.sha256(json.dumps(as_first_recorded(facts), sort_keys=True).encode()).hexdigest()[:16]
@@ -218,7 +218,7 @@ def _result(
 ) -> Result:
     facts = {
         "recipe": recipe.name,
-        "identity": identity(protocol, recipe),
+        "identity": identity(protocol, recipe, protocol.methods[key].choose),
         **choice,
         "scores": [round(float(value), 6) for value in _deciding(protocol, key, ended)],
         "curve": _curve(str(ended.folder), protocol.columns[0].partition("@")[0]),
