@@ -137,7 +137,7 @@ def test_runs_are_children_of_one_mlflow_run_that_shows_the_table(compared, mlfl
     assert parent.data.tags["mlflow.note.content"].startswith("Two methods on sinusoids\n\n| method | mse | mse@1 |")
 
 
-RATES = {"setting": "algorithm.inner_lr", "values": [0.5, 0.01, 0.001]}
+RATES = {"setting": "algorithm.inner_lr", "values": [0.5, 0.01]}
 
 
 def untrained(**changes):

@@ -62,14 +62,14 @@ def test_replay_takes_steps_on_new_and_replayed_examples_together(memory):
 
 def test_a_memory_holds_earlier_examples_alone_each_as_likely():
     """One in ``size`` of the rows so far, whatever their age; the first step has only its own."""
-    size, replayed, count, held = 2, 4, 4000, np.zeros(6)
+    size, replayed, count, held = 2, 4, 1000, np.zeros(6)
     for seed in range(count):
         drawn = reservoir(np.random.default_rng(seed), in_order(8, 2), size, replayed)
         assert set(drawn[0].tolist()) <= {0, 1}
         assert all(int(drawn[j].max()) < 2 * j for j in (1, 2, 3))
         assert all(len(set(one.tolist())) <= size for one in drawn)
         held += np.bincount(drawn[3].numpy(), minlength=6) / replayed
-    assert np.abs(held / count - 1 / 6).max() < 0.02
+    assert np.abs(held / count - 1 / 6).max() < 0.03
 
 
 def within(gradient, clip):
