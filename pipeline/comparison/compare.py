@@ -48,16 +48,24 @@ def recipes_of(name: str, protocol: Protocol, only: Collection[str], overrides: 
     """The recipe of each method with the protocol's changes, for all methods or those in ``only``.
 
     Raises:
-        ConfigError: the protocol has no such method, or a recipe is wrong.
+        ConfigError: the protocol has no such method, a recipe is wrong, or what is to be chosen decides theta.
     """
     unknown = sorted(set(only) - set(protocol.methods))
     if unknown:
         raise ConfigError(f"--only {unknown[0]}: the protocol {name} has {', '.join(protocol.methods)}")
-    return {
+    found = {
         key: load(method.recipe, [*protocol.change, *method.change, *overrides, f"name={key}"])
         for key, method in protocol.methods.items()
         if not only or key in only
     }
+    for key, recipe in found.items():
+        choice = protocol.methods[key].choose
+        if choice is not None and choice.setting not in recipe.identity("").free:
+            raise ConfigError(
+                f"protocol {name}: methods.{key}.choose.setting: {choice.setting} is no setting of an evaluation of "
+                f"{recipe.algorithm.name}; name one that does not decide theta"
+            )
+    return found
 
 
 def compare(
@@ -114,6 +122,7 @@ def identity(protocol: Protocol, recipe: Recipe, choice: Choice | None = None) -
     facts = {**found.fixed, **judged, "steps": None, "budget": (protocol.seconds, protocol.tasks)}
     if choice is not None:
         facts["choose"] = choice.model_dump(mode="json")
+        facts.pop(choice.setting, None)  # its value in the recipe decides nothing
     return hashlib.sha256(json.dumps(as_first_recorded(facts), sort_keys=True).encode()).hexdigest()[:16]
 
 

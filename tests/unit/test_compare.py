@@ -159,6 +159,13 @@ def test_a_setting_is_chosen_on_validation_tasks(compared):
     assert np.mean(summary["scores"]) != pytest.approx(measured[best])
 
 
+@pytest.mark.parametrize("setting", ["algorithm.first_order", "algorithm.inner_lrr"])
+def test_what_decides_theta_cannot_be_chosen(protocol, setting):
+    methods = {"one": {"recipe": "sinusoid_maml", "choose": {"setting": setting, "values": [0.0, 1.0]}}}
+    with pytest.raises(ConfigError, match=rf"methods.one.choose.setting: {setting} is no setting of an evaluation"):
+        recipes_of("small", read(protocol(methods=methods)), [], [])
+
+
 def test_methods_with_one_theta_share_a_run(compared, tmp_path):
     """One is trained; another one is evaluated otherwise, as if it had been trained again."""
     shared = {"recipe": "sinusoid_maml"}
