@@ -81,7 +81,13 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/runs/": Rule(
         (
             *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES, RUNS),
-            *("pipeline.build", "pipeline.config", "pipeline.runtime.job", "pipeline.tasks.texts"),
+            *(
+                "pipeline.build",
+                "pipeline.config",
+                "pipeline.runtime.job",
+                "pipeline.tasks.texts",
+                "pipeline.tasks.film",
+            ),
         ),
         (*ARRAYS, "rich", "yaml"),
         (RUNTIME,),

@@ -18,6 +18,7 @@ from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.lamaml import LaMAML
 from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
 from pipeline.algorithms.maml import MAML
+from pipeline.algorithms.maml_rl import MAMLRL
 from pipeline.algorithms.mamlpp import MAMLPP
 from pipeline.algorithms.mann import MANN
 from pipeline.algorithms.matchingnet import MatchingNet
@@ -37,11 +38,13 @@ from pipeline.algorithms.ntm import NTM
 from pipeline.algorithms.oml import OML
 from pipeline.algorithms.online_head import OnlineHead
 from pipeline.algorithms.pretrain import Pretrain
+from pipeline.algorithms.promp import ProMP
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.recurrentmaml import RecurrentMAML
 from pipeline.algorithms.relationnet import RelationNet
 from pipeline.algorithms.replay import Replay
 from pipeline.algorithms.reptile import Reptile
+from pipeline.algorithms.rl2 import RL2
 from pipeline.algorithms.versa import VERSA
 from pipeline.core.algorithm import Algorithm
 
@@ -82,4 +85,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "metagan_protonet": MetaGANProtoNet,
     "metagan_relationnet": MetaGANRelationNet,
     "metagan_maml": MetaGANMAML,
+    "maml_rl": MAMLRL,
+    "promp": ProMP,
+    "rl2": RL2,
 }

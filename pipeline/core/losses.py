@@ -115,6 +115,12 @@ def without_end(tokens_NT: Tensor) -> Tensor:
     return torch.where(tokens_NT == END, PADDING, tokens_NT)
 
 
+def episode_return(rewards_NH: Tensor, alive_NH: Tensor) -> Score:
+    """The mean over episodes of the sum of rewards, and of the steps; the loss is the return's negative."""
+    returned = rewards_NH.sum(-1).mean()
+    return Score(-returned, {"return": returned, "episode_steps": alive_NH.sum(-1).mean()})
+
+
 class TaskLoss(NamedTuple):
     """A loss, and the metric that its tasks are judged by.
 
@@ -143,6 +149,7 @@ LOSSES: dict[str, TaskLoss] = {
     "gaussian": TaskLoss(gaussian, "log_likelihood", True, "nats a point"),
     "tokens": TaskLoss(token_cross_entropy, "exact_match", True, "share", compare_tokens),
     "transcription": TaskLoss(token_cross_entropy, "word_error_rate", False, "share", compare_words),
+    "return": TaskLoss(episode_return, "return", True),
     "translation": TaskLoss(token_cross_entropy, "bleu", True, "BLEU", compare_tokens),
 }
 """A recipe's source names one of these. ``pipeline.register`` adds to them."""

@@ -10,6 +10,7 @@ import numpy as np
 from annotated_types import Ge, Le
 from torch import Tensor
 
+from pipeline.core.actions import Actions
 from pipeline.core.bounds import MAX_COUNT, Count
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
@@ -70,12 +71,13 @@ class Spec(NamedTuple):
     Args:
         data: the type of a support set: ``Batch``, ``Stream``, or a type of the source's own.
         input_shape: the shape of one input.
-        outputs: how wide the network's output is: the ways, the classes of the split, the width of a value, or the
-            size of the vocabulary of targets.
+        outputs: how wide the network's output is: the ways, the classes of the split, the width of a value, the size
+            of the vocabulary of targets, or the numbers that a policy's distribution takes.
         targets: what the targets of training tasks are.
         loss: a name in ``pipeline.core.losses.LOSSES``.
         integers: whether inputs are whole numbers, such as the ids of tokens, that must not become floats.
         tokens: what a network of sequences must know beside, for tasks of ``Pairs`` alone.
+        actions: what a policy chooses from, for tasks of a ``Simulator`` alone.
     """
 
     data: type
@@ -85,6 +87,7 @@ class Spec(NamedTuple):
     loss: str
     integers: bool = False
     tokens: Tokens | None = None
+    actions: Actions | None = None
 
 
 class TaskSource(Protocol[D]):

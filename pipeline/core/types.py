@@ -16,7 +16,7 @@ Glossary
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -36,9 +36,9 @@ Targets = Literal["slots", "classes", "labels", "values", "tokens", "none"]
 its number among classes that are the same in all tasks, real values, sequences of tokens, or nothing at all (a
 simulator). Where training has ``classes``, evaluation tasks count slots."""
 
-Family = Literal["optimisation", "metric", "memory", "neural process", "learned optimiser", "baseline"]
-"""The means of adaptation: inner steps, distances, a state that is written, a code of the support set, or a learned
-optimiser."""
+Family = Literal["optimisation", "metric", "memory", "neural process", "learned optimiser", "policy", "baseline"]
+"""The means of adaptation: inner steps, distances, a state that is written, a code of the support set, a learned
+optimiser, or episodes that a policy has acted in."""
 
 
 class Needs(NamedTuple):
@@ -118,6 +118,50 @@ class Pairs(NamedTuple):
     def y(self) -> Tensor:
         """The targets, under the name that ``Batch`` has for labels."""
         return self.target
+
+
+class Simulator(NamedTuple):
+    """N episodes of a world that are still to be acted in: the support or the query set of an agent's task.
+
+    Args:
+        world: a ``core.world.World``: the parameters of the task's world.
+        episodes: all randomness of N episodes, save that of the actions; each tensor [N, …].
+        clock: the times of an episode's steps [H], from 0 to below 1.
+    """
+
+    world: Any
+    episodes: Params
+    clock: Tensor
+
+    @property
+    def rows(self) -> int:
+        """N, how many episodes there are."""
+        return len(next(iter(self.episodes.values())))
+
+    @property
+    def horizon(self) -> int:
+        """H, the most steps of an episode."""
+        return len(self.clock)
+
+    def take(self, first: int, count: int) -> Simulator:
+        """``count`` of the episodes, from number ``first`` on."""
+        return self._replace(episodes={name: leaf[first : first + count] for name, leaf in self.episodes.items()})
+
+
+class Episodes(NamedTuple):
+    """N episodes that were acted in, padded to H steps.
+
+    Args:
+        observations: [N, H, *observation], what each action was chosen by.
+        actions: [N, H] int64 of a discrete choice, or [N, H, A] numbers.
+        rewards: [N, H], 0 after an episode's end.
+        alive: [N, H], 1 for a step that was taken and 0 after an episode's end.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    alive: Tensor
 
 
 PADDING, END, UNKNOWN = 0, 1, 2

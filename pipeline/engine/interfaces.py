@@ -141,8 +141,10 @@ class Executor(Scorer, Protocol):
         """The vector behind a handle."""
         ...
 
-    def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        """End the run. Returns what could not be sent to the tracker. A killed run takes at most a second.
+    def close(self, status: Status, files: Mapping[str, bytes]) -> str | None:
+        """End the run, with files by name beside what it wrote. Returns what could not be sent to the tracker.
+
+        A killed run takes at most a second.
 
         Raises:
             FencedError: another process has taken over the run, and with it the tracked run.

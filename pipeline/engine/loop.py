@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from pipeline.core.failures import NonFiniteError
+from pipeline.core.world import ENVIRONMENT_STEPS
 from pipeline.engine.chunks import chunks_of
 from pipeline.engine.evaluate import EvaluationPlan, Row, evaluate
 from pipeline.engine.interfaces import Applied, Chunk, Executor, Report, RolledBack
@@ -94,7 +95,10 @@ class _Session:
         now = time.perf_counter()
         self.timing = _timing(reports, applied, now - self.before, self.executor.workers)
         self.before = now
-        self.listener.step(step, *_means(reports), self.timing["tasks_per_s"])
+        loss, metrics = _means(reports)
+        if ENVIRONMENT_STEPS in metrics:
+            self.timing[f"{ENVIRONMENT_STEPS}_per_s"] = metrics[ENVIRONMENT_STEPS] * self.timing["tasks_per_s"]
+        self.listener.step(step, loss, metrics, self.timing["tasks_per_s"])
         self.validate(applied.theta, step)
         return applied.theta
 

@@ -74,7 +74,7 @@ class SerialExecutor(WorkerPool):
     def fetch(self, theta: Any) -> Any:
         return theta
 
-    def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
+    def close(self, status: Status, files: Mapping[str, bytes]) -> str | None:
         if status == "FINISHED":  # the run is on disk; the rest may be interrupted
-            return self.stop.interruptible(lambda: self.coordinator.close(status, summary))
-        return self.coordinator.close(status, summary)
+            return self.stop.interruptible(lambda: self.coordinator.close(status, files))
+        return self.coordinator.close(status, files)

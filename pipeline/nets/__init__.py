@@ -7,6 +7,7 @@ from pipeline.nets.linear import Linear
 from pipeline.nets.mlp import MLP
 from pipeline.nets.module import OwnModule
 from pipeline.nets.net import Net
+from pipeline.nets.policy import Policy
 from pipeline.nets.resnet12 import ResNet12
 from pipeline.nets.seq2seq import Seq2Seq
 
@@ -17,4 +18,5 @@ NETS: dict[str, type[Net]] = {
     "resnet12": ResNet12,
     "module": OwnModule,
     "seq2seq": Seq2Seq,
+    "policy": Policy,
 }

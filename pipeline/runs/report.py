@@ -20,6 +20,7 @@ from rich.table import Table
 
 from pipeline.core.failures import DataError
 from pipeline.core.losses import loss_of_metric
+from pipeline.core.world import ENVIRONMENT_STEPS
 from pipeline.runs.doctor import Finding
 from pipeline.runs.recorded import RESULTS, Result, baselines, unit_of
 
@@ -73,6 +74,8 @@ class Progress:
             unit = unit_of({}, name)
             facts.append(f"{name} {_value(metrics[name], unit)}{_behind(unit)}")
         facts.append(f"{tasks_per_s:,.{0 if tasks_per_s >= 10 else 1}f} tasks/s")
+        if ENVIRONMENT_STEPS in metrics:
+            facts.append(f"{metrics[ENVIRONMENT_STEPS] * tasks_per_s:,.0f} environment steps/s")
         text = "  ".join(facts)
         if self._bar is not None:
             self._bar.update(self._bar_id, completed=step, description=text)

@@ -26,11 +26,12 @@ from pipeline.engine.interfaces import Scorer
 from pipeline.engine.loop import ProgressListener, TrainResult
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runs.dry_run import check_folder, dry_run
-from pipeline.runs.paths import absolute, refuse_relative
+from pipeline.runs.end_files import end_files
+from pipeline.runs.paths import absolute, output_folder, refuse_relative
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
 from pipeline.runtime.job import in_ray_job
-from pipeline.storage import named, storage_at
+from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
 from pipeline.storage.texts import read_word
 from pipeline.tracking import uri as tracking_uri
@@ -68,7 +69,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
     if in_ray_job():
         refuse_relative(options.output, recipe)
     recipe = absolute(recipe)
-    folder = _folder(recipe, options)
+    folder = output_folder(recipe.name, options.output, resume=options.resume)
     _look_for_tracker(recipe, storage_at(folder), listener)
     components = dry_run(recipe, listener.note)
     check_folder(recipe, components, storage_at(folder))
@@ -99,7 +100,8 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
             summary = _summary(recipe, options, components, trained, vector, rows, executor.numerics, wall)
             if finished is not None:  # the speeds that were measured in training are kept
                 summary = finished | {"evaluation": summary["evaluation"]}
-            return RunResult(folder, summary, executor.close("FINISHED", summary), scores)
+            files = end_files(recipe, components, vector, summary)
+            return RunResult(folder, summary, executor.close("FINISHED", files), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder is unchanged, in MLflow too
             executor.close("FAILED", {})
             raise
@@ -271,29 +273,3 @@ def _summary(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "evaluation": evaluation_facts(recipe, components, rows),
     }
-
-
-def _folder(recipe: Recipe, options: RunOptions) -> Path | str:
-    folder: Path | str
-    if options.output is not None:
-        folder = named(options.output)
-    elif options.resume:
-        runs = sorted(path.parent for path in Path("runs", recipe.name).absolute().glob("*/checkpoints"))
-        if not runs:
-            raise ResumeError(f"--resume: no run of {recipe.name} under runs/{recipe.name}; name it with --output DIR")
-        folder = runs[-1]
-    else:
-        folder = Path("runs", recipe.name, datetime.now().strftime("%Y%m%d-%H%M%S")).absolute()
-    if isinstance(folder, Path):
-        try:
-            place = next(place for place in (folder, *folder.parents) if place.exists())
-        except OSError as error:
-            raise ConfigError(f"--output: {folder}: {error.strerror}; name another folder") from None
-        if not place.is_dir():
-            raise ConfigError(f"--output: {place} is a file; name a folder")
-    has_run = "recipe.yaml" in storage_at(folder).names("")
-    if options.resume and not has_run:
-        raise ResumeError(f"--resume: {folder} holds no run; leave --resume out to start one there")
-    if has_run and not options.resume:
-        raise ConfigError(f"--output: {folder} already holds a run; pass --resume to continue it, or another folder")
-    return folder

@@ -16,6 +16,7 @@ from pipeline.engine.durability.identity import is_identity
 from pipeline.engine.durability.journal import STATUSES, Journal
 from pipeline.engine.durability.publisher import Publisher
 from pipeline.engine.interfaces import Status
+from pipeline.runs.end_files import FILMS
 from pipeline.runs.paths import absolute
 from pipeline.runs.run_folder import validate_folder
 from pipeline.storage import storage_at
@@ -67,6 +68,7 @@ def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
             tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)
             publisher = Publisher(tracker, journal, tracked_run(recipe, tags), storage, recipe.tracking.log_every)
             artifacts = ["recipe.yaml", "summary.json"] + ([] if checkpoint is None else [name_of(checkpoint.step)])
+            artifacts += [f"{FILMS}/{name}" for name in storage.names(FILMS)]
             with _one_line(recipe.tracking.uri):
                 publisher.send_end(status, artifacts, known | {"step": str(step)})
                 run = read_word(storage, "tracked_run") or ""

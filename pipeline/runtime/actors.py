@@ -73,8 +73,8 @@ class ParameterActor:
     def keep_best(self, step: int, score: float, evaluation: str) -> bool:
         return self.coordinator.keep_best(step, score, evaluation)
 
-    def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        return self.coordinator.close(status, summary)
+    def close(self, status: Status, files: Mapping[str, bytes]) -> str | None:
+        return self.coordinator.close(status, files)
 
 
 def _fetch(references: Mapping[int, Any], seconds: float) -> tuple[list[Contribution], tuple[int, ...]]:

@@ -102,12 +102,12 @@ class RayExecutor(WorkerPool):
     def fetch(self, theta: Any) -> np.ndarray:
         return np.array(self._get(theta))
 
-    def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
+    def close(self, status: Status, files: Mapping[str, bytes]) -> str | None:
         if status == "FINISHED":
-            problem = self._call("close", status, summary)
+            problem = self._call("close", status, files)
         else:
             try:
-                problem = _close_result(self.parameters.close.remote(status, summary), self._end_s(status))
+                problem = _close_result(self.parameters.close.remote(status, files), self._end_s(status))
             except FencedError:
                 self._leave()
                 raise

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.agent import Agent
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TextTasks
 from pipeline.core.types import Context, MetaParams, Points, Task
+from pipeline.serving.agent import Actor
 from pipeline.serving.texts import TextPredictor, text_pairs
 
 
@@ -34,17 +36,18 @@ class Learner:
         self.algorithm, self.theta, self.spec, self.texts = algorithm, theta, spec, texts
         self.dtype = next(iter(next(iter(theta.values())).values())).dtype
 
-    def adapt(self, support_x: Any, support_y: Any = None) -> Any:
+    def adapt(self, support_x: Any = None, support_y: Any = None) -> Any:
         """A predictor for the task of this support set.
 
         Args:
             support_x: inputs [N, *input], anything that ``numpy.asarray`` takes, in the range of the training inputs;
-                of a language N texts, or N pairs of texts.
+                of a language N texts, or N pairs of texts; of an agent's world a list of episodes, each (observations,
+                actions, rewards), or nothing for the agent before any experience.
             support_y: N labels of any hashable kind, or values [N, outputs] for a regression; of a language N texts, or
                 nothing beside pairs.
 
         Returns:
-            A ``Predictor``, or for a language a ``TextPredictor``.
+            A ``Predictor``, for a language a ``TextPredictor``, for an agent an ``Actor``.
 
         Raises:
             DataError: shapes or values that do not fit; more classes than the head has outputs.
@@ -56,6 +59,9 @@ class Learner:
         if self.texts is not None:
             language = self.texts.language(*text_pairs(support_x, support_y))
             return TextPredictor(language, self._adapted(language.support, 1), self.algorithm)
+        if isinstance(self.algorithm, Agent):
+            actor = Actor(self.algorithm, self.algorithm.begin(self.theta), self.spec, self.dtype)
+            return actor if support_x is None else actor.adapt(support_x)
         x = self.inputs(support_x, "support_x")
         labels, y = self._targets(support_y, len(x))
         # As in training, a sequence is read in the given order, each label after its answer.

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.core.actions import Actions
 from pipeline.core.source import HasTexts, Spec, TaskSource, Tokens
-from pipeline.core.types import Batch, Pairs, Points, Stream
+from pipeline.core.types import Batch, Pairs, Points, Simulator, Stream
 
 TASK = "task.json"
-DATA: dict[str, type] = {one.__name__: one for one in (Batch, Stream, Points, Pairs)}
+DATA: dict[str, type] = {one.__name__: one for one in (Batch, Stream, Points, Pairs, Simulator)}
 
 
 def task_file(source: TaskSource[Any]) -> dict[str, str]:
@@ -27,4 +28,6 @@ def spec_of(task: Mapping[str, Any]) -> Spec:
     """The spec in a file ``TASK`` that was read."""
     told = task["spec"]
     tokens = None if told["tokens"] is None else Tokens(*told["tokens"])
-    return Spec(**told | {"data": DATA[told["data"]], "input_shape": tuple(told["input_shape"]), "tokens": tokens})
+    actions = Actions(*told["actions"]) if told.get("actions") else None
+    read = {"data": DATA[told["data"]], "input_shape": tuple(told["input_shape"]), "tokens": tokens, "actions": actions}
+    return Spec(**told | read)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.core.source import TaskSource
+from pipeline.tasks.bandits import Bandits
 from pipeline.tasks.captions import Captions
 from pipeline.tasks.ciphers import Ciphers
 from pipeline.tasks.completion import Completion
@@ -16,6 +17,8 @@ from pipeline.tasks.g2p import G2P
 from pipeline.tasks.gp_curves import GPCurves
 from pipeline.tasks.images import Images
 from pipeline.tasks.inflection import Inflection
+from pipeline.tasks.mdps import MDPs
+from pipeline.tasks.navigation import Navigation
 from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sequences import Sequences
 from pipeline.tasks.sine_stream import SineStream
@@ -34,4 +37,7 @@ SOURCES: dict[str, type[TaskSource[Any]]] = {
     "captions": Captions,
     "sine_stream": SineStream,
     "digit_rotations": DigitRotations,
+    "bandits": Bandits,
+    "mdps": MDPs,
+    "navigation": Navigation,
 }

@@ -19,6 +19,7 @@ from pipeline.core.source import TaskSource
 from pipeline.nets.mlp import MLP
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Mode
+from pipeline.nets.policy import Policy
 from pipeline.nets.seq2seq import Seq2Seq
 from pipeline.testing.case import Case, assemble
 from pipeline.testing.checks import CHECKS, checks_of, name_of
@@ -45,7 +46,8 @@ def contract(
     Args:
         algorithm: the class under test.
         config: its configuration; by default ``algorithm.Config()``.
-        net: the class of its network; by default an ``MLP``, and for tasks of pairs a ``Seq2Seq``.
+        net: the class of its network; by default an ``MLP``, for tasks of pairs a ``Seq2Seq`` and for worlds a
+            ``Policy``.
         net_config: the network's configuration; by default ``net.Config()``.
         source: where tasks come from; by default small tasks of each sort that algorithm and network take.
         normalisation: the mode under which the network normalises.
@@ -62,7 +64,7 @@ def contract(
     @pytest.mark.parametrize("tasks", sources.values(), ids=sources)
     def test(tasks: TaskSource[Any], check: Callable[[Case], None]) -> None:
         spec = tasks.spec()
-        own = net or (Seq2Seq if spec.data in Seq2Seq.takes else MLP)
+        own = net or next((one for one in (Seq2Seq, Policy) if spec.data in one.takes), MLP)
         built = assemble(algorithm, config, own, net_config or SMALL.get(own, own.Config)(), normalisation, spec)
         check(Case(built, tasks, normalisation))
 

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pipeline.core.agent import Agent
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.seeding import init_rng
 from pipeline.core.types import MetaParams, Pairs, Params, Phase
+from pipeline.testing.agents import check_an_agent_acts_alone_as_in_episodes
 from pipeline.testing.case import SEED, TASKS, Case, chunk_of, vector_of
 from pipeline.testing.compare import CLOSE, assert_close, assert_same_bits, global_states, norm, seed_globals, tensors
 from pipeline.testing.workers import by_worker, with_loss, worker_of
@@ -251,6 +253,11 @@ CHECKS: tuple[Callable[[Case], None], ...] = tuple(
 )
 
 
+OF_SETS = {check_rows_of_a_query_set_do_not_see_each_other, check_predictions_fit_the_task}
+"""What asks of an algorithm what it predicts for the inputs of a query set: an agent has none. Neither is its gradient
+that of one task's loss: it is an expectation's, so that no finite difference shows it."""
+
+
 def name_of(check: Callable[[Case], None]) -> str:
     """As it stands in the name of a test."""
     return check.__name__.removeprefix("check_")
@@ -258,9 +265,11 @@ def name_of(check: Callable[[Case], None]) -> str:
 
 def checks_of(algorithm: type[Algorithm[Any, Any]], *, exact: bool = True) -> tuple[Callable[[Case], None], ...]:
     """The checks that apply. ``exact``: whether ``learn`` is the derivative of ``objective``, where there is one."""
-    if exact and claims_a_derivative(algorithm):
-        return CHECKS
-    return tuple(check for check in CHECKS if check is not check_finite_differences)
+    acts = issubclass(algorithm, Agent)
+    without = {*OF_SETS} if acts else {check_an_agent_acts_alone_as_in_episodes}
+    if not exact or acts or not claims_a_derivative(algorithm):
+        without.add(check_finite_differences)
+    return tuple(check for check in CHECKS if check not in without)
 
 
 def claims_a_derivative(algorithm: type[Algorithm[Any, Any]]) -> bool:

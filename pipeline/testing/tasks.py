@@ -7,12 +7,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from pipeline.core.actions import Actions
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource, Tokens
-from pipeline.core.types import Batch, Pairs, Points, Stream, Targets, Task
+from pipeline.core.types import Batch, Pairs, Points, Simulator, Stream, Targets, Task
+from pipeline.tasks.bandits import Bandits
 from pipeline.tasks.ciphers import Ciphers
 from pipeline.tasks.gp_curves import GPCurves
+from pipeline.tasks.navigation import Navigation
 from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sinusoid import Sinusoid
 
@@ -24,6 +27,8 @@ SPECS: dict[str, Spec] = {
     "sequence": Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
     "density": Spec(Points, (1,), 1, "values", "gaussian"),
     "optimisation": Spec(Batch, (10,), 1, "values", "sum_of_squares"),
+    "choices": Spec(Simulator, (1,), 3, "none", "return", actions=Actions(3, discrete=True)),
+    "control": Spec(Simulator, (2,), 4, "none", "return", actions=Actions(2, discrete=False)),
     "transduction": Spec(Pairs, (3,), 7, "tokens", "tokens", integers=True, tokens=Tokens(7, 4)),
 }
 """Small tasks by name."""
@@ -71,6 +76,10 @@ def small_tasks(name: str) -> TaskSource[Any]:
         return GPCurves(GPCurves.Config(), TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)))
     if name == "transduction":
         return Ciphers(Ciphers.Config(letters=4, lengths=(2, 3)), TaskShapes(TaskShape(1, 4, 3), TaskShape(1, 3, 4)))
+    if name == "choices":
+        return Bandits(Bandits.Config(arms=3, horizon=2), TaskShapes(TaskShape(1, 20, 2), TaskShape(1, 40, 3)))
+    if name == "control":
+        return Navigation(Navigation.Config(horizon=2), TaskShapes(TaskShape(1, 20, 2), TaskShape(1, 40, 3)))
     if name == "optimisation":
         return Quadratics(Quadratics.Config(), TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)))
     data, classes = SPECS[name].data, SPECS[name].outputs if name == "classes" else 0

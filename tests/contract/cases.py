@@ -51,6 +51,8 @@ SHAPES: dict[str, TaskShapes] = {
     "density": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
     "transduction": TaskShapes(TaskShape(1, 4, 3), TaskShape(1, 3, 4)),
     "sequence": TaskShapes(TaskShape(3, 0, 2), TaskShape(3, 1, 2)),
+    "choices": TaskShapes(TaskShape(1, 2, 2), TaskShape(1, 4, 3)),
+    "control": TaskShapes(TaskShape(1, 2, 2), TaskShape(1, 4, 3)),
     "optimisation": TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)),
 }
 
@@ -180,6 +182,8 @@ def _same_kind(one: Spec, other: Spec) -> bool:
     how many classes all tasks have."""
     if one.data is Pairs:
         return other.data is Pairs
+    if one.actions is not None:
+        return other.actions is not None and one.actions.discrete == other.actions.discrete
     parts = [
         spec._replace(
             input_shape=(), loss=LOSSES[spec.loss].metric, outputs=0 if spec.targets == "labels" else spec.outputs
@@ -191,7 +195,8 @@ def _same_kind(one: Spec, other: Spec) -> bool:
 
 def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:
     # By default sequences are long, and labels are slots.
-    if SPECS[kind].tokens is not None or kind in ("classes", "labels"):
+    special = SPECS[kind].tokens is not None or SPECS[kind].actions is not None
+    if special or kind in ("classes", "labels"):
         return small_tasks(kind)
     for name in SOURCES:
         source = make_source(name, images)

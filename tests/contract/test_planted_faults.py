@@ -13,7 +13,10 @@ from torch.nn import functional as F
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.reptile import Reptile
+from pipeline.algorithms.rl2 import RL2
+from pipeline.core.agent import Agent
 from pipeline.nets.mlp import MLP
+from pipeline.nets.policy import Policy
 from pipeline.testing import checks
 from pipeline.testing.case import Case, assemble
 from tests.contract import net_checks
@@ -154,6 +157,18 @@ class SendsAFunction(MAML):
         return gradient, score._replace(metrics={"accuracy": lambda: 1.0})
 
 
+class ForgetsItsReward(RL2):
+    """Served, it never hears what its actions gave."""
+
+    def rewarded(self, adapted, reward, done):
+        return adapted
+
+
+class LearnsNothingFromOthers(RL2):
+    def experience(self, adapted, episodes):
+        return adapted
+
+
 FAULTS = [
     (checks.check_inputs_are_not_changed, WritesToTheta, "none", "theta was written in place"),
     (
@@ -182,6 +197,8 @@ FAULTS = [
         "should depend on the other",
     ),
     (checks.check_predictions_fit_the_task, AnswersTooFew, "none", "2 outputs, the task needs 3"),
+    (checks.check_an_agent_acts_alone_as_in_episodes, ForgetsItsReward, "none", "acted in one observation at a time"),
+    (checks.check_an_agent_acts_alone_as_in_episodes, LearnsNothingFromOthers, "none", "experience changes nothing"),
     (checks.check_state_groups_are_folded_only, StepsItsState, "none", "gives a gradient for a state group"),
     (checks.check_state_groups_are_folded_only, FoldsNothingIntoSomething, "running", "fold without records"),
     (checks.check_state_groups_are_folded_only, FoldsItsModel, "running", "a group that is not a state group"),
@@ -190,9 +207,9 @@ FAULTS = [
 
 def build(algorithm, mode, images, net=MLP) -> Case:
     mode, _, told = mode.partition(" as ")
-    spec = SPECS["classification"]
-    built = assemble(algorithm, small(algorithm.Config), net, small(net.Config), mode, spec)
-    return Case(built, source_of_kind("classification", images), told or mode)
+    kind, net = ("control", Policy) if issubclass(algorithm, Agent) else ("classification", net)
+    built = assemble(algorithm, small(algorithm.Config), net, small(net.Config), mode, SPECS[kind])
+    return Case(built, source_of_kind(kind, images), told or mode)
 
 
 @pytest.mark.parametrize(

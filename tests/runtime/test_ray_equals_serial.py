@@ -11,8 +11,21 @@ from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, WORDS, recipe, words
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
 
 
-UNLIKE = ("maml", "reptile", "protonet", "metamemory", "memoryrnn", "cnp", "np", "anp", "metagan_maml")
-"""A gradient, a delta, a folded state group, a memory, a recurrent net; sets of unequal size, samples of z, a game."""
+UNLIKE = (
+    "maml",
+    "reptile",
+    "protonet",
+    "metamemory",
+    "memoryrnn",
+    "cnp",
+    "np",
+    "anp",
+    "metagan_maml",
+    "maml_rl",
+    "rl2",
+)
+"""A gradient, a delta, a folded state group, a memory, a recurrent net; sets of unequal size, samples of z, a game; an
+agent."""
 COUNTS = [
     ("maml", (3,)),
     ("protonet", (2,)),
@@ -29,6 +42,8 @@ COUNTS = [
             ("anp", (1, 2, 3)),
             *((source, (1, 2, 3)) for source in WORDS),
             ("metagan_maml", (1, 2, 3)),
+            ("maml_rl", (1, 2, 3)),
+            ("rl2", (1, 2, 3)),
         )
     ),
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import config
 from pipeline.algorithms import ALGORITHMS
 from pipeline.config import Recipe
+from pipeline.core.agent import Agent
 from pipeline.core.types import Points
 from tests.contract.cases import pairs_beside, small
 
@@ -19,7 +20,7 @@ SEEDS = {name: 5 + number for number, name in enumerate(ALGORITHMS)}
 
 
 def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> Recipe:
-    """Four chunks a step: curves for an algorithm that takes them, else small images through conv-4."""
+    """Four chunks a step: curves for an algorithm that takes them, worlds for agents, else images through conv-4."""
     curves = "values" in ALGORITHMS[algorithm].needs.targets
     drawn = {"name": "gp_curves" if Points in ALGORITHMS[algorithm].needs.data else "sinusoid"}
     labels = ALGORITHMS[algorithm].needs.targets[0]
@@ -38,6 +39,9 @@ def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> 
         "outer": {STEPPED.get(algorithm, "model"): {"optimizer": "adam", "lr": 0.01}},
         "evaluation": {"tasks": 4},
     }
+    if issubclass(ALGORITHMS[algorithm], Agent):
+        data |= {"net": {"name": "policy", "hidden": [8]}, "source": {"name": "navigation", "horizon": 4}}
+        data |= {"normalisation": "none", "task": dict.fromkeys(("train", "eval"), {"shots": 20, "queries": 2})}
     return config.validate(data | changes, data["name"])
 
 

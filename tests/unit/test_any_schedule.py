@@ -24,6 +24,7 @@ ALIKE = {
     "protonet": ("matchingnet", "relationnet", "versa", "nearest"),
     "ntm": ("memoryrnn", "memorygated"),
     "anp": ("np", "cnp"),
+    "maml_rl": ("promp", "rl2"),
     "metagan_protonet": ("metagan_maml", "metagan_relationnet"),
 }
 """An algorithm that is tried every day, and those that a schedule treats alike."""

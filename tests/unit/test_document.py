@@ -60,6 +60,7 @@ jobs.run(write.main)
 RECORDS = "the gradient of theta; records"
 SENDS = {
     "reptile": "theta - phi",
+    "promp": "theta - theta after proximal steps",
     "imaml": "the implicit meta-gradient",
     "finetune": "nothing: theta is never learned",
     "metalstm": "the gradient of the optimiser and of the initialisation",
@@ -156,7 +157,7 @@ def example(monkeypatch):
 
 def test_the_worked_example_keeps_the_contract(example, monkeypatch, small_images):
     monkeypatch.setattr(cases, "ALGORITHMS", {NAME: example})
-    monkeypatch.setattr(cases, "NETS", {name: NETS[name] for name in ("mlp", "conv4", "linear", "seq2seq")})
+    monkeypatch.setattr(cases, "NETS", {name: NETS[name] for name in ("mlp", "conv4", "linear", "seq2seq", "policy")})
     described = cases.described.__wrapped__()
     assert len(described) > 6
     for one in described:

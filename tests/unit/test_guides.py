@@ -11,7 +11,7 @@ import pytest
 
 import jobs
 from pipeline.core.losses import LOSSES
-from tests.unit.test_readme import GUIDE, commands, files
+from tests.unit.test_readme import GUIDE, blocks, commands, files
 
 FILES = files(GUIDE)
 TRAINED = [words for words in commands(GUIDE) if "--import" in words]
@@ -40,6 +40,10 @@ def test_each_plug_in_of_the_guide_trains(command, lab, small_images, monkeypatc
         jobs.run(importlib.import_module(command[2]).main)
     assert ended.value.code == 0, shlex.join(command)
     assert (lab / "run" / "summary.json").exists()
+    served = f'plugins=["{command[command.index("--import") + 1]}"]'
+    for block in [one for one in blocks(GUIDE, "python") if served in one]:
+        shutil.move(lab / "run", lab / command[command.index("--output") + 1])
+        exec(block, {})
 
 
 def test_the_guide_registers_a_loss_and_writes_a_test(lab):

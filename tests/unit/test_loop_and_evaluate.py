@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -122,7 +123,7 @@ class Bench:
         executor = self.executor(of, wrap)
         try:
             trained = loop.train(executor, plan_of(of, build_components(of)), listener or ProgressListener())
-            executor.close("FINISHED", {"steps": trained.step})
+            executor.close("FINISHED", {"summary.json": json.dumps({"steps": trained.step}).encode()})
         finally:
             died(executor)
         return sha256(torch.from_numpy(executor.fetch(trained.theta)))

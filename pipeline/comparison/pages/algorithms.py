@@ -9,12 +9,13 @@ from typing import Any, get_args
 from pipeline import recipes
 from pipeline.algorithms import ALGORITHMS
 from pipeline.comparison.pages.measured import line, reached
+from pipeline.core.actions import Actions
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec, Tokens
-from pipeline.core.types import Batch, Family, Needs, Pairs, Points, Stream
+from pipeline.core.types import Batch, Family, Needs, Pairs, Points, Simulator, Stream
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES
@@ -26,6 +27,8 @@ _ABOUT: dict[Family, str] = {
     "memory": "A task is read into a state or a memory that is written to; also called model-based.",
     "neural process": "A task is coded, and answers are distributions that the code gives.",
     "learned optimiser": "A task is trained by an optimiser that was learned.",
+    "policy": "A task is a world to act in; what is learned is a policy that adapts to it, by gradient steps or in its "
+    "state.",
     "baseline": "What a method must beat to have learned something about adapting.",
 }
 
@@ -37,6 +40,7 @@ _SPECS = (
     Spec(Batch, (4,), 1, "values", "mean_squared_error"),
     Spec(Points, (1,), 1, "values", "gaussian"),
     Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
+    Spec(Simulator, (1,), 3, "none", "return", actions=Actions(3, discrete=True)),
     Spec(Pairs, (3,), 7, "tokens", "tokens", integers=True, tokens=Tokens(7, 4)),
 )
 """Small inputs: an algorithm is built for those that it takes, with every network that takes them."""
@@ -51,7 +55,7 @@ _TASKS = {
 }
 
 
-_NETS = ("mlp", "conv4", "linear", "seq2seq")
+_NETS = ("mlp", "conv4", "linear", "seq2seq", "policy")
 """Small networks, one of which every algorithm takes."""
 
 
@@ -95,13 +99,13 @@ def _row(name: str, used: list[str], measured: list[str]) -> str:
 def _tasks(needs: Needs) -> list[str]:
     """The tasks that an algorithm takes, as text."""
     named = {_TASKS[target] for target in needs.targets}
-    return sorted(named | {one.__name__.lower() for one in needs.data if one not in (Batch, Pairs)})
+    return sorted(named | {one.__name__.lower() for one in needs.data if one not in (Batch, Pairs, Simulator)})
 
 
 def _sends(algorithm: type[Algorithm[Any, Any]], built: Sequence[Algorithm[Any, Any]]) -> str:
     """What a worker sends: the meta-gradient, and records where the algorithm folds them in some setting."""
     meta_gradient = getattr(built[0] if built else algorithm, "meta_gradient", None)
-    sent = meta_gradient.sends if meta_gradient else "the gradient of theta"
+    sent = meta_gradient.sends if meta_gradient else getattr(algorithm, "sends", "the gradient of theta")
     return f"{sent}; records" if any(one.state_groups for one in built) else sent
 
 

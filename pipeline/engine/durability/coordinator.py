@@ -8,7 +8,6 @@ therefore lose two steps: the one being computed and the one being written. Both
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -167,8 +166,8 @@ class Coordinator:
         write_checkpoint(self.storage, BEST, self._checkpoint())
         return True
 
-    def close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
-        """Save the last step and the summary, send the rest of the journal to the tracker and end its run.
+    def close(self, status: Status, files: Mapping[str, bytes]) -> str | None:
+        """Save the last step and these files, send the rest of the journal to the tracker and end its run.
 
         Returns what could not be saved or sent. A second call does nothing.
 
@@ -177,7 +176,7 @@ class Coordinator:
         """
         opened, self._opened = self._opened, False
         try:
-            return self._close(status, summary) if opened else None
+            return self._close(status, files) if opened else None
         except FencedError:
             self.publisher.abandon()
             raise
@@ -186,17 +185,16 @@ class Coordinator:
             self.journal.close()
             self.storage.release()
 
-    def _close(self, status: Status, summary: Mapping[str, Any]) -> str | None:
+    def _close(self, status: Status, files: Mapping[str, bytes]) -> str | None:
         artifacts, unsaved = ["recipe.yaml"], None
         try:
             self.storage.check()
             self.flush()
             if self.store.version > self._saved and not self._mid_step:
                 self._save(self._checkpoint())
-            if summary:
-                data = json.dumps(dict(summary), indent=2, default=float).encode() + b"\n"
-                self.storage.write("summary.json", data)
-                artifacts.append("summary.json")
+            for name, data in files.items():
+                self.storage.write(name, data)
+                artifacts.append(name)
             self.journal.append(self.journal.entry(status, self.store.version, {}))
             self.journal.sync()
         except StorageError as error:

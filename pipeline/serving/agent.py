@@ -1,0 +1,121 @@
+"""Serves an agent: observations in, actions out."""
+
+from __future__ import annotations
+
+from collections import abc
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.agent import Agent
+from pipeline.core.failures import DataError
+from pipeline.core.seeding import Ticket
+from pipeline.core.source import Spec
+from pipeline.core.types import Episodes
+
+
+class Actor:
+    """An agent in one world. It acts as it did in training: by chance where its policy is one of chance.
+
+    Args:
+        agent: the run's algorithm.
+        adapted: what it knows of this world.
+        spec: that of the tasks of training.
+        dtype: theta's.
+    """
+
+    def __init__(self, agent: Agent[Any], adapted: Any, spec: Spec, dtype: torch.dtype) -> None:
+        assert spec.actions is not None, "a source of simulators says which actions there are"
+        self.agent, self.adapted, self.spec, self.dtype = agent, adapted, spec, dtype
+        self.actions = spec.actions
+        # One fixed ticket: the same observations get the same actions.
+        self._rng = Ticket(0, "serve", "test", 0, 0).rng("noise")
+
+    def act(self, observation: Any) -> Any:
+        """The action for an observation [*input].
+
+        Returns:
+            The number of a discrete action, or an array [A].
+
+        Raises:
+            DataError: an observation of another shape, or one that is not finite.
+
+        >>> import pipeline
+        >>> policy = pipeline.load("runs/first").adapt()
+        >>> action = policy.act([0.0, 0.0])
+        """
+        x = _numbers(observation, "observation", self.spec.input_shape)
+        noise = self.agent.distribution.noise(self._rng, (1,))
+        with torch.no_grad():
+            action, self.adapted = self.agent.respond(
+                self.adapted, torch.from_numpy(x).to(self.dtype).unsqueeze(0), self._typed(noise)
+            )
+        return int(action[0]) if self.actions.discrete else action[0].numpy()
+
+    def rewarded(self, reward: float, *, done: bool = False) -> None:
+        """Tell what the last action gave, and whether the episode ended with it. RL² acts by it; others need it not."""
+        told = (torch.tensor([float(value)], dtype=self.dtype) for value in (reward, done))
+        self.adapted = self.agent.rewarded(self.adapted, *told)
+
+    def adapt(self, episodes: abc.Sequence[Any]) -> Actor:
+        """Another actor, which has learned from these episodes too: by one inner step, or by reading them.
+
+        Args:
+            episodes: each is (observations [T, *input], actions [T] or [T, A], rewards [T]).
+
+        Raises:
+            DataError: shapes or values that do not fit.
+        """
+        with torch.no_grad():
+            adapted = self.agent.experience(self.adapted, self._episodes(episodes))
+        return Actor(self.agent, adapted, self.spec, self.dtype)
+
+    def _typed(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    def _episodes(self, episodes: abc.Sequence[Any]) -> Episodes:
+        """Episodes of any lengths, padded to the longest."""
+        read = [self._episode(one, number) for number, one in enumerate(episodes)]
+        if not read:
+            raise DataError("episodes: none; give one or more, or leave them out for the agent before any experience")
+        longest = max(len(rewards) for _, _, rewards in read)
+        alive = [np.ones(len(rewards)) for _, _, rewards in read]
+        columns = (*zip(*read, strict=True), alive)
+        return Episodes(*(self._typed(torch.from_numpy(_padded(column, longest))) for column in columns))
+
+    def _episode(self, episode: Any, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        name = f"episodes[{number}]"
+        if not isinstance(episode, abc.Sequence) or len(episode) != 3:
+            raise DataError(f"{name}: expected (observations, actions, rewards)")
+        steps = len(episode[2]) if hasattr(episode[2], "__len__") else 0
+        if not steps:
+            raise DataError(f"{name}: no rewards; expected one for each of one or more steps")
+        size, discrete = self.actions
+        observations = _numbers(episode[0], f"{name} observations", (steps, *self.spec.input_shape))
+        actions = _numbers(episode[1], f"{name} actions", (steps,) if discrete else (steps, size))
+        rewards = _numbers(episode[2], f"{name} rewards", (steps,))
+        if not discrete:
+            return observations, actions, rewards
+        if (actions != actions.astype(np.int64)).any() or actions.min() < 0 or actions.max() >= size:
+            raise DataError(f"{name} actions: expected whole numbers from 0 to {size - 1}")
+        return observations, actions.astype(np.int64), rewards
+
+
+def _numbers(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Finite numbers of this shape as float64."""
+    try:
+        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: no numbers of equal shape ({error}); expected the shape {shape}") from error
+    if array.shape != shape:
+        raise DataError(f"{name}: shape {array.shape}, expected {shape}")
+    if not np.isfinite(array).all():
+        raise DataError(f"{name}: values that are not finite")
+    return array
+
+
+def _padded(rows: abc.Sequence[np.ndarray], length: int) -> np.ndarray:
+    """[N, length, …], zeros behind each row's end."""
+    return np.stack([np.pad(row, [(0, length - len(row)), *[(0, 0)] * (row.ndim - 1)]) for row in rows])

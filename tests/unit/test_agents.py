@@ -1,0 +1,178 @@
+"""An agent from recipe to use: trained, looked at, loaded without its source, and acting on its own."""
+
+from __future__ import annotations
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import pipeline
+from pipeline.algorithms.rl2 import RL2
+from pipeline.build import build_components, build_worker
+from pipeline.core.failures import ConfigError, DataError
+from pipeline.core.seeding import Ticket
+from pipeline.core.source import TaskShape, TaskShapes
+from pipeline.core.types import Context
+from pipeline.engine.interfaces import Chunk
+from pipeline.runs.dry_run import dry_run
+from pipeline.tasks.navigation import Navigation
+from tests.runtime.tiny import recipe
+
+pytestmark = pytest.mark.usefixtures("torch_threads")
+
+
+@pytest.fixture(scope="module")
+def run(migrated_mlflow, small_images, tmp_path_factory):
+    """The folder of a run of MAML-RL on the plane, whose test tasks take two inner steps."""
+    folder = tmp_path_factory.mktemp("agent")
+    uri = f"sqlite:///{shutil.copy(migrated_mlflow, folder / 'mlflow.db')}"
+    task = {"train": {"shots": 20, "queries": 2}, "eval": {"shots": 40, "queries": 2}}
+    tiny = recipe("maml_rl", small_images, 2, task=task, tracking={"uri": uri}).public()
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(tiny), "utf-8")
+    pipeline.train(folder / "tiny.yaml", executor="serial", output=folder / "run")
+    return folder / "run"
+
+
+def test_episodes_before_and_after_adaptation_are_among_the_run_s_artifacts(run):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
+    [tracked] = client.search_runs([client.get_experiment_by_name("metafleet").experiment_id])
+    logged = {one.path for one in client.list_artifacts(tracked.info.run_id, "episodes")}
+    assert logged == {"episodes/before.gif", "episodes/after.gif"}
+    assert tracked.data.metrics["environment_steps_per_s"] > 0
+    frames = [Image.open(io.BytesIO((run / name).read_bytes())).n_frames for name in logged]
+    assert all(2 <= count <= 5 for count in frames)  # four steps, and the place before them
+
+
+def test_a_served_agent_adapts_by_one_inner_step_as_evaluation_does(run):
+    """Episodes that it acted in come back as lists of unequal length, as a robot's log has them."""
+    learner = pipeline.load(run)
+    agent = learner.algorithm
+    source = Navigation(Navigation.Config(horizon=4), TaskShapes(TaskShape(1, 20, 2), TaskShape(1, 20, 2)))
+    task = source.sample(Ticket(5, "evaluate", "test", 0, 0))
+    support = task.support._replace(
+        world=task.support.world._replace(goal=torch.tensor([0.1, 0.1])),
+        episodes={"place": task.support.episodes["place"].float()},
+        clock=task.support.clock.float(),
+    )
+    noise = agent.distribution.noise(np.random.default_rng(0), (20, 4)).float()
+    with torch.no_grad():
+        seen, _ = agent.act_in(agent.begin(learner.theta), support, noise)
+        wanted = agent.experience(agent.begin(learner.theta), seen)
+    log = [
+        tuple(part[row][seen.alive[row] > 0].tolist() for part in (seen.observations, seen.actions, seen.rewards))
+        for row in range(20)
+    ]
+    policy = learner.adapt(log)
+    assert len({len(rewards) for _, _, rewards in log}) >= 1
+    for name, leaf in wanted.phi.items():
+        assert torch.allclose(policy.adapted.phi[name], leaf, atol=1e-5)
+    before, after = learner.adapt(), learner.adapt().adapt(log)
+    assert before.act([0.0, 0.0]).shape == (2,)
+    assert torch.equal(after.adapted.phi["head/bias"], policy.adapted.phi["head/bias"])
+    assert not torch.equal(before.adapted.phi["head/bias"], policy.adapted.phi["head/bias"])
+
+
+GOOD = ([[0.0, 0.0]], [[0.1, 0.1]], [-1.0])
+
+
+@pytest.mark.parametrize(
+    ("episodes", "told"),
+    [
+        ([], r"episodes: none; give one or more"),
+        ([GOOD[:2]], r"episodes\[0\]: expected \(observations, actions, rewards\)"),
+        ([GOOD, ([[0.0]], [[0.1, 0.1]], [-1.0])], r"episodes\[1\] observations: shape \(1, 1\), expected \(1, 2\)"),
+        ([([[0.0, 0.0]], [3], [-1.0])], r"episodes\[0\] actions: shape \(1,\), expected \(1, 2\)"),
+        ([([[0.0, np.nan]], [[0.1, 0.1]], [-1.0])], r"episodes\[0\] observations: values that are not finite"),
+        ([([], [], [])], r"episodes\[0\]: no rewards"),
+    ],
+)
+def test_episodes_that_do_not_fit_are_refused_in_one_line(run, episodes, told):
+    with pytest.raises(DataError, match=told):
+        pipeline.load(run).adapt(episodes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"task": {"train": {"shots": 30}, "eval": {"shots": 20}}}, r"inner_episodes: 20, and a task has 30 support"),
+        ({"normalisation": "transductive"}, r"normalisation: 'transductive' looks at a batch"),
+        (
+            {"source": {"name": "bandits"}, "net": {"name": "policy", "init_std": 0.5}},
+            r"net.init_std: 0.5 has no effect",
+        ),
+        ({"net": {"name": "mlp"}}, r"net.name: mlp does not read Simulator"),
+        ({"source": {"name": "sinusoid"}}, r"algorithm.name: maml_rl takes tasks of Simulator"),
+    ],
+)
+def test_parts_that_do_not_fit_an_agent_are_refused_in_one_line(small_images, changes, told):
+    with pytest.raises(ConfigError, match=told):
+        dry_run(recipe("maml_rl", small_images, **changes))
+
+
+class Forgetful(RL2):
+    """The known wrong variant: the state begins anew with each episode of a trial."""
+
+    def _play(self, memory, simulator, choose):
+        fresh = self.begin({"model": memory.phi})._replace(returned=memory.returned)
+        return super()._play(fresh, simulator, choose)
+
+
+BANDIT = {
+    "net": {"name": "policy", "hidden": [4]},
+    "source": {"name": "bandits", "arms": 2, "horizon": 1},
+    "normalisation": "none",
+    "numerics": {"dtype": "float64"},
+}
+
+
+def bandit_worker(kind, images, shots, queries, tasks=1):
+    """A worker of trials of ``shots`` + 1 pulls, and its first theta."""
+    shape = {"shots": shots, "queries": queries}
+    changes = BANDIT | {"chunk_size": tasks, "tasks_per_step": tasks, "task": {"train": shape, "eval": shape}}
+    tiny = recipe("rl2", images, **changes)
+    components = build_components(tiny)
+    worker = build_worker(tiny, components)
+    worker.algorithm = kind(*(getattr(worker.algorithm, part) for part in ("config", "model", "loss")))
+    return worker, components.theta.clone()
+
+
+def chunk(step: int, purpose: str, tasks: int) -> Chunk:
+    return Chunk(step, 0, tuple(Ticket(1, purpose, "train", step, number) for number in range(tasks)))
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(RL2, True), (Forgetful, False)])
+def test_what_earlier_episodes_of_a_trial_gave_decides_later_actions(kind, kept, small_images):
+    worker, theta = bandit_worker(kind, small_images, 5, 1)
+    task = worker.source.sample(Ticket(1, "train", "train", 1, 0))
+    noise = worker.algorithm.draw(np.random.default_rng(0), task, "train")
+    answers = []
+    for luck in (0.0, 1.0):  # each pull is paid, or none
+        support = task.support._replace(episodes={"luck": torch.full((5, 1), luck, dtype=torch.float64)})
+        memory = worker.algorithm.adapt(worker.layout.unpack(theta), support, Context(1, "train", 1, noise))
+        query = task.query._replace(episodes={"luck": torch.full((1, 1), 0.5, dtype=torch.float64)})
+        answers.append(worker.algorithm._play(memory, query, lambda t, outputs: outputs.argmax(-1)).outputs)
+    assert torch.equal(*answers) != kept
+
+
+@pytest.mark.slow
+def test_a_state_that_is_lost_between_the_episodes_of_a_trial_loses(small_images):
+    """After the same training, on 1,024 trials of six pulls of two arms."""
+    returns = {}
+    for kind in (RL2, Forgetful):
+        worker, theta = bandit_worker(kind, small_images, 5, 1, tasks=256)
+        optimizer = torch.optim.Adam([theta], lr=0.02)
+        for step in range(1, 201):
+            contribution, _ = worker.learn(theta.numpy(), chunk(step, "train", 256))
+            theta.grad = torch.from_numpy(contribution.gradient / 256)
+            optimizer.step()
+        scores = worker.score(theta.numpy(), chunk(0, "evaluate", 1024))
+        returns[kind] = scores.metrics["trial_return"][:, -1].mean()
+    assert returns[RL2] > returns[Forgetful] + 0.03
+    assert abs(returns[Forgetful] - 0.5) < 0.02
