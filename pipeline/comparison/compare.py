@@ -153,7 +153,9 @@ def _choose(protocol: Protocol, key: str, run: Callable[..., RunResult]) -> tupl
         ended = run("evaluation.split=val", f"{choice.setting}={value}")
         found[value] = float(_deciding(protocol, key, ended).mean())
     higher = direction_of(ended.summary["evaluation"], protocol.columns[0].partition("@")[0])
-    best = max(found, key=lambda value: found[value] if higher else -found[value])
+    # A value with which a task diverges is never the best.
+    finite = {value: mean if higher else -mean for value, mean in found.items() if np.isfinite(mean)}
+    best = max(finite or found, key=lambda value: finite.get(value, 0.0))
     facts = {"setting": choice.setting, "value": best, "validation": [[v, round(m, 6)] for v, m in found.items()]}
     return [f"{choice.setting}={best}"], {"chosen": facts}
 
