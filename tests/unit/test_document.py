@@ -63,6 +63,8 @@ SENDS = {
     "promp": "theta - theta after proximal steps",
     "imaml": "the implicit meta-gradient",
     "finetune": "nothing: theta is never learned",
+    "replay": "nothing: theta is never learned",
+    "lamaml": "nothing: theta is never learned",
     "metalstm": "the gradient of the optimiser and of the initialisation",
     "learnedoptimizer": "the gradient of the optimiser",
     **dict.fromkeys(("protonet", "matchingnet", "relationnet", "versa", "baseline", "multitask"), RECORDS),
