@@ -14,6 +14,7 @@ from pipeline.algorithms.baseline import Baseline
 from pipeline.algorithms.cnp import CNP
 from pipeline.algorithms.finetune import Finetune
 from pipeline.algorithms.gradientmemory import GradientMemoryMAML
+from pipeline.algorithms.hypernas import HyperNAS
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.lamaml import LaMAML
 from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
@@ -30,6 +31,7 @@ from pipeline.algorithms.metagan_protonet import MetaGANProtoNet
 from pipeline.algorithms.metagan_relationnet import MetaGANRelationNet
 from pipeline.algorithms.metalstm import MetaLSTM
 from pipeline.algorithms.metamemory import MetaMemory
+from pipeline.algorithms.metanas import MetaNAS
 from pipeline.algorithms.metasgd import MetaSGD
 from pipeline.algorithms.multitask import Multitask
 from pipeline.algorithms.nearest import Nearest
@@ -44,7 +46,9 @@ from pipeline.algorithms.recurrentmaml import RecurrentMAML
 from pipeline.algorithms.relationnet import RelationNet
 from pipeline.algorithms.replay import Replay
 from pipeline.algorithms.reptile import Reptile
+from pipeline.algorithms.ridge import Ridge
 from pipeline.algorithms.rl2 import RL2
+from pipeline.algorithms.tnas import TNAS
 from pipeline.algorithms.versa import VERSA
 from pipeline.core.algorithm import Algorithm
 
@@ -59,6 +63,10 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "oml": OML,
     "anml": ANML,
     "lamaml": LaMAML,
+    "tnas": TNAS,
+    "metanas": MetaNAS,
+    "hypernas": HyperNAS,
+    "ridge": Ridge,
     "protonet": ProtoNet,
     "matchingnet": MatchingNet,
     "relationnet": RelationNet,

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Generic, final
+from typing import Any, ClassVar, Generic, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -178,6 +178,15 @@ class Game(Algorithm[D, A]):
                     f"algorithm {name}: the loss of {group} has the shape {tuple(loss.shape)}, expected one number; "
                     "take the mean over the examples"
                 )
+
+
+@runtime_checkable
+class Searches(Protocol):
+    """An algorithm that can choose an architecture."""
+
+    def cell(self, adapted: Any) -> tuple[str, ...]:
+        """The op on each edge of a task's cell. Raises ``ConfigError`` where its network has no cell."""
+        ...
 
 
 def backprop(

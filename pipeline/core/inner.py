@@ -110,6 +110,33 @@ class Adam:
         return moved, {"m": m, "v": v, "power": {"beta1": power1, "beta2": power2}}
 
 
+class Apart:
+    """One rule for the leaves whose names begin with ``prefix``, and another for all others. Each keeps its state."""
+
+    def __init__(self, prefix: str, own: Rule, others: Rule) -> None:
+        self.prefix, self.rules = prefix, {"own": own, "others": others}
+
+    def start(self, phi: Params) -> State:
+        states = {which: self.rules[which].start(part) for which, part in self._parts(phi).items()}
+        return {f"{which}/{name}": leaves for which, state in states.items() for name, leaves in state.items()}
+
+    def step(self, phi: Params, gradient: Params, state: State, j: int) -> tuple[Params, State]:
+        moved: Params = {}
+        after: State = {}
+        slopes = self._parts(gradient)
+        for which, part in self._parts(phi).items():
+            begins = f"{which}/"
+            mine = {name.removeprefix(begins): leaves for name, leaves in state.items() if name.startswith(begins)}
+            stepped, kept = self.rules[which].step(part, slopes[which], mine, j)
+            moved |= stepped
+            after |= {begins + name: leaves for name, leaves in kept.items()}
+        return moved, after
+
+    def _parts(self, params: Params) -> dict[str, Params]:
+        own = {name: leaf for name, leaf in params.items() if name.startswith(self.prefix)}
+        return {"own": own, "others": {name: leaf for name, leaf in params.items() if name not in own}}
+
+
 OptimizerName = Literal["sgd", "adam"]
 
 

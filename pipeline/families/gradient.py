@@ -54,18 +54,22 @@ class Backprop(MetaGradient):
 
 
 class Delta(MetaGradient):
-    """theta - phi after the inner loop (Reptile, arXiv 1803.02999, algorithm 2)."""
+    """theta - phi after the inner loop (Reptile, arXiv 1803.02999, algorithm 2), of all groups with an optimizer."""
 
     sends = "theta - phi"
 
     def __call__(
         self, method: GradientBased, theta: MetaParams, task: Task[Batch], context: Context
     ) -> tuple[MetaParams, Score]:
-        adapted = method.adapt(theta, task.support, context)
-        before = theta["model"]
-        delta = {name: (leaf - adapted.phi[name]).detach() for name, leaf in before.items()}
+        phi = method.last(theta, task.support, context)
+        delta = {
+            group: {name: (leaf - phi[name]).detach() for name, leaf in leaves.items()}
+            for group, leaves in theta.items()
+            if group not in method.unstepped
+        }
         # The score uses the query batch's own statistics: one query at a time would cost more than learning.
-        return {"model": delta}, detach(method.loss(method.model.outputs(adapted.phi, task.query), task.query.y))
+        outputs = method.model.outputs(phi | method.model.masks(context.noise), task.query)
+        return delta, detach(method.loss(outputs, task.query.y))
 
 
 class Implicit(MetaGradient):

@@ -14,6 +14,7 @@ from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
 from pipeline.core.types import Batch, Context, MetaParams, Needs, Params, Phase, Score, Task
 from pipeline.nets.running import fold_moments
+from pipeline.nets.search_space import ARCH, cell_of, first_groups, is_open, shares
 
 
 class Encoded(Protocol):
@@ -27,7 +28,10 @@ E = TypeVar("E", bound=Encoded)
 
 
 class MetricBased(Differentiable[Batch, E]):
-    """Embeds a support set and scores queries by ``compare``. Under ``running`` it gathers moments while it trains."""
+    """Embeds a support set and scores queries by ``compare``. Under ``running`` it gathers moments while it trains.
+
+    On an open search space the logits of ops are the group ``arch``, which descends the query loss like the weights.
+    """
 
     needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots",), head=False)
 
@@ -53,10 +57,10 @@ class MetricBased(Differentiable[Batch, E]):
 
     @final
     def init(self, rng: np.random.Generator) -> MetaParams:
-        model = self.model.init(rng)
-        theta = {"model": model} | self.extra_groups(rng, model)
+        theta = first_groups(self.model.net, rng)
+        theta |= self.extra_groups(rng, theta.get("model", {}))
         if self.state_groups:
-            theta["running"] = self.model.running(model) | self.extra_moments(theta)
+            theta["running"] = self.model.running(self.weights(theta)) | self.extra_moments(theta)
         return theta
 
     @final
@@ -64,13 +68,17 @@ class MetricBased(Differentiable[Batch, E]):
         rows = len(task.support.x) + len(task.query.x)
         return self.extra_noise(rng, task, phase) | self.model.draw(rng, rows, phase)
 
+    def weights(self, theta: MetaParams) -> Params:
+        """What a forward pass reads of theta: on an open search space the shares of ops beside the weights."""
+        return theta.get("model", {}) | shares(theta.get(ARCH, {}))
+
     def running(self, theta: MetaParams, context: Context) -> Params:
         """The moments to normalise with: none in training, where each batch is normalised by its own."""
         return theta["running"] if self.state_groups and context.phase != "train" else {}
 
     def embed(self, theta: MetaParams, support: Batch, context: Context) -> tuple[Tensor, Adapted]:
         """The support set's embeddings [N, D], and the network that is to embed its queries."""
-        phi, running = theta["model"] | self.model.masks(context.noise), self.running(theta, context)
+        phi, running = self.weights(theta) | self.model.masks(context.noise), self.running(theta, context)
         return self.model.predict(Adapted(phi, running), support.x), self.model.adapted(phi, support.x, running)
 
     def predict(self, adapted: E, x: Tensor) -> Tensor:
@@ -79,9 +87,15 @@ class MetricBased(Differentiable[Batch, E]):
     def score(self, adapted: E, query: Batch, context: Context) -> Score:
         outputs, moments = self._outputs(adapted, query.x)
         score = self.loss(outputs, query.y)
+        if context.phase != "train" and is_open(self.model.net):
+            score = score._replace(metrics=score.metrics | self.model.net.choices(adapted.encoder.phi))
         if not (self.state_groups and context.phase == "train"):
             return score
         return score._replace(records={name: moment.detach() for name, moment in moments.items()})
+
+    def cell(self, adapted: E) -> tuple[str, ...]:
+        """The op on each edge of a search space's cell."""
+        return cell_of(self.model.net, adapted.encoder.phi)
 
     def fold(self, theta: MetaParams, records: list[Params]) -> MetaParams:
         return fold_moments(theta, records)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pipeline.nets.conv4 import Conv4
+from pipeline.nets.function_cells import FunctionCells
+from pipeline.nets.image_cells import ImageCells
 from pipeline.nets.linear import Linear
 from pipeline.nets.mlp import MLP
 from pipeline.nets.module import OwnModule
@@ -18,5 +20,7 @@ NETS: dict[str, type[Net]] = {
     "resnet12": ResNet12,
     "module": OwnModule,
     "seq2seq": Seq2Seq,
+    "function_cells": FunctionCells,
+    "image_cells": ImageCells,
     "policy": Policy,
 }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.agent import Agent
-from pipeline.core.algorithm import Algorithm
+from pipeline.core.algorithm import Algorithm, Searches
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TextTasks
@@ -182,6 +182,18 @@ class Predictor:
         """
         answer = self.outputs(x)
         return [self.labels[slot] for slot in answer.argmax(1)] if self.labels else answer
+
+    @property
+    def cell(self) -> tuple[str, ...]:
+        """The op that this task's architecture has on each edge, of a mixture the one with the largest share.
+
+        Raises:
+            ConfigError: the run searched no architecture.
+        """
+        algorithm = self.learner.algorithm
+        if not isinstance(algorithm, Searches):
+            raise ConfigError(f"algorithm.name: {type(algorithm).__name__} searches no architecture; tnas does")
+        return algorithm.cell(self.adapted)
 
 
 def refuse_transductive(mode: str) -> None:

@@ -23,6 +23,7 @@ from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sequences import Sequences
 from pipeline.tasks.sine_stream import SineStream
 from pipeline.tasks.sinusoid import Sinusoid
+from pipeline.tasks.waves_and_hinges import WavesAndHinges
 
 SOURCES: dict[str, type[TaskSource[Any]]] = {
     "sinusoid": Sinusoid,
@@ -37,6 +38,7 @@ SOURCES: dict[str, type[TaskSource[Any]]] = {
     "captions": Captions,
     "sine_stream": SineStream,
     "digit_rotations": DigitRotations,
+    "waves_and_hinges": WavesAndHinges,
     "bandits": Bandits,
     "mdps": MDPs,
     "navigation": Navigation,

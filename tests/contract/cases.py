@@ -21,8 +21,10 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
 from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource
 from pipeline.core.types import Pairs
+from pipeline.families.search import ArchitectureSearch
 from pipeline.nets import NETS
 from pipeline.nets.normalisation import MODES, Mode
+from pipeline.nets.search_space import SearchSpace
 from pipeline.nets.seq2seq import Seq2Seq
 from pipeline.tasks import SOURCES
 from pipeline.tasks.transduction import Transduction
@@ -34,12 +36,16 @@ from tests import small_pairs
 WIDEST = 32
 LIMITS = {"steps": 2, "batch": 4, "slots": 4, "every": 1, "size": 2}
 """Integer fields whose names end so are cut to this; all others to ``WIDEST``."""
+FEW = {"image_cells": {"channels": 8}}
+"""Sizes of a search space, which computes all of its ops."""
 TUPLE_LIMITS = {"channels": 8}
 
 PACKAGED = {name: net for name, net in NETS.items() if name != "module"}
 """Networks to build: ``module`` is nothing without a plug-in."""
-SMALL_NETS = [name for name in PACKAGED if name != "resnet12"]
-"""Networks that every algorithm is tried with; ``test_resnet12`` tries what is too slow for that."""
+SPACES = [name for name, net in PACKAGED.items() if issubclass(net, SearchSpace)]
+"""Search spaces, which the algorithms that need one are tried with, their cells open."""
+SMALL_NETS = [name for name in PACKAGED if name not in ("resnet12", *SPACES)]
+"""Networks that every other algorithm is tried with; ``test_resnet12`` tries what is too slow for that."""
 SLOWEST = "conv4"
 """Of these, the one that costs twice what another does."""
 
@@ -96,13 +102,16 @@ class Described(NamedTuple):
     @property
     def checks(self) -> tuple[Callable[[Case], None], ...]:
         """First order is no derivative, and of some methods it is a setting."""
-        return checks_of(ALGORITHMS[self.algorithm], exact=not dict(self.changes).get("first_order"))
+        algorithm = ALGORITHMS[self.algorithm]
+        config = small(algorithm.Config, **dict(self.changes))
+        return checks_of(algorithm, exact=not getattr(config, "first_order", False))
 
     def build(self) -> Algorithm[Any, Any]:
         """Raises ``ConfigError`` where the parts do not go together."""
         algorithm, net = ALGORITHMS[self.algorithm], NETS[self.net]
         config = small(algorithm.Config, **dict(self.changes))
-        sizes = {"embedding": 8, "hidden": 8} if net is Seq2Seq else {}
+        sizes: dict[str, Any] = {"embedding": 8, "hidden": 8} if net is Seq2Seq else {}
+        sizes |= {"cell": None, **FEW.get(self.net, {})} if self.net in SPACES else {}
         return assemble(algorithm, config, net, small(net.Config, **sizes), self.mode, SPECS[self.kind])
 
 
@@ -113,7 +122,8 @@ def described() -> tuple[Described, ...]:
     for name, algorithm in ALGORITHMS.items():
         plain, *others = (tuple(change.items()) for change in variants(algorithm.Config))
         for kind in taken_by(algorithm):
-            built = (Described(name, kind, net, mode, plain) for net in SMALL_NETS for mode in MODES)
+            nets = SPACES if issubclass(algorithm, ArchitectureSearch) else SMALL_NETS
+            built = (Described(name, kind, net, mode, plain) for net in nets for mode in MODES)
             fitting = [one for one in built if _fits(one)]
             found += fitting
             varied = [one for one in fitting if one.mode == fitting[0].mode][-1]
@@ -145,8 +155,9 @@ def every_day() -> frozenset[Described]:
 
 
 def meetings(one: Described) -> set[tuple[str, Any]]:
-    """The algorithm with its kind, its network, its mode and its variant."""
-    return {(one.algorithm, part) for part in one[1:]}
+    """The algorithm with its kind, its network, its mode and its variant. T-NAS meets the modes for all searches."""
+    parts = {(one.algorithm, part) for part in one[1:]}
+    return parts - {(one.algorithm, one.mode)} if one.algorithm in ("metanas", "hypernas") else parts
 
 
 @functools.cache

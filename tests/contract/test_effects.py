@@ -20,6 +20,7 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import Context, Points, Simulator
 from pipeline.engine.outer.optimizer import Outer, build_optimizer, build_scheduler
+from pipeline.families.search import ArchitectureSearch
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import Mode
@@ -40,6 +41,7 @@ ENOUGH: dict[str, dict[str, Any]] = {
     "mbpa": {"neighbours": 3},
     "metalstm": {"inner_steps": 3, "detach_every": 2},
     "learnedoptimizer": {"inner_steps": 3, "detach_every": 2},
+    "metanas": {"inner_steps": 3, "eval_inner_steps": 3},
     "reptile": {"inner_steps": 3, "eval_inner_steps": 3},
     "imaml": {"solver_steps": 3},
     "anp": {"heads": 1},
@@ -132,8 +134,10 @@ def computed(algorithm: str, config: Any, images: str) -> str:
         source = small_tasks("choices")
     spec = source.spec()
     mode = NORMALISED.get(algorithm, "none")
-    kind = NETS["policy" if Simulator in needs.data else "mlp"]
-    net = kind.for_tasks(kind.Config((8,)), spec, head=needs.head, normalised=mode != "none")
+    searches = issubclass(method_type, ArchitectureSearch)
+    name = "policy" if Simulator in needs.data else "function_cells" if searches else "mlp"
+    kind, sizes = NETS[name], {"cell": None} if searches else {"hidden": (8,)}
+    net = kind.for_tasks(kind.Config(**sizes), spec, head=needs.head, normalised=mode != "none")
     method = method_type(config, NormalisedNet(net, mode, spec.input_shape), LOSSES[spec.loss].function)  # type: ignore[call-arg]
     theta = method.init(Ticket(1, "init", "train", 0, 0).rng("noise"))
     for number in range(TASKS.get(algorithm, 2)):

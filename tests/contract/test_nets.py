@@ -14,9 +14,9 @@ pytestmark = pytest.mark.usefixtures("torch_threads")
 
 
 def cases():
-    """Of the large network one mode is tried every day: modes are the same code for all networks."""
+    """Of large networks one mode is tried every day: modes are the same code for all networks."""
     for case in net_cases():
-        waits = case.net.__name__ == "ResNet12" and case.mode != "transductive"
+        waits = case.net.__name__ in ("ResNet12", "ImageCells") and case.mode != "transductive"
         yield pytest.param(case, marks=pytest.mark.grid if waits else (), id=case.id)
 
 

@@ -11,9 +11,13 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.config import Recipe
 from pipeline.core.agent import Agent
 from pipeline.core.types import Points
+from pipeline.families.search import ArchitectureSearch
 from tests.contract.cases import pairs_beside, small
 
 STEPS, TASKS, CHUNK = 4, 8, 2
+MLP = {"name": "mlp", "init_gain": 0.3333}
+OPEN = {"name": "function_cells", "cell": None}
+"""The network of an algorithm that searches."""
 STEPPED = {"learnedoptimizer": "optimizer"}
 """The group that a recipe's optimizer is for, where it is not ``model``."""
 SEEDS = {name: 5 + number for number, name in enumerate(ALGORITHMS)}
@@ -23,6 +27,7 @@ def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> 
     """Four chunks a step: curves for an algorithm that takes them, worlds for agents, else images through conv-4."""
     curves = "values" in ALGORITHMS[algorithm].needs.targets
     drawn = {"name": "gp_curves" if Points in ALGORITHMS[algorithm].needs.data else "sinusoid"}
+    searches = issubclass(ALGORITHMS[algorithm], ArchitectureSearch)
     labels = ALGORITHMS[algorithm].needs.targets[0]
     shape = {"shots": 5, "queries": 5} if curves else {"ways": 3, "shots": 1, "queries": 2}
     data = {
@@ -32,7 +37,7 @@ def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> 
         "tasks_per_step": TASKS,
         "chunk_size": CHUNK,
         "algorithm": {"name": algorithm, **asdict(small(ALGORITHMS[algorithm].Config))},
-        "net": {"name": "mlp", "init_gain": 0.3333} if curves else {"name": "conv4", "channels": 8},
+        "net": OPEN if searches else MLP if curves else {"name": "conv4", "channels": 8},
         "source": drawn if curves else {"name": "images", "path": str(images), "labels": labels},
         "normalisation": "none" if curves or algorithm == "nearest" else "transductive",
         "task": {"train": shape, "eval": shape},

@@ -60,6 +60,7 @@ jobs.run(write.main)
 RECORDS = "the gradient of theta; records"
 SENDS = {
     "reptile": "theta - phi",
+    "metanas": "theta - phi",
     "promp": "theta - theta after proximal steps",
     "imaml": "the implicit meta-gradient",
     "finetune": "nothing: theta is never learned",
@@ -67,7 +68,7 @@ SENDS = {
     "lamaml": "nothing: theta is never learned",
     "metalstm": "the gradient of the optimiser and of the initialisation",
     "learnedoptimizer": "the gradient of the optimiser",
-    **dict.fromkeys(("protonet", "matchingnet", "relationnet", "versa", "baseline", "multitask"), RECORDS),
+    **dict.fromkeys(("ridge", "protonet", "matchingnet", "relationnet", "versa", "baseline", "multitask"), RECORDS),
     **dict.fromkeys(("metamemory", "gradientmemory", "metagan_protonet", "metagan_relationnet"), RECORDS),
 }
 """What a worker sends, where it is not the gradient of theta alone."""

@@ -20,6 +20,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.network import DROPOUT, Adapted
 from pipeline.core.seeding import Ticket
 from pipeline.core.types import Context, Points
+from pipeline.families.search import ArchitectureSearch
 from pipeline.runs.dry_run import dry_run
 from tests.contract.cases import small
 from tests.unit import own_modules
@@ -29,6 +30,9 @@ pytestmark = pytest.mark.usefixtures("torch_threads")
 OWN = own_modules.__name__
 WITHOUT_MASKS = {"nearest", "metamemory", "mbpa"}
 """As it is now. The product has no such list: it looks at what an algorithm draws."""
+
+WITHOUT_LAYERS = {name for name, one in ALGORITHMS.items() if issubclass(one, Agent | ArchitectureSearch)}
+"""They take policies, or search spaces, alone, which have no dropout."""
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +62,7 @@ def recipe(algorithm, images, **changes):
     return config.validate(data | changes, "dropping")
 
 
-@pytest.mark.parametrize("algorithm", [name for name, one in ALGORITHMS.items() if not issubclass(one, Agent)])
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name not in WITHOUT_LAYERS])
 def test_an_algorithm_draws_masks_or_is_refused(algorithm, small_images):
     wanted = recipe(algorithm, small_images)
     if algorithm in WITHOUT_MASKS:

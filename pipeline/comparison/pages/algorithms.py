@@ -55,8 +55,11 @@ _TASKS = {
 }
 
 
-_NETS = ("mlp", "conv4", "linear", "seq2seq", "policy")
-"""Small networks, one of which every algorithm takes."""
+_NETS: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("mlp", "conv4", "linear", "seq2seq", "policy")},
+    "image_cells": {"cell": None},
+}
+"""Small networks, one of which every algorithm takes, with settings that are not their defaults."""
 
 
 def page(results: Path = RESULTS) -> str:
@@ -123,11 +126,13 @@ def _instances(algorithm: type[Algorithm[Any, Any]]) -> Iterator[Algorithm[Any, 
         if spec.data not in algorithm.needs.data or spec.targets not in algorithm.needs.targets:
             continue
         for mode in MODES:
-            for net in map(NETS.__getitem__, _NETS):
+            for net, settings in ((NETS[name], settings) for name, settings in _NETS.items()):
                 if spec.data not in net.takes:
                     continue
                 try:
-                    body = net.for_tasks(net.Config(), spec, head=algorithm.needs.head, normalised=mode != "none")
+                    body = net.for_tasks(
+                        net.Config(**settings), spec, head=algorithm.needs.head, normalised=mode != "none"
+                    )
                     model = NormalisedNet(body, mode, spec.input_shape)
                     yield algorithm(algorithm.Config(), model, LOSSES[spec.loss].function)
                     break
