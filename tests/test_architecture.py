@@ -57,7 +57,7 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/tasks/": Rule(
         (CORE, STORAGE, TASKS),
         (*ARRAYS, "annotated_types", "pyarrow", "PIL"),
-        ("sacrebleu", "sentencepiece", "gymnasium", "metaworld"),
+        ("sacrebleu", "sentencepiece", "gymnasium", "metaworld", "scipy", "sklearn"),
     ),
     "pipeline/engine/": Rule((CORE, STORAGE, ENGINE), (*ARRAYS, "annotated_types", "safetensors")),
     "pipeline/runtime/": Rule((CORE, ENGINE, RUNTIME), (*ARRAYS, "ray")),

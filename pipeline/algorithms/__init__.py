@@ -16,6 +16,7 @@ from pipeline.algorithms.finetune import Finetune
 from pipeline.algorithms.gradientmemory import GradientMemoryMAML
 from pipeline.algorithms.hypernas import HyperNAS
 from pipeline.algorithms.imaml import IMAML
+from pipeline.algorithms.lamaml import LaMAML
 from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
 from pipeline.algorithms.maml import MAML
 from pipeline.algorithms.maml_rl import MAMLRL
@@ -37,11 +38,13 @@ from pipeline.algorithms.nearest import Nearest
 from pipeline.algorithms.np import NP
 from pipeline.algorithms.ntm import NTM
 from pipeline.algorithms.oml import OML
+from pipeline.algorithms.online_head import OnlineHead
 from pipeline.algorithms.pretrain import Pretrain
 from pipeline.algorithms.promp import ProMP
 from pipeline.algorithms.protonet import ProtoNet
 from pipeline.algorithms.recurrentmaml import RecurrentMAML
 from pipeline.algorithms.relationnet import RelationNet
+from pipeline.algorithms.replay import Replay
 from pipeline.algorithms.reptile import Reptile
 from pipeline.algorithms.ridge import Ridge
 from pipeline.algorithms.rl2 import RL2
@@ -59,6 +62,7 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "recurrentmaml": RecurrentMAML,
     "oml": OML,
     "anml": ANML,
+    "lamaml": LaMAML,
     "tnas": TNAS,
     "metanas": MetaNAS,
     "hypernas": HyperNAS,
@@ -82,7 +86,9 @@ ALGORITHMS: dict[str, type[Algorithm[Any, Any]]] = {
     "finetune": Finetune,
     "pretrain": Pretrain,
     "baseline": Baseline,
+    "replay": Replay,
     "multitask": Multitask,
+    "online_head": OnlineHead,
     "nearest": Nearest,
     "metagan_protonet": MetaGANProtoNet,
     "metagan_relationnet": MetaGANRelationNet,

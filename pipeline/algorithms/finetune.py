@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.core.bounds import Count, InnerSteps, Rate
 from pipeline.core.inner import OptimizerName, optimizer
-from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
+from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Pairs, Params, Phase, Task
 from pipeline.families.gradient import GradientBased, Nothing
 
 
@@ -42,6 +42,7 @@ class Finetune(GradientBased):
 
     Config: ClassVar[type[FinetuneConfig]] = FinetuneConfig
     about: ClassVar[About] = About("baseline", "none: plain supervised training on each support set")
+    needs: ClassVar[Needs] = Needs(data=(Batch, Pairs), targets=("slots", "labels", "values", "tokens"), head=True)
     drops_in_steps = True
     adapts_parts = True
     meta_gradient = Nothing()

@@ -8,12 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from torch import Tensor
-
-from pipeline.core.inner import iterate
-from pipeline.core.network import head_of
 from pipeline.core.types import About, Batch, Context, MetaParams, Params
-from pipeline.families.gradient import BATCHES
 from pipeline.families.online import Online, OnlineConfig
 
 
@@ -27,12 +22,4 @@ class OML(Online):
     about: ClassVar[About] = About("optimisation", "Javed & White 2019, arXiv 1905.12588")
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
-        phi, order = self.start(theta["model"], context), context.noise[BATCHES]
-        features = self.model.embed(phi | self.model.masks(context.noise), self.model.net.reads(support))
-
-        def loss(head: Params, j: int) -> Tensor:
-            seen = order[j]
-            return self.loss(self.model.net.read_out(head, features[seen]), support.y[seen]).loss
-
-        for head in iterate(loss, head_of(phi), self.steps(context), self.rule(context), first_order=False):
-            yield phi | head
+        return self.head_trajectory(theta, support, context)

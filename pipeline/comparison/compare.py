@@ -1,7 +1,8 @@
 """Comparisons: every method of a protocol trained within one budget and judged on the same tasks.
 
 Methods are trained one at a time. Finished ones are recorded, so the same command continues where it was stopped. The
-runs lie in ``runs/compare`` and are children of one MLflow run.
+runs lie in ``runs/compare`` and are children of one MLflow run. Where steps are given, methods with one theta share a
+run, in other protocols too: there it is only evaluated.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.comparison.leaderboard import table
-from pipeline.comparison.protocol import Method, Protocol, read
+from pipeline.comparison.protocol import Choice, Method, Protocol, read
 from pipeline.config import Recipe, load
 from pipeline.core.failures import ConfigError, InternalError
 from pipeline.engine.durability.journal import Journal
@@ -27,7 +29,7 @@ from pipeline.engine.loop import ProgressListener
 from pipeline.runs import recorded
 from pipeline.runs.older import as_first_recorded
 from pipeline.runs.paths import absolute
-from pipeline.runs.recorded import Result
+from pipeline.runs.recorded import Result, direction_of
 from pipeline.runs.run import RunOptions, RunResult, train_run
 from pipeline.runs.run_folder import validate_folder
 from pipeline.storage import named, storage_at
@@ -46,16 +48,24 @@ def recipes_of(name: str, protocol: Protocol, only: Collection[str], overrides: 
     """The recipe of each method with the protocol's changes, for all methods or those in ``only``.
 
     Raises:
-        ConfigError: the protocol has no such method, or a recipe is wrong.
+        ConfigError: the protocol has no such method, a recipe is wrong, or what is to be chosen decides theta.
     """
     unknown = sorted(set(only) - set(protocol.methods))
     if unknown:
         raise ConfigError(f"--only {unknown[0]}: the protocol {name} has {', '.join(protocol.methods)}")
-    return {
+    found = {
         key: load(method.recipe, [*protocol.change, *method.change, *overrides, f"name={key}"])
         for key, method in protocol.methods.items()
         if not only or key in only
     }
+    for key, recipe in found.items():
+        choice = protocol.methods[key].choose
+        if choice is not None and choice.setting not in recipe.identity("").free:
+            raise ConfigError(
+                f"protocol {name}: methods.{key}.choose.setting: {choice.setting} is no setting of an evaluation of "
+                f"{recipe.algorithm.name}; name one that does not decide theta"
+            )
+    return found
 
 
 def compare(
@@ -80,25 +90,29 @@ def compare(
     done = {one.method: (one.summary["identity"], one.summary["steps"]) for one in recorded.load(kept)}
     with _parent(name, protocol, folder, next(iter(wanted.values()))) as (tracker, parent):
         for key, recipe in wanted.items():
-            question = identity(protocol, recipe)
+            question = identity(protocol, recipe, protocol.methods[key].choose)
             identity_done, steps_done = done.get(key, ("", 0))
             steps = _steps(protocol, protocol.methods[key], recipe)
             if identity_done == question and steps in (None, steps_done):
                 listener.note(f"{key}: done before, {kept / key}.json")
                 continue
             listener.note(f"{key}: {recipe.algorithm.name}, normalisation {recipe.normalisation}")
-            tracking = recipe.tracking.model_copy(update={"parent": parent})
-            recipe = recipe.model_copy(update={"tracking": tracking})
-            place = options._replace(output=folder / "-".join([key, question, *([str(steps)] if steps else [])]))
-            ended = _train(steps, protocol.seconds or 0.0, recipe, place, listener, trial_s)
-            _result(Path(name).stem, protocol, key, recipe, ended).save(kept)
+            place = options._replace(output=_place(folder, f"{key}-{question}", recipe, steps))
+
+            def run(*changes: str, key: str = key, steps: int | None = steps, at: RunOptions = place) -> RunResult:
+                asked = recipes_of(name, protocol, [key], [*overrides, *changes, f"tracking.parent={parent}"])[key]
+                return _train(steps, protocol.seconds or 0.0, asked, at, listener, trial_s)
+
+            changes, choice = _choose(protocol, key, run)
+            _result(Path(name).stem, protocol, key, recipe, run(*changes), choice).save(kept)
         found = recorded.load(kept)
         tracker.tag({DESCRIPTION: f"{protocol.about}\n\n{table(found, protocol.columns, protocol.against)}"})
     return found
 
 
-def identity(protocol: Protocol, recipe: Recipe) -> str:
-    """The identity of a result: all values that decide it except the number of steps that fit the budget."""
+def identity(protocol: Protocol, recipe: Recipe, choice: Choice | None = None) -> str:
+    """The identity of a result: all values that decide it, with those to choose from, except the number of steps that
+    fit the budget."""
     found = recipe.identity("")
     judged = {
         key: value
@@ -106,6 +120,9 @@ def identity(protocol: Protocol, recipe: Recipe) -> str:
         if key.split(".")[0] in ("algorithm", "net", "task", "evaluation")
     }
     facts = {**found.fixed, **judged, "steps": None, "budget": (protocol.seconds, protocol.tasks)}
+    if choice is not None:
+        facts["choose"] = choice.model_dump(mode="json")
+        facts.pop(choice.setting, None)  # its value in the recipe decides nothing
     return hashlib.sha256(json.dumps(as_first_recorded(facts), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -114,6 +131,33 @@ def _steps(protocol: Protocol, method: Method, recipe: Recipe) -> int | None:
     if method.steps is not None or protocol.tasks is None:
         return method.steps
     return -(-protocol.tasks // recipe.tasks_per_step)
+
+
+def _place(folder: Path, question: str, recipe: Recipe, steps: int | None) -> Path:
+    """Where a method's run lies. Where steps follow from a measured speed, nobody shares it."""
+    if steps is None:
+        return folder / question
+    found = recipe.identity("")
+    kept = {key: value for key, value in found.free.items() if key.startswith("evaluation.valid")}
+    decides = json.dumps({**found.fixed, **kept, "steps": steps}, sort_keys=True)
+    return folder.parent / f"{recipe.algorithm.name}-{hashlib.sha256(decides.encode()).hexdigest()[:16]}-{steps}"
+
+
+def _choose(protocol: Protocol, key: str, run: Callable[..., RunResult]) -> tuple[list[str], dict[str, Any]]:
+    """The change that was best on validation tasks, and what each value came to; nothing where there is no choice."""
+    choice = protocol.methods[key].choose
+    if choice is None:
+        return [], {}
+    found = {}
+    for value in choice.values:
+        ended = run("evaluation.split=val", f"{choice.setting}={value}")
+        found[value] = float(_deciding(protocol, key, ended).mean())
+    higher = direction_of(ended.summary["evaluation"], protocol.columns[0].partition("@")[0])
+    # A value with which a task diverges is never the best.
+    finite = {value: mean if higher else -mean for value, mean in found.items() if np.isfinite(mean)}
+    best = max(finite or found, key=lambda value: finite.get(value, 0.0))
+    facts = {"setting": choice.setting, "value": best, "validation": [[v, round(m, 6)] for v, m in found.items()]}
+    return [f"{choice.setting}={best}"], {"chosen": facts}
 
 
 def _train(
@@ -170,17 +214,25 @@ def _steps_per_second(recipe: Recipe, options: RunOptions, trial_s: float) -> fl
     raise InternalError(f"{recipe.name}: {trial.steps} steps took less than {trial_s} s")
 
 
-def _result(name: str, protocol: Protocol, key: str, recipe: Recipe, ended: RunResult) -> Result:
+def _deciding(protocol: Protocol, key: str, ended: RunResult) -> np.ndarray:
+    """Each task's score in the first column."""
     metric, _, steps = protocol.columns[0].partition("@")
     points = [str(point) for point in ended.scores.points]
     if metric not in ended.scores.metrics or (steps and steps not in points):
         known = f"{', '.join(ended.scores.metrics)}, after {', '.join(points)} inner steps"
         raise ConfigError(f"columns: {protocol.columns[0]!r} is not measured of {key}; it has {known}")
-    column = points.index(steps) if steps else -1
+    return ended.scores.metrics[metric][:, points.index(steps) if steps else -1]
+
+
+def _result(
+    name: str, protocol: Protocol, key: str, recipe: Recipe, ended: RunResult, choice: Mapping[str, Any]
+) -> Result:
     facts = {
-        "identity": identity(protocol, recipe),
-        "scores": [round(float(value), 6) for value in ended.scores.metrics[metric][:, column]],
-        "curve": _curve(str(ended.folder), metric),
+        "recipe": recipe.name,
+        "identity": identity(protocol, recipe, protocol.methods[key].choose),
+        **choice,
+        "scores": [round(float(value), 6) for value in _deciding(protocol, key, ended)],
+        "curve": _curve(str(ended.folder), protocol.columns[0].partition("@")[0]),
     }
     algorithm, published = recipe.algorithm.name, protocol.methods[key].published
     return Result(name, key, algorithm, ALGORITHMS[algorithm].about.family, published, ended.summary | facts)

@@ -14,11 +14,19 @@ from pipeline.core.bounds import OuterSteps
 from pipeline.core.failures import ConfigError
 
 
+class Choice(Section):
+    """A setting of the evaluation, and the values of which the best on tasks of the split ``val`` is taken."""
+
+    setting: str
+    values: Annotated[tuple[float, ...], Len(2)]
+
+
 class Method(Section):
     """A recipe and its changes. ``steps`` is for a method that gets other steps than the budget."""
 
     recipe: str
     change: tuple[str, ...] = ()
+    choose: Choice | None = None
     steps: OuterSteps | None = None
     published: str = ""
 

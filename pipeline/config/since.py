@@ -16,6 +16,8 @@ OF_ALGORITHM: Values = {
     "protonet": {"algorithm.temperature": 1.0, "algorithm.batch": "apart"},
     "maml": {"algorithm.inner_optimizer": "sgd", "algorithm.eval_inner_batch": None},
     "pretrain": {"algorithm.eval_inner_optimizer": "sgd", "algorithm.eval_inner_batch": None},
+    "oml": {"algorithm.eval_shuffles": 0},
+    "anml": {"algorithm.eval_shuffles": 0},
     "finetune": {"algorithm.inner_batch": None},
     "mann": _READERS | {"algorithm.write_to": "one"},
     "ntm": _READERS,
@@ -27,7 +29,7 @@ OF_ALGORITHM: Values = {
 OF_NET: Values = {"seq2seq": {"net.dropout": 0.0, "net.eval_dropout": 0.0, "net.beam": 1}}
 """``beam`` was there from the beginning; recorded rows did not name it."""
 OF_SOURCE: Values = {
-    "images": {"source.query_order": "sorted", "source.remember": 0},
+    "images": {"source.query_order": "sorted", "source.remember": 0, "source.eval_queries": "others"},
     "sinusoid": {"source.density": False},
 }
 

@@ -22,7 +22,7 @@ theta towards it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Generic, Protocol, final, runtime_checkable
 
 import numpy as np
@@ -94,6 +94,10 @@ class Algorithm(ABC, Generic[D, A]):
         An evaluation keeps few of a long trace, so a generator needs the memory of those few.
         """
         return (self.adapt(theta, support, context),)
+
+    def milestones(self, context: Context) -> Sequence[int]:
+        """The elements of ``trace`` at which the parts of a stream end, for an evaluation to score. Default: none."""
+        return ()
 
     @abstractmethod
     def predict(self, adapted: A, x: Tensor) -> Tensor:

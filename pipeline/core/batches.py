@@ -42,3 +42,33 @@ def in_order(rows: int, batch: int) -> Tensor:
             "example is seen"
         )
     return torch.arange(rows).reshape(-1, batch)
+
+
+def part_ends(steps: int, parts: int) -> tuple[int, ...]:
+    """How many of a stream's steps are taken when each of its equal parts is over; a step over two parts ends with
+    the second."""
+    return tuple(steps * part // parts for part in range(1, parts + 1))
+
+
+def reservoir(rng: np.random.Generator, order: Tensor, size: int, replayed: int) -> Tensor:
+    """Row numbers [steps, replayed] from a memory of ``size`` rows, drawn at each step with replacement.
+
+    The memory is a uniform sample of the rows of earlier steps, kept by Vitter's algorithm R (1985). At the first step
+    it is empty, and the step's own rows are drawn.
+
+    Args:
+        rng: draws both.
+        order: row numbers [steps, batch] of the stream.
+        size: the rows that the memory holds.
+        replayed: rows of each step.
+    """
+    kept: list[int] = []
+    seen, drawn = 0, []
+    for rows in order.tolist():
+        drawn.append(rng.choice(kept or rows, replayed))
+        for row in rows:
+            place = int(rng.integers(seen + 1)) if seen >= size else seen
+            if place < size:
+                kept[place : place + 1] = [row]
+            seen += 1
+    return torch.from_numpy(np.stack(drawn))

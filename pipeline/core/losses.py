@@ -46,6 +46,18 @@ def sum_of_squares(outputs: Tensor, y: Tensor) -> Score:
     return Score(loss, {"value": loss.detach()})
 
 
+def cross_entropy_by_part(logits_NC: Tensor, y_N: Tensor) -> Score:
+    """``cross_entropy``, with the accuracy of each example for a source that judges the parts of a query set."""
+    right_N = (logits_NC.detach().argmax(-1) == y_N).to(logits_NC.dtype)
+    return cross_entropy(logits_NC, y_N)._replace(answers={"accuracy": right_N})
+
+
+def squared_error_by_part(outputs: Tensor, y: Tensor) -> Score:
+    """``mean_squared_error``, with that of each example for a source that judges the parts of a query set."""
+    each_N = (outputs - y).detach().square().mean(-1)
+    return mean_squared_error(outputs, y)._replace(answers={"mse": each_N})
+
+
 def gaussian(outputs: Tensor, y: Tensor) -> Score:
     """The mean over examples of -log p(y), where outputs [N, 2·Y] are the means and the deviations of Gaussians."""
     log_p = log_gaussian(outputs, y).mean()
@@ -132,6 +144,8 @@ LOSSES: dict[str, TaskLoss] = {
     "cross_entropy": TaskLoss(cross_entropy, "accuracy", True, "share"),
     "mean_squared_error": TaskLoss(mean_squared_error, "mse", False),
     "sum_of_squares": TaskLoss(sum_of_squares, "value", False),
+    "cross_entropy_by_part": TaskLoss(cross_entropy_by_part, "accuracy", True, "share"),
+    "squared_error_by_part": TaskLoss(squared_error_by_part, "mse", False),
     "gaussian": TaskLoss(gaussian, "log_likelihood", True, "nats a point"),
     "tokens": TaskLoss(token_cross_entropy, "exact_match", True, "share", compare_tokens),
     "transcription": TaskLoss(token_cross_entropy, "word_error_rate", False, "share", compare_words),

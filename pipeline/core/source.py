@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from annotated_types import Ge, Le
 from torch import Tensor
 
@@ -116,6 +117,15 @@ class Judge(Protocol):
 
     def judge(self, answers: Params, query: Any) -> dict[str, float]:
         """Metrics of one task on the host, given ``Score.answers`` and the task's query set, both on the CPU."""
+        ...
+
+
+@runtime_checkable
+class StreamJudge(Protocol):
+    """A source of streams in parts, with metrics of what is kept of earlier parts."""
+
+    def judge_stream(self, metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Further metrics [tasks, points], given those at the start of the stream and at the end of each part."""
         ...
 
 

@@ -31,9 +31,10 @@ MetaParams = dict[str, Params]
 """Group -> leaves, for example ``{"model": …, "inner_lr": …}``."""
 
 Phase = Literal["train", "evaluate", "serve"]
-Targets = Literal["slots", "classes", "values", "tokens", "none"]
+Targets = Literal["slots", "classes", "labels", "values", "tokens", "none"]
 """What the targets of training tasks are: a class's slot in its task, its fixed number among all classes of the split,
-real values, sequences of tokens, or nothing at all (a simulator). Evaluation tasks with classes always count slots."""
+its number among classes that are the same in all tasks, real values, sequences of tokens, or nothing at all (a
+simulator). Where training has ``classes``, evaluation tasks count slots."""
 
 Family = Literal["optimisation", "metric", "memory", "neural process", "learned optimiser", "policy", "baseline"]
 """The means of adaptation: inner steps, distances, a state that is written, a code of the support set, a learned

@@ -17,7 +17,7 @@ from pipeline.core.failures import PipelineError, TaskError
 from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
-from pipeline.core.source import Judge, TaskSource, Versioned
+from pipeline.core.source import Judge, StreamJudge, TaskSource, Versioned
 from pipeline.core.types import Context, Contribution, MetaParams, Params, Phase, Score, Task
 from pipeline.engine.interfaces import Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
@@ -116,11 +116,13 @@ class Worker:
         drawn = [self._draw(ticket, "evaluate") for ticket in chunk.tickets]
         values = self._theta(theta)
         points: tuple[int, ...] = ()
+        milestones: Sequence[int] = ()
 
         def score(task: Task[Any], noise: Params) -> list[tuple[dict[str, Tensor], Params]]:
-            nonlocal points
+            nonlocal points, milestones
             context = Context(chunk.step, "evaluate", task.ways, noise)
-            kept = scored_points(self.algorithm.trace(values, task.support, context))
+            milestones = self.algorithm.milestones(context)
+            kept = scored_points(self.algorithm.trace(values, task.support, context), milestones)
             points = tuple(kept)
             return [self._scored(adapted, task, context) for adapted in kept.values()]
 
@@ -132,6 +134,8 @@ class Worker:
                 scored = _stack_points([score(*self._to_device(one)) for one in drawn])
             rows = [metrics | self._judged(answers, drawn) for metrics, answers in scored]
         metrics = {name: np.stack([row[name].cpu().double().numpy() for row in rows], 1) for name in rows[0]}
+        if points == (0, *milestones) and isinstance(self.source, StreamJudge):
+            metrics |= self.source.judge_stream(metrics)
         digest = zlib.crc32(b"".join(metrics[name].tobytes() for name in sorted(metrics)))
         return ScoreReport(chunk.number, points, metrics, digest)
 

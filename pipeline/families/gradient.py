@@ -183,10 +183,10 @@ class GradientBased(Algorithm[Batch, Adapted]):
     @final
     def draw(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
         noise = self.extra_noise(rng, task, phase)
-        if phase == "train" or not self.drops_in_steps:
-            return noise | self.model.draw(rng, rows_of(task), phase)
-        steps = self.steps(Context(0, phase, task.ways, noise))
         rows = noise[BATCHES].shape[1] if BATCHES in noise else len(task.support.x)
+        if phase == "train" or not self.drops_in_steps:
+            return noise | self.model.draw(rng, max(rows, rows_of(task)), phase)
+        steps = self.steps(Context(0, phase, task.ways, noise))
         return noise | self.model.draw_inner(rng, rows, steps)
 
     def adapted(self, phi: Params, support: Batch, context: Context) -> Adapted:

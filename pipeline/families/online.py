@@ -5,20 +5,22 @@ Javed & White: Meta-Learning Representations for Continual Learning, arXiv 1905.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from pipeline.core.batches import in_order
-from pipeline.core.bounds import Count, Rate
+from pipeline.core.batches import batches, in_order, part_ends
+from pipeline.core.bounds import MAX_COUNT, Count, Rate
 from pipeline.core.failures import ConfigError
-from pipeline.core.inner import SGD
+from pipeline.core.inner import SGD, iterate
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import HEAD, Network, head_of
-from pipeline.core.types import Batch, Context, MayChange, Needs, Params, Phase, Task
+from pipeline.core.types import Batch, Context, MayChange, MetaParams, Needs, Params, Phase, Task
 from pipeline.families.gradient import BATCHES, GradientBased
 from pipeline.nets.net import fan_in_normal
 from pipeline.nets.normalisation import BATCH_MODES
@@ -37,11 +39,14 @@ class OnlineConfig:
         inner_lr: Rate of a step in training.
         eval_inner_lr: Rate of a step at evaluation and in serving; ``null`` takes that of training.
         inner_batch: Consecutive examples of a step, a divisor of the stream's length.
+        eval_shuffles: Passes over the shuffled examples at evaluation, in place of the stream: what a method would
+            reach if nothing came in an order. 0 is the stream.
     """
 
     inner_lr: Rate = 0.03
     eval_inner_lr: Annotated[Rate | None, MayChange()] = None
     inner_batch: Count = 1
+    eval_shuffles: Annotated[int, Ge(0), Le(MAX_COUNT), MayChange()] = 0
 
 
 class Online(GradientBased):
@@ -67,13 +72,16 @@ class Online(GradientBased):
         self.head = {name: tuple(leaf.shape) for name, leaf in head_of(model.init(np.random.default_rng())).items()}
 
     def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
-        """The order of the stream; the classes that it shows, and a fresh row [features] of the head for each.
+        """The rows of each step; the classes that it shows, and a fresh row [features] of the head for each.
 
         Raises:
             ConfigError: ``inner_batch`` does not divide the stream; a classifier's head is no linear layer.
         """
         y = task.support.y
-        order = {BATCHES: in_order(len(y), self.config.inner_batch)}
+        rows = in_order(len(y), self.config.inner_batch)
+        if self._shuffles(phase):
+            rows = batches(rng, len(y), self._shuffles(phase) * len(rows), self.config.inner_batch)
+        order = {BATCHES: rows}
         if y.is_floating_point():
             return order
         self._require_linear_head()
@@ -82,6 +90,10 @@ class Online(GradientBased):
 
     def steps(self, context: Context) -> int:
         return len(context.noise[BATCHES])
+
+    def milestones(self, context: Context) -> Sequence[int]:
+        """The ends of a stream's parts, one for each way."""
+        return () if self._shuffles(context.phase) else part_ends(self.steps(context), context.ways)
 
     def rule(self, context: Context) -> SGD:
         rate = self.config.inner_lr
@@ -102,6 +114,21 @@ class Online(GradientBased):
             name: _row(leaf, fresh) if alone else _set_rows(leaf, shown, _row(leaf, fresh))
             for name, leaf in head_of(phi).items()
         }
+
+    def head_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
+        """An ``inner_trajectory`` that moves the head alone, on the features of a fixed body."""
+        phi, rows = self.start(theta["model"], context), context.noise[BATCHES]
+        features = self.model.embed(phi | self.model.masks(context.noise), self.model.net.reads(support))
+
+        def loss(head: Params, j: int) -> Tensor:
+            seen = rows[j]
+            return self.loss(self.model.net.read_out(head, features[seen]), support.y[seen]).loss
+
+        for head in iterate(loss, head_of(phi), self.steps(context), self.rule(context), first_order=False):
+            yield phi | head
+
+    def _shuffles(self, phase: Phase) -> int:
+        return 0 if phase == "train" else self.config.eval_shuffles
 
     def _require_linear_head(self) -> None:
         (outputs, *_), weight = next(iter(self.head.values())), f"{HEAD}weight"

@@ -17,7 +17,7 @@ from pipeline.storage.interface import Storage
 from pipeline.storage.texts import read_word
 from pipeline.tracking.run_ender import RunEnder, has_finished
 
-JUDGED = ("algorithm", "net", "task", "evaluation", "steps")
+JUDGED = ("algorithm", "net", "source", "task", "evaluation", "steps")
 """The values that decide a finished run's evaluation, among those that a resume may change."""
 
 

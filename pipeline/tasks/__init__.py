@@ -14,6 +14,7 @@ from pipeline.tasks.cartpole import CartPole
 from pipeline.tasks.cheetah import HalfCheetah
 from pipeline.tasks.ciphers import Ciphers
 from pipeline.tasks.completion import Completion
+from pipeline.tasks.digit_rotations import DigitRotations
 from pipeline.tasks.g2p import G2P
 from pipeline.tasks.gp_curves import GPCurves
 from pipeline.tasks.images import Images
@@ -39,6 +40,7 @@ SOURCES: dict[str, type[TaskSource[Any]]] = {
     "inflection": Inflection,
     "captions": Captions,
     "sine_stream": SineStream,
+    "digit_rotations": DigitRotations,
     "waves_and_hinges": WavesAndHinges,
     "bandits": Bandits,
     "mdps": MDPs,

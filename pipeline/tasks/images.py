@@ -40,6 +40,8 @@ class ImagesConfig:
             shuffled.
         remember: Other classes, of each of which a training task's query set has one image. A method that learns the
             support set as a stream must not forget them. They need ``labels: classes``.
+        eval_queries: What evaluation tasks ask for: ``others`` of their classes' images, or the images of the support
+            set itself.
     """
 
     path: Annotated[str, FilePath()]
@@ -49,6 +51,7 @@ class ImagesConfig:
     eval_rotations: Annotated[Rotations, MayChange()] = "none"
     query_order: Literal["shuffled", "sorted"] = "shuffled"
     remember: Annotated[int, Ge(0), Le(MAX_COUNT), OnlyWith("labels", "classes")] = 0
+    eval_queries: Annotated[Literal["others", "support"], MayChange()] = "others"
 
 
 class Images:
@@ -68,7 +71,10 @@ class Images:
         require_support(shapes)
         self._classes, self._shapes, self._labels = Classes(Path(config.path), config.split), shapes, config.labels
         self._rotations: dict[bool, Rotations] = {True: config.train_rotations, False: config.eval_rotations}
-        self.evaluation = {"rotations": config.eval_rotations}
+        self._asks_support = config.eval_queries == "support"
+        self.evaluation: dict[str, str] = {"rotations": config.eval_rotations}
+        if self._asks_support:
+            self.evaluation["queries"] = "the support set"
         self._shuffled = config.query_order == "shuffled"
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
@@ -97,6 +103,8 @@ class Images:
         labels = numbers if training and self._labels == "classes" else np.arange(shape.ways)
         (own, others), ways = np.split(pixels_WN, [shape.ways]), labels[: shape.ways]
         support, query = (self._batch(part, ways) for part in np.split(own, [shape.shots], axis=1))
+        if self._asks_support and not training:
+            query = support
         if len(others):
             remembered = self._batch(others[:, :1], labels[shape.ways :])
             query = Batch(*(torch.cat(parts) for parts in zip(query, remembered, strict=True)))

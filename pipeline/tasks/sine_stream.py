@@ -6,6 +6,7 @@ An input is a point and the number of its wave, one-hot. A learner that forgets 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,8 @@ import torch
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes, require_support
-from pipeline.core.types import Batch, Task
+from pipeline.core.types import Batch, Params, Task
+from pipeline.tasks.parts import by_part, kept_of_parts
 from pipeline.tasks.sinusoid import WaveConfig, ranges_of
 
 
@@ -49,7 +51,13 @@ class SineStream:
         self.fingerprint = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
 
     def spec(self) -> Spec:
-        return Spec(Batch, (1 + self._shapes.train.ways,), 1, "values", "mean_squared_error")
+        return Spec(Batch, (1 + self._shapes.train.ways,), 1, "values", "squared_error_by_part")
+
+    def judge(self, answers: Params, query: Batch) -> dict[str, float]:
+        return by_part(answers, self._shapes.eval.ways)
+
+    def judge_stream(self, metrics: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return kept_of_parts(metrics, "mse")
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
         """Draws the waves, then the support set, then the query set."""

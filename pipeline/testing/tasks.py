@@ -11,7 +11,7 @@ from pipeline.core.actions import Actions
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource, Tokens
-from pipeline.core.types import Batch, Pairs, Points, Simulator, Stream, Task
+from pipeline.core.types import Batch, Pairs, Points, Simulator, Stream, Targets, Task
 from pipeline.tasks.bandits import Bandits
 from pipeline.tasks.ciphers import Ciphers
 from pipeline.tasks.gp_curves import GPCurves
@@ -22,6 +22,7 @@ from pipeline.tasks.sinusoid import Sinusoid
 SPECS: dict[str, Spec] = {
     "classification": Spec(Batch, (1, 16, 16), 3, "slots", "cross_entropy"),
     "classes": Spec(Batch, (1, 16, 16), 5, "classes", "cross_entropy"),
+    "labels": Spec(Batch, (1, 16, 16), 3, "labels", "cross_entropy"),
     "regression": Spec(Batch, (1,), 1, "values", "mean_squared_error"),
     "sequence": Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
     "density": Spec(Points, (1,), 1, "values", "gaussian"),
@@ -37,19 +38,21 @@ class NoisyPictures:
     """Pictures 1×16×16 of noise around a pattern of their class; the patterns are drawn with each task.
 
     With more ``classes`` than a task has ways, training tasks label with the numbers of some of them.
+    With ``fixed``, tasks say that their classes are the same in all of them.
     """
 
     Config: ClassVar[type[Any]] = type(None)
     splits: tuple[Split, ...] = ("train", "val", "test")
     fingerprint = "noisy pictures"
 
-    def __init__(self, data: type, shapes: TaskShapes, classes: int = 0) -> None:
+    def __init__(self, data: type, shapes: TaskShapes, classes: int = 0, *, fixed: bool = False) -> None:
         self._data, self._shapes, self._classes = data, shapes, classes
+        self._targets: Targets = "labels" if fixed else "slots"
 
     def spec(self) -> Spec:
         if self._classes:
             return Spec(self._data, (1, 16, 16), self._classes, "classes", "cross_entropy")
-        return Spec(self._data, (1, 16, 16), self._shapes.train.ways, "slots", "cross_entropy")
+        return Spec(self._data, (1, 16, 16), self._shapes.train.ways, self._targets, "cross_entropy")
 
     def sample(self, ticket: Ticket) -> Task[Any]:
         rng, shape = ticket.rng("task"), self._shapes.of(ticket)
@@ -80,7 +83,12 @@ def small_tasks(name: str) -> TaskSource[Any]:
     if name == "optimisation":
         return Quadratics(Quadratics.Config(), TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)))
     data, classes = SPECS[name].data, SPECS[name].outputs if name == "classes" else 0
-    return NoisyPictures(data, TaskShapes(TaskShape(3, 0 if data is Stream else 2, 2), TaskShape(3, 1, 3)), classes)
+    return NoisyPictures(
+        data,
+        TaskShapes(TaskShape(3, 0 if data is Stream else 2, 2), TaskShape(3, 1, 3)),
+        classes,
+        fixed=name == "labels",
+    )
 
 
 def taken_by(algorithm: type[Algorithm[Any, Any]]) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
+from pipeline.core.losses import LOSSES
 from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource
 from pipeline.core.types import Pairs
 from pipeline.families.search import ArchitectureSearch
@@ -51,6 +52,7 @@ SLOWEST = "conv4"
 SHAPES: dict[str, TaskShapes] = {
     "classification": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
     "classes": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
+    "labels": TaskShapes(TaskShape(3, 2, 2), TaskShape(3, 1, 3)),
     "regression": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
     "density": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
     "transduction": TaskShapes(TaskShape(1, 4, 3), TaskShape(1, 3, 4)),
@@ -195,18 +197,25 @@ def kind_of(spec: Spec) -> str:
 
 
 def _same_kind(one: Spec, other: Spec) -> bool:
-    """Whether the shape of an input, vocabularies and the metric of answers aside they are equal."""
+    """Whether they are equal, but for the shape of an input, vocabularies, what answers and parts are judged by, and
+    how many classes all tasks have."""
     if one.data is Pairs:
         return other.data is Pairs
     if one.actions is not None:
         return other.actions is not None and one.actions.discrete == other.actions.discrete
-    return one._replace(input_shape=()) == other._replace(input_shape=())
+    parts = [
+        spec._replace(
+            input_shape=(), loss=LOSSES[spec.loss].metric, outputs=0 if spec.targets == "labels" else spec.outputs
+        )
+        for spec in (one, other)
+    ]
+    return parts[0] == parts[1]
 
 
 def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:
-    if (
-        SPECS[kind].tokens is not None or SPECS[kind].actions is not None or kind == "classes"
-    ):  # by default sequences are long, and labels are slots
+    # By default sequences are long, and labels are slots.
+    special = SPECS[kind].tokens is not None or SPECS[kind].actions is not None
+    if special or kind in ("classes", "labels"):
         return small_tasks(kind)
     for name in SOURCES:
         source = make_source(name, images)

@@ -45,6 +45,8 @@ ENOUGH: dict[str, dict[str, Any]] = {
     "reptile": {"inner_steps": 3, "eval_inner_steps": 3},
     "imaml": {"solver_steps": 3},
     "anp": {"heads": 1},
+    "replay": {"memory": 3},
+    "lamaml": {"memory": 3},
     "maml_rl": {"inner_episodes": 4},
     "promp": {"inner_episodes": 4, "lr": 0.03},
 }
@@ -53,8 +55,9 @@ ENOUGH: dict[str, dict[str, Any]] = {
 NORMALISED: dict[str, Mode] = {"protonet": "transductive"}
 """Normalisation under which queries see each other, for a method whose fields ask for that."""
 
-WAYS = {"metamemory": 2}
-"""Fewer classes than the slots of a task's memory, which always has one more slot than classes."""
+WAYS = {"metamemory": 2, "online_head": 2}
+"""Fewer classes than the slots of a task's memory, which always has one more slot than classes; a stream that a step of
+two examples divides."""
 
 TASKS = {"metamemory": 3, "gradientmemory": 3}
 """How many tasks a method learns, where two are too few for what is forgotten to be missed."""

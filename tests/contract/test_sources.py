@@ -140,6 +140,9 @@ def test_tasks_have_the_shape_and_the_kind_the_source_says(make, purpose):
         if spec.targets == "slots":
             assert batch.y.dtype == torch.int64
             assert batch.y.bincount(minlength=shape.ways).tolist() == [each] * shape.ways
+        elif spec.targets == "labels":
+            assert batch.y.dtype == torch.int64
+            assert 0 <= batch.y.min() <= batch.y.max() < spec.outputs
         else:
             assert batch.y.is_floating_point()
             assert batch.y.shape == (count, spec.outputs)

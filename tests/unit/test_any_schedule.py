@@ -20,7 +20,10 @@ SCHEDULES = {"calm": (3, CALM), "strays": (2, STRAYS), "everything": (4, EVERYTH
 """The number of workers and what happens to them; ``test_scheduler`` has all numbers and all harm, on smaller tasks."""
 
 ALIKE = {
-    "maml": ("anil", "metasgd", "mamlpp", "oml", "anml", "finetune", "tnas", "hypernas"),
+    "maml": (
+        *("anil", "metasgd", "mamlpp", "oml", "anml", "online_head"),
+        *("lamaml", "replay", "finetune", "tnas", "hypernas"),
+    ),
     "reptile": ("metanas",),
     "protonet": ("matchingnet", "relationnet", "versa", "nearest", "ridge"),
     "ntm": ("memoryrnn", "memorygated"),

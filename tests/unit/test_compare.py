@@ -137,6 +137,48 @@ def test_runs_are_children_of_one_mlflow_run_that_shows_the_table(compared, mlfl
     assert parent.data.tags["mlflow.note.content"].startswith("Two methods on sinusoids\n\n| method | mse | mse@1 |")
 
 
+RATES = {"setting": "algorithm.inner_lr", "values": [0.5, 0.01]}
+
+
+def untrained(**changes):
+    return {"recipe": "sinusoid_finetune", "change": ["algorithm.inner_steps=3"], "steps": 1} | changes
+
+
+def test_a_setting_is_chosen_on_validation_tasks(compared):
+    """And not on those of the test, where another value may be better."""
+    found, _ = compared(methods={"tuned": untrained(choose=RATES)})
+    summary = found["tuned"].summary
+    measured, best = dict(summary["chosen"]["validation"]), summary["chosen"]["value"]
+    assert summary["evaluation"]["split"] == "test"
+    assert list(measured) == RATES["values"]
+    assert measured[best] == min(measured.values())
+    single, _ = compared(
+        methods={"single": untrained(change=["algorithm.inner_steps=3", f"algorithm.inner_lr={best}"])}
+    )
+    assert single["single"].summary["scores"] == summary["scores"]
+    assert np.mean(summary["scores"]) != pytest.approx(measured[best])
+
+
+@pytest.mark.parametrize("setting", ["algorithm.first_order", "algorithm.inner_lrr"])
+def test_what_decides_theta_cannot_be_chosen(protocol, setting):
+    methods = {"one": {"recipe": "sinusoid_maml", "choose": {"setting": setting, "values": [0.0, 1.0]}}}
+    with pytest.raises(ConfigError, match=rf"methods.one.choose.setting: {setting} is no setting of an evaluation"):
+        recipes_of("small", read(protocol(methods=methods)), [], [])
+
+
+def test_methods_with_one_theta_share_a_run(compared, tmp_path):
+    """One is trained; another one is evaluated otherwise, as if it had been trained again."""
+    shared = {"recipe": "sinusoid_maml"}
+    found, _ = compared(methods={"one": shared, "two": shared | {"change": ["algorithm.eval_inner_steps=2"]}})
+    assert len(list((tmp_path / "runs").glob("maml-*"))) == 1
+    assert {one.summary["theta_sha256"] for one in found.values()} == {found["one"].summary["theta_sha256"]}
+    assert found["two"].summary["recipe"] == "two"
+    assert [row["point"] for row in found["two"].evaluation["rows"]][-1] == 2
+    alone, _ = compared(methods={"three": PROTOCOL["methods"]["maml"]}, overrides=["seed=2"])
+    assert len(list((tmp_path / "runs").glob("maml-*"))) == 2
+    assert alone["three"].summary["theta_sha256"] != found["one"].summary["theta_sha256"]
+
+
 def test_a_budget_of_seconds_becomes_steps(compared):
     found, _ = compared(only=["fomaml", "untrained"], trial_s=0.2, tasks=None, seconds=0.5)
     steps, seconds = (found["fomaml"].summary[key] for key in ("steps", "train_s"))
@@ -209,9 +251,9 @@ def test_every_packaged_protocol_holds_together(name, small_images):
     assert set(found) == set(protocol.methods)
     shapes = {json.dumps(recipe.model_dump(mode="json")["task"]["eval"]) for recipe in found.values()}
     evaluations = {json.dumps(recipe.model_dump(mode="json")["evaluation"]) for recipe in found.values()}
-    # How the labels of training tasks are counted, how their images are turned and whether answers are densities is a
-    # method's own affair.
-    own = {"labels": "", "train_rotations": "", "density": ""}
+    # How the labels of training tasks are counted, how their images are turned, which classes they remember and whether
+    # answers are densities is a method's own affair.
+    own = {"labels": "", "train_rotations": "", "remember": "", "density": ""}
     sources = {json.dumps(recipe.model_dump(mode="json")["source"] | own) for recipe in found.values()}
     assert (len(shapes), len(evaluations), len(sources)) == (1, 1, 1)
 

@@ -64,6 +64,8 @@ SENDS = {
     "promp": "theta - theta after proximal steps",
     "imaml": "the implicit meta-gradient",
     "finetune": "nothing: theta is never learned",
+    "replay": "nothing: theta is never learned",
+    "lamaml": "nothing: theta is never learned",
     "metalstm": "the gradient of the optimiser and of the initialisation",
     "learnedoptimizer": "the gradient of the optimiser",
     **dict.fromkeys(("ridge", "protonet", "matchingnet", "relationnet", "versa", "baseline", "multitask"), RECORDS),

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from pipeline.algorithms import ALGORITHMS
-from pipeline.core.batches import in_order
+from pipeline.core.batches import in_order, part_ends
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import cross_entropy, mean_squared_error
 from pipeline.core.types import Batch, Context, Params, Task
+from pipeline.engine.trace import scored_points
+from pipeline.families.gradient import BATCHES
 from pipeline.families.online import FRESH, SHOWN, OnlineConfig
 from pipeline.nets.gated import GATE, Gated
 from pipeline.nets.model import NormalisedNet
@@ -225,6 +227,51 @@ def test_a_stream_of_mini_batches_is_in_order_and_evaluation_has_a_rate_of_its_o
     same = made(inner_batch=2, inner_lr=0.5)
     assert largest(steps[1]["head/weight"], same.algorithm.last(theta, task.support, drawn)["head/weight"]) < 1e-15
     assert largest(*(one["head/weight"] for one in steps)) > 1e-3
+
+
+def test_an_evaluation_scores_the_ends_of_a_stream_s_parts():
+    algorithm, theta, task, drawn = made(outputs=9, ways=3, phase="evaluate")
+    assert algorithm.milestones(drawn) == (2, 4, 6)
+    points = scored_points(algorithm.trace(theta, task.support, drawn), algorithm.milestones(drawn))
+    assert list(points) == [0, 2, 4, 6]
+    whole = algorithm.adapt(theta, task.support, drawn)
+    assert torch.equal(points[6].phi["head/weight"], whole.phi["head/weight"])
+    # Of many parts some are scored, by their number; a step over two parts ends with the second.
+    assert list(scored_points(range(301), part_ends(300, 30))) == [0, 10, 20, 50, 100, 200, 300]
+    assert part_ends(2, 4) == (0, 1, 1, 2)
+
+
+def test_shuffled_passes_take_the_place_of_the_stream_at_evaluation():
+    """The iid oracle: every example as often, in the order of a shuffle, by the same steps."""
+    case = made(eval_shuffles=3, phase="evaluate")
+    rows = case.context.noise[BATCHES]
+    assert [sorted(one) for one in rows.view(3, STEPS).tolist()] == [list(range(STEPS))] * 3
+    assert case.algorithm.milestones(case.context) == ()
+    seen, plain = case.task.support, made(phase="evaluate")
+    stream = Batch(*(part[rows.flatten()] for part in seen))
+    longer = plain.context._replace(noise={BATCHES: in_order(3 * STEPS, 1)})
+    phi, wanted = case.algorithm.last(case.theta, seen, case.context), plain.algorithm.last(plain.theta, stream, longer)
+    assert largest(phi["head/weight"], wanted["head/weight"]) < 1e-15
+    assert torch.equal(made(eval_shuffles=3).context.noise[BATCHES], in_order(STEPS, 1)), "training is on streams"
+
+
+def test_a_pretrained_head_learns_a_stream_as_oml_s_and_its_training_is_plain():
+    """All classes of a training task are labels of one classifier: no row is fresh, and no step is taken."""
+    case = made("oml", outputs=9, ways=9)
+    config = ALGORITHMS["online_head"].Config(eval_inner_lr=RATE)
+    plain = ALGORITHMS["online_head"](config, case.algorithm.model, cross_entropy)
+    gradient, _ = plain.learn(case.theta, case.task, context(plain, case.task))
+    (_, support, query, *_), model = case.task, case.theta["model"]
+    everything = Batch(torch.cat([support.x, query.x]), torch.cat([support.y, query.y]))
+
+    def loss(params: Params) -> Tensor:
+        return cross_entropy(case.algorithm.model.outputs(params, everything), everything.y).loss
+
+    wanted = torch.func.grad(loss)(model)
+    assert max(largest(gradient["model"][leaf], wanted[leaf]) for leaf in wanted) < 1e-15
+    heads = [one.last(case.theta, support, context(one, case.task, "evaluate")) for one in (plain, case.algorithm)]
+    assert torch.equal(heads[0]["head/weight"], heads[1]["head/weight"])
+    assert heads[0]["head/weight"].shape == (9, FEATURES)
 
 
 @pytest.mark.parametrize("name", ["oml", "anml"])

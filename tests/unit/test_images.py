@@ -269,6 +269,21 @@ def test_evaluation_tasks_have_slots_and_the_images_they_had(path):
     assert not torch.equal(slots.query.y, numbered.query.y)
 
 
+def test_evaluation_may_ask_for_the_support_set_itself(path):
+    shapes = TaskShapes(TaskShape(2, 2, 3), TaskShape(3, 2, 3))
+    sources = [Images(Images.Config(str(path), eval_queries=name), shapes) for name in ("others", "support")]
+    others, own = (one.sample(Ticket(11, "evaluate", "test", 0, 1)) for one in sources)
+    assert torch.equal(own.support.x, others.support.x)
+    assert torch.equal(own.query.y.bincount(), torch.tensor([2, 2, 2]))
+    assert {row for row, _ in found(own.query.x, 5, 5)} == {row for row, _ in found(own.support.x, 5, 5)}
+    trained = [one.sample(ticket(1)).query.x for one in sources]
+    assert torch.equal(*trained)
+    assert [one.evaluation for one in sources] == [
+        {"rotations": "none"},
+        {"rotations": "none", "queries": "the support set"},
+    ]
+
+
 def test_a_training_task_remembers_other_classes(path):
     """One image of each, labelled with its number among all classes; an evaluation task has its own classes alone."""
     shapes = TaskShapes(TaskShape(2, 2, 3), TaskShape(3, 2, 3))

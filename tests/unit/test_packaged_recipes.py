@@ -40,5 +40,8 @@ def test_a_repetition_is_found():
 @pytest.mark.parametrize("name", recipes.protocol_names())
 def test_every_row_of_a_protocol_is_recorded_and_counts_as_done(name):
     protocol = read(name)
-    asked = {key: identity(protocol, recipe) for key, recipe in recipes_of(name, protocol, (), []).items()}
+    asked = {
+        key: identity(protocol, recipe, protocol.methods[key].choose)
+        for key, recipe in recipes_of(name, protocol, (), []).items()
+    }
     assert {one.method: one.summary["identity"] for one in load(RESULTS / name)} == asked

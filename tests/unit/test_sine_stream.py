@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from pipeline import config
+from pipeline.build import build_components, build_worker
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes
 from pipeline.core.types import Batch
+from pipeline.engine.interfaces import Chunk
 from pipeline.tasks.sine_stream import SineStream
 
 WAVES, SHOTS, QUERIES = 3, 6, 4
@@ -52,7 +56,22 @@ def test_amplitudes_and_points_are_within_their_bounds():
 
 
 def test_the_spec_has_an_input_for_each_wave():
-    assert source().spec() == Spec(Batch, (1 + WAVES,), 1, "values", "mean_squared_error")
+    assert source().spec() == Spec(Batch, (1 + WAVES,), 1, "values", "squared_error_by_part")
+
+
+def test_a_run_measures_each_wave_at_the_end_of_each():
+    """The mean of the waves' errors is the error, and what is kept follows from them."""
+    changes = ["algorithm.inner_batch=3", "net.hidden=[4]", "evaluation.tasks=2", "steps=1", "tasks_per_step=1"]
+    shapes = [f"task.{phase}={{ways: 3, shots: 6, queries: 2}}" for phase in ("train", "eval")]
+    recipe = config.load("sine_stream_oml", [*changes, *shapes, "chunk_size=1"])
+    worker = build_worker(recipe, build_components(recipe))
+    tickets = tuple(Ticket(3, "evaluate", "test", 0, number) for number in range(2))
+    report = worker.score(build_components(recipe).theta.numpy(), Chunk(0, 0, tickets))
+    assert report.points == (0, 2, 4, 6)
+    waves = np.stack([report.metrics[f"mse_{part}"] for part in (1, 2, 3)], 2)
+    assert np.allclose(waves.mean(2), report.metrics["mse"], rtol=1e-5)
+    change = ((waves[:, 3, 0] - waves[:, 1, 0]) + (waves[:, 3, 1] - waves[:, 2, 1])) / 3
+    assert np.allclose(report.metrics["mse_change"][:, 3], change)
 
 
 @pytest.mark.parametrize(

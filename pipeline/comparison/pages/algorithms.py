@@ -48,6 +48,7 @@ _SPECS = (
 _TASKS = {
     "slots": "classification",
     "classes": "classification",
+    "labels": "classification",
     "values": "regression",
     "tokens": "transduction",
     "none": "simulation",

@@ -42,6 +42,7 @@ def _section(name: str, rows: Sequence[Result], found: Path) -> Iterator[str]:
     yield f"## {protocol.about}"
     yield f"`python -m jobs.compare {name}`"
     yield table(rows, protocol.columns, protocol.against)
+    yield from _chosen(rows)
     tasks = table_of_tasks(rows, protocol.columns[0])
     if tasks:
         yield f"Task by task, {protocol.columns[0].replace('_', ' ')}:"
@@ -52,6 +53,17 @@ def _section(name: str, rows: Sequence[Result], found: Path) -> Iterator[str]:
             yield found.read_text("utf-8").strip()
         except (OSError, ValueError) as error:
             raise DataError(f"{found}: cannot be read ({error}); write it as UTF-8 text, or remove it") from None
+
+
+def _chosen(rows: Sequence[Result]) -> Iterator[str]:
+    """A line for each setting that was chosen on validation tasks."""
+    found: dict[str, list[str]] = {}
+    for one in rows:
+        if "chosen" in one.summary:
+            chosen = one.summary["chosen"]
+            found.setdefault(chosen["setting"], []).append(f"{one.method} {chosen['value']:g}")
+    for setting, values in found.items():
+        yield f"`{setting}`, chosen on tasks of the split val: {', '.join(values)}."
 
 
 def _made(rows: Sequence[Result]) -> dict[str, list[str]]:

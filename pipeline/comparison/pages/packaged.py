@@ -46,7 +46,10 @@ def recorded_runs(results: Path = RESULTS) -> dict[str, list[Result]]:
     found: dict[str, list[Result]] = {}
     for name, protocol, one in _candidates(results):
         recipe = config.load(name)
-        if (one.summary.get("identity"), one.summary["steps"]) == (identity(protocol, recipe), recipe.steps):
+        choice = protocol.methods[one.method].choose
+        asked = identity(protocol, recipe, choice)
+        chosen = choice is None or recipe.identity("").free[choice.setting] == one.summary["chosen"]["value"]
+        if (one.summary.get("identity"), one.summary["steps"]) == (asked, recipe.steps) and chosen:
             found.setdefault(name, []).append(one)
     return found
 
