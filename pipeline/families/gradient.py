@@ -61,15 +61,14 @@ class Delta(MetaGradient):
     def __call__(
         self, method: GradientBased, theta: MetaParams, task: Task[Batch], context: Context
     ) -> tuple[MetaParams, Score]:
-        phi = method.last(theta, task.support, context)
+        phi = method.adapt(theta, task.support, context).phi
         delta = {
             group: {name: (leaf - phi[name]).detach() for name, leaf in leaves.items()}
             for group, leaves in theta.items()
             if group not in method.unstepped
         }
         # The score uses the query batch's own statistics: one query at a time would cost more than learning.
-        outputs = method.model.outputs(phi | method.model.masks(context.noise), task.query)
-        return delta, detach(method.loss(outputs, task.query.y))
+        return delta, detach(method.loss(method.model.outputs(phi, task.query), task.query.y))
 
 
 class Implicit(MetaGradient):

@@ -248,8 +248,9 @@ def check_messages_can_travel(case: Case) -> None:
         assert_same_bits(arrived, message, f"{name}, before and after travelling,")
 
 
+OF_AGENTS: tuple[Callable[[Case], None], ...] = (check_an_agent_acts_alone_as_in_episodes,)
 CHECKS: tuple[Callable[[Case], None], ...] = tuple(
-    check for name, check in globals().items() if name.startswith("check_")
+    check for name, check in globals().items() if name.startswith("check_") and check not in OF_AGENTS
 )
 
 
@@ -265,11 +266,11 @@ def name_of(check: Callable[[Case], None]) -> str:
 
 def checks_of(algorithm: type[Algorithm[Any, Any]], *, exact: bool = True) -> tuple[Callable[[Case], None], ...]:
     """The checks that apply. ``exact``: whether ``learn`` is the derivative of ``objective``, where there is one."""
-    acts = issubclass(algorithm, Agent)
-    without = {*OF_SETS} if acts else {check_an_agent_acts_alone_as_in_episodes}
-    if not exact or acts or not claims_a_derivative(algorithm):
-        without.add(check_finite_differences)
-    return tuple(check for check in CHECKS if check not in without)
+    if issubclass(algorithm, Agent):
+        return (*(check for check in CHECKS if check not in {*OF_SETS, check_finite_differences}), *OF_AGENTS)
+    if exact and claims_a_derivative(algorithm):
+        return CHECKS
+    return tuple(check for check in CHECKS if check is not check_finite_differences)
 
 
 def claims_a_derivative(algorithm: type[Algorithm[Any, Any]]) -> bool:

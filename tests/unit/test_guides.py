@@ -40,7 +40,7 @@ def test_each_plug_in_of_the_guide_trains(command, lab, small_images, monkeypatc
         jobs.run(importlib.import_module(command[2]).main)
     assert ended.value.code == 0, shlex.join(command)
     assert (lab / "run" / "summary.json").exists()
-    served = f'plugins=["{command[command.index("--import") + 1]}"]'
+    served = f'load("runs/rooms", plugins=["{command[command.index("--import") + 1]}"]'
     for block in [one for one in blocks(GUIDE, "python") if served in one]:
         shutil.move(lab / "run", lab / command[command.index("--output") + 1])
         exec(block, {})
