@@ -6,11 +6,14 @@ The cart pole is that of Barto, Sutton and Anderson (IEEE Transactions SMC 13, 1
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pipeline.core.actions import Actions
@@ -24,6 +27,9 @@ from pipeline.tasks.environments import Environments, make_environment, seeds, v
 from pipeline.tasks.episodes import simulators
 
 NAME, OBSERVED, CHOICES = "CartPole-v1", 4, 2
+
+PICTURE, PIXELS_A_METRE = (192, 96), 32
+"""Width and height of a picture, and its scale."""
 
 Length = Annotated[float, Gt(0), Le(100)]
 Gravity = Annotated[float, Ge(0), Le(1000)]
@@ -68,6 +74,18 @@ class Pole(NamedTuple):
 
     def step(self, state: Params, action: Tensor, episodes: Params, t: int) -> WorldStep:
         return self._environments.step(state, action)[0]
+
+    def picture(self, state: Params) -> np.ndarray:
+        """The first cart on its track with its pole."""
+        place, _, angle, _ = state["observation"][0].tolist()
+        image = Image.new("RGB", PICTURE, "white")
+        draw, (width, height) = ImageDraw.Draw(image), PICTURE
+        x, y = width / 2 + PIXELS_A_METRE * place, height - 16
+        long = 2 * PIXELS_A_METRE * float(self.length)
+        draw.line([(0, y), (width, y)], fill="grey")
+        draw.rectangle((x - 10, y - 5, x + 10, y + 5), fill="black")
+        draw.line([(x, y), (x + long * math.sin(angle), y - long * math.cos(angle))], fill="green", width=4)
+        return np.asarray(image)
 
     @property
     def _environments(self) -> Environments:

@@ -6,10 +6,13 @@ The body is gymnasium's ``HalfCheetah-v5``, which MuJoCo simulates; rewards are 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pipeline.core.actions import Actions
@@ -24,6 +27,9 @@ from pipeline.tasks.episodes import simulators
 NAME, OBSERVED, JOINTS = "HalfCheetah-v5", 17, 6
 FASTEST, EFFORT = 2.0, 0.05
 """The highest speed that is asked for, and what the square of an action costs."""
+
+PICTURE, PIXELS_A_METRE, REACH = (192, 96), 48, 2
+"""Width and height of a picture and its scale; how far to both sides it shows the ground, in metres."""
 
 Goal = Literal["direction", "velocity"]
 
@@ -64,6 +70,28 @@ class Cheetah(NamedTuple):
         after, velocity = self._environments.step(state, taken, "x_velocity")
         gain = velocity * self.wanted if self.goal == "direction" else -(velocity - self.wanted).abs()
         return after._replace(reward=gain - EFFORT * taken.square().sum(-1))
+
+    def picture(self, state: Params) -> np.ndarray:
+        """The first cheetah from its side, with a mark on the ground at each metre.
+
+        MuJoCo's own renderer needs a graphics library, which a machine without a display often lacks.
+        """
+        body = self._environments.first
+        image = Image.new("RGB", PICTURE, "white")
+        draw, here = ImageDraw.Draw(image), float(body.data.geom("torso").xpos[0])
+
+        def at(x: float, z: float) -> tuple[float, float]:
+            return (PICTURE[0] / 2 + PIXELS_A_METRE * (x - here), PICTURE[1] - 8 - PIXELS_A_METRE * z)
+
+        draw.line([at(here - REACH, 0), at(here + REACH, 0)], fill="grey")
+        for metre in range(math.floor(here - REACH), math.ceil(here + REACH) + 1):
+            draw.line([at(metre, 0), at(metre, -0.1)], fill="grey", width=2)
+        for part in range(1, body.model.ngeom):  # number 0 is the floor; the others are capsules
+            centre, along = body.data.geom_xpos[part], body.data.geom_xmat[part].reshape(3, 3)[:, 2]
+            radius, half = body.model.geom_size[part][:2]
+            ends = [at(*(centre + side * half * along)[[0, 2]]) for side in (-1, 1)]
+            draw.line(ends, fill="black", width=round(2 * radius * PIXELS_A_METRE))
+        return np.asarray(image)
 
     @property
     def _environments(self) -> Environments:

@@ -27,6 +27,11 @@ class Environments:
         self._make, self._rollout = make, 0
         self._environments: list[Any] = []
 
+    @property
+    def first(self) -> Any:
+        """The environment of the first episode, to be looked at."""
+        return self._environments[0]
+
     def start(self, seeds: Tensor, prepare: Callable[[Any], None], like: Tensor) -> tuple[Params, Tensor]:
         """Begin an episode for each seed.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from importlib.metadata import PackageNotFoundError
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import Episodes
 from pipeline.core.world import outcome, play
 from pipeline.tasks import SOURCES, environments
+from pipeline.tasks.film import Filmed
 from tests.contract.cases import EXTRAS
 
 HORIZONS = {"cartpole": 40, "cheetah": 12, "metaworld": 8}
@@ -185,3 +187,16 @@ def test_versions_are_told_and_an_absent_package_names_its_extra(monkeypatch):
         source_of("cheetah")
     with pytest.raises(ConfigError, match=r"it comes with the extra metaworld"):
         source_of("metaworld")
+
+
+@pytest.mark.parametrize("name", ["cartpole", "cheetah"], indirect=True)
+def test_an_episode_can_be_looked_at(name):
+    """Pictures show what moves, and looking changes no episode."""
+    simulator = source_of(name).sample(Ticket(1, "evaluate", "test", 0, 0)).query.take(0, 1)
+    filmed = Filmed(simulator.world)
+    filmed.name = simulator.world.name
+    seen, _ = acted(simulator._replace(world=filmed))
+    assert all(torch.equal(a, b) for a, b in zip(seen, acted(simulator)[0], strict=True))
+    assert len(filmed.frames) == 1 + int(seen.alive.sum())
+    assert len({frame.tobytes() for frame in filmed.frames}) > 3
+    assert all(frame.dtype == np.uint8 and frame.shape == (96, 192, 3) for frame in filmed.frames)
