@@ -34,7 +34,6 @@ needs_mujoco = pytest.mark.skipif(not INSTALLED, reason="needs the extra control
 COUNTS = [
     ("maml", (3,)),
     ("protonet", (2,)),
-    pytest.param("cheetah", (2,), marks=needs_mujoco),
     *(
         pytest.param(name, counts, marks=pytest.mark.slow)
         for name, counts in (
@@ -52,7 +51,7 @@ COUNTS = [
             ("rl2", (1, 2, 3)),
         )
     ),
-    pytest.param("cheetah", (1, 3), marks=[pytest.mark.slow, needs_mujoco]),
+    pytest.param("cheetah", (1, 2, 3), marks=[pytest.mark.slow, needs_mujoco]),
 ]
 """How many workers each algorithm, MAML on each source of pairs, or MAML-RL in MuJoCo is given."""
 

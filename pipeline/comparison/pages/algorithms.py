@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -85,18 +86,25 @@ def page(results: Path = RESULTS) -> str:
 
 def _row(name: str, used: list[str], measured: list[str]) -> str:
     algorithm = ALGORITHMS[name]
-    built = list(_instances(algorithm))
+    sends, groups = _of_theta(algorithm)
     return line(
         [
             f"`{name}`",
             algorithm.about.paper,
             ", ".join(_tasks(algorithm.needs)),
-            _sends(algorithm, built),
-            ", ".join(_groups(built)) or "–",
+            sends,
+            groups,
             ", ".join(f"`{recipe}`" for recipe in used) or "–",
             "<br>".join(measured) or "not measured",
         ]
     )
+
+
+@functools.cache
+def _of_theta(algorithm: type[Algorithm[Any, Any]]) -> tuple[str, str]:
+    """What a worker sends, and the groups of theta, as text. They depend on the class alone; building it is slow."""
+    built = list(_instances(algorithm))
+    return _sends(algorithm, built), ", ".join(_groups(built)) or "–"
 
 
 def _tasks(needs: Needs) -> list[str]:
