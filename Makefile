@@ -20,6 +20,8 @@ train: .venv/.installed
 # fixtures train runs and start clusters.
 PROCESSES = $(shell $(BIN)/python -c "import os; print(min((os.cpu_count() or 1) + 1, 4))")
 SHARED = -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# Empty, whatever the caller's environment says: else each process of the suite compiles all modules anew, for 100 s.
+test test-all: export PYTHONDONTWRITEBYTECODE =
 test: .venv/.installed
 	$(BIN)/python -m pytest -q $(SHARED)
 

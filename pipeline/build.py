@@ -223,7 +223,6 @@ def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> 
 def evaluation_plan(recipe: Recipe, source: TaskSource[Any]) -> EvaluationPlan:
     """The final table's tasks."""
     wanted = recipe.evaluation
-    free = {key: value for key, value in recipe.identity("").free.items() if key.startswith(("algorithm.", "net."))}
     return EvaluationPlan(
         wanted.split,
         wanted.tasks,
@@ -231,7 +230,7 @@ def evaluation_plan(recipe: Recipe, source: TaskSource[Any]) -> EvaluationPlan:
         recipe.chunk_size,
         recipe.shapes().eval,
         source.fingerprint,
-        adaptation=json.dumps(free, sort_keys=True),
+        adaptation=json.dumps(recipe.adaptation(), sort_keys=True),
         settings=source.evaluation if isinstance(source, Varied) else {},
     )
 

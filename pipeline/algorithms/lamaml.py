@@ -29,7 +29,8 @@ class LaMAMLConfig(ReplayConfig):
     Attributes:
         inner_lr: Where the rate of each weight starts.
         rate_lr: The rate at which these rates are learned.
-        clip: What no number of an inner gradient exceeds, and no norm of the two outer ones; the authors' code has 2.
+        clip: What no number of an inner gradient exceeds, and no norm of the two outer ones. The authors clip the outer
+            norms alone, at 2.
     """
 
     inner_lr: Annotated[Rate, MayChange()] = 0.1
@@ -43,7 +44,9 @@ class LaMAML(Replayed):
 
         alpha ← alpha - eta ∂L/∂alpha,   phi ← phi - max(0, alpha) ∘ ∂L/∂phi    (the new alpha).
 
-    Inner gradients are constants in both derivatives, as in the authors' code (its first order).
+    Inner gradients are constants in both derivatives, as in the authors' code (its first order). That code differs in
+    two points: it looks ahead with max(0, alpha), and its L is the mean over all steps of the look ahead. Ours is the
+    last step's.
     """
 
     Config: ClassVar[type[LaMAMLConfig]] = LaMAMLConfig

@@ -14,7 +14,7 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from pipeline.core.bounds import Count, InnerSteps, Rate
-from pipeline.core.inner import Adam, Apart, iterate
+from pipeline.core.inner import Adam, ByPrefix, iterate
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Phase, Task
 from pipeline.families.gradient import BATCHES, Delta
 from pipeline.families.search import ArchitectureSearch
@@ -72,7 +72,7 @@ class MetaNAS(ArchitectureSearch):
         def loss(phi: Params, j: int) -> Tensor:
             return fit(pruned(phi, j), j)
 
-        rule = Apart(f"{ARCH}/", Adam(self.config.arch_lr, beta1=0.0), Adam(self.config.inner_lr, beta1=0.0))
+        rule = ByPrefix(f"{ARCH}/", Adam(self.config.arch_lr, beta1=0.0), Adam(self.config.inner_lr, beta1=0.0))
         # The delta is not differentiated, so no graph of the inner loop is kept.
         path = iterate(loss, theta["model"] | theta[ARCH], steps, rule, first_order=True)
         for j, phi in enumerate(path):

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 from torch import Tensor
 
 from pipeline.core.bounds import InnerSteps, Rate
-from pipeline.core.inner import SGD, Apart, iterate
+from pipeline.core.inner import SGD, ByPrefix, iterate
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.search import ArchitectureSearch
 from pipeline.nets.search_space import ARCH, shares
@@ -55,7 +55,7 @@ class TNAS(ArchitectureSearch):
         def loss(phi: Params, j: int) -> Tensor:
             return fit(phi | shares(phi), j)
 
-        rule = Apart(f"{ARCH}/", SGD(config.arch_lr), SGD(config.inner_lr))
+        rule = ByPrefix(f"{ARCH}/", SGD(config.arch_lr), SGD(config.inner_lr))
         start = theta["model"] | theta[ARCH]
         for phi in iterate(loss, start, self.steps(context), rule, first_order=config.first_order):
             yield phi | shares(phi)

@@ -2,7 +2,7 @@
 
 Methods are trained one at a time. Finished ones are recorded, so the same command continues where it was stopped. The
 runs lie in ``runs/compare`` and are children of one MLflow run. Where steps are given, methods with one theta share a
-run, in other protocols too: there it is only evaluated.
+run, in other protocols too: there it is only evaluated, and stays a child of the comparison that trained it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.algorithms import ALGORITHMS
-from pipeline.comparison.leaderboard import table
+from pipeline.comparison.leaderboard import direction, table
 from pipeline.comparison.protocol import Choice, Method, Protocol, read
-from pipeline.config import Recipe, load
+from pipeline.config import Recipe, file_fields, load
 from pipeline.core.failures import ConfigError, InternalError
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.interfaces import Status
@@ -29,7 +29,7 @@ from pipeline.engine.loop import ProgressListener
 from pipeline.runs import recorded
 from pipeline.runs.older import as_first_recorded
 from pipeline.runs.paths import absolute
-from pipeline.runs.recorded import Result, direction_of
+from pipeline.runs.recorded import Result
 from pipeline.runs.run import RunOptions, RunResult, train_run
 from pipeline.runs.run_folder import validate_folder
 from pipeline.storage import named, storage_at
@@ -60,10 +60,10 @@ def recipes_of(name: str, protocol: Protocol, only: Collection[str], overrides: 
     }
     for key, recipe in found.items():
         choice = protocol.methods[key].choose
-        if choice is not None and choice.setting not in recipe.identity("").free:
+        if choice is not None and choice.setting not in recipe.adaptation():
             raise ConfigError(
                 f"protocol {name}: methods.{key}.choose.setting: {choice.setting} is no setting of an evaluation of "
-                f"{recipe.algorithm.name}; name one that does not decide theta"
+                f"{recipe.algorithm.name}; what does not decide theta is {', '.join(recipe.adaptation()) or 'nothing'}"
             )
     return found
 
@@ -113,11 +113,11 @@ def compare(
 def identity(protocol: Protocol, recipe: Recipe, choice: Choice | None = None) -> str:
     """The identity of a result: all values that decide it, with those to choose from, except the number of steps that
     fit the budget."""
-    found = recipe.identity("")
+    found, files = recipe.identity(""), {f"source.{name}" for name in file_fields(recipe.source)}
     judged = {
         key: value
         for key, value in found.free.items()
-        if key.split(".")[0] in ("algorithm", "net", "task", "evaluation")
+        if key.split(".")[0] in ("algorithm", "net", "source", "task", "evaluation") and key not in files
     }
     facts = {**found.fixed, **judged, "steps": None, "budget": (protocol.seconds, protocol.tasks)}
     if choice is not None:
@@ -134,12 +134,14 @@ def _steps(protocol: Protocol, method: Method, recipe: Recipe) -> int | None:
 
 
 def _place(folder: Path, question: str, recipe: Recipe, steps: int | None) -> Path:
-    """Where a method's run lies. Where steps follow from a measured speed, nobody shares it."""
-    if steps is None:
+    """Where a method's run lies. Methods with one theta share it.
+
+    Where steps follow from a measured speed, or validation tasks chose the best theta, it is the method's own.
+    """
+    if steps is None or recipe.evaluation.validate_every:
         return folder / question
-    found = recipe.identity("")
-    kept = {key: value for key, value in found.free.items() if key.startswith("evaluation.valid")}
-    decides = json.dumps({**found.fixed, **kept, "steps": steps}, sort_keys=True)
+    files = {name: getattr(recipe.source, name) for name in file_fields(recipe.source)}
+    decides = json.dumps({**recipe.identity("").fixed, **files, "steps": steps}, sort_keys=True)
     return folder.parent / f"{recipe.algorithm.name}-{hashlib.sha256(decides.encode()).hexdigest()[:16]}-{steps}"
 
 
@@ -151,8 +153,8 @@ def _choose(protocol: Protocol, key: str, run: Callable[..., RunResult]) -> tupl
     found = {}
     for value in choice.values:
         ended = run("evaluation.split=val", f"{choice.setting}={value}")
+        higher = direction(ended.summary["evaluation"], protocol.columns[0])
         found[value] = float(_deciding(protocol, key, ended).mean())
-    higher = direction_of(ended.summary["evaluation"], protocol.columns[0].partition("@")[0])
     # A value with which a task diverges is never the best.
     finite = {value: mean if higher else -mean for value, mean in found.items() if np.isfinite(mean)}
     best = max(finite or found, key=lambda value: finite.get(value, 0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ def table_of_tasks(results: Sequence[Result], column: str) -> str:
 
 def _ranked(results: Sequence[Result], column: str) -> list[Result]:
     """The best first."""
-    sign = -1 if _direction(results[0], column) else 1
+    sign = -1 if direction(results[0].evaluation, column) else 1
     return sorted(results, key=lambda one: sign * float(np.mean(one.summary["scores"])))
 
 
@@ -101,14 +101,14 @@ def shown(mean: float, half: float, unit: str) -> str:
     return f"{scale * mean:.{digits}f}{spread}{behind}"
 
 
-def _direction(result: Result, column: str) -> bool:
+def direction(evaluation: Mapping[str, Any], column: str) -> bool:
     """Whether a larger number is better in this column.
 
     Raises:
         ConfigError: nobody says so: the metric is neither that of a known loss nor the one by which the run was judged.
     """
     metric = column.partition("@")[0]
-    found = direction_of(result.evaluation, metric)
+    found = direction_of(evaluation, metric)
     if found is None:
         raise ConfigError(
             f"columns: {column!r}: it is not known whether more is better; put a metric first whose loss is known"

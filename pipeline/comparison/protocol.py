@@ -18,7 +18,7 @@ class Choice(Section):
     """A setting of the evaluation, and the values of which the best on tasks of the split ``val`` is taken."""
 
     setting: str
-    values: Annotated[tuple[Annotated[float, Ge(0), Le(10**9)], ...], Len(2)]
+    values: Annotated[tuple[Annotated[int | float, Ge(0), Le(10**9)], ...], Len(2)]
 
 
 class Method(Section):

@@ -78,6 +78,11 @@ class Recipe(Section):
         whole = self.model_dump(mode="json")
         return whole | {"tracking": whole["tracking"] | {"uri": redact_uri(self.tracking.uri)}}
 
+    def adaptation(self) -> dict[str, Any]:
+        """The settings, by dotted keys, of how a theta adapts and answers at evaluation: they do not decide theta."""
+        free = self.identity("").free
+        return {key: value for key, value in free.items() if key.startswith(("algorithm.", "net."))}
+
     def identity(self, data: str) -> Identity:
         """What a resume is compared by. ``data`` is the source's fingerprint."""
         values = {key: (value, free) for key, value, free in _values(self)}

@@ -110,7 +110,7 @@ class Adam:
         return moved, {"m": m, "v": v, "power": {"beta1": power1, "beta2": power2}}
 
 
-class Apart:
+class ByPrefix:
     """One rule for the leaves whose names begin with ``prefix``, and another for all others. Each keeps its state."""
 
     def __init__(self, prefix: str, own: Rule, others: Rule) -> None:

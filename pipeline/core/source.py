@@ -53,6 +53,12 @@ def require_support(shapes: TaskShapes) -> None:
             )
 
 
+def require_one_way(phase: str, shape: TaskShape) -> None:
+    """Raise ``ConfigError`` where a task without classes is asked for more than one way."""
+    if shape.ways != 1:
+        raise ConfigError(f"task.{phase}.ways: {shape.ways}, but a task of this source has no classes; set it to 1")
+
+
 class Tokens(NamedTuple):
     """The sizes of a transduction that an input's shape does not tell.
 

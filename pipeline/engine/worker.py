@@ -134,7 +134,7 @@ class Worker:
                 scored = _stack_points([score(*self._to_device(one)) for one in drawn])
             rows = [metrics | self._judged(answers, drawn) for metrics, answers in scored]
         metrics = {name: np.stack([row[name].cpu().double().numpy() for row in rows], 1) for name in rows[0]}
-        if points == (0, *milestones) and isinstance(self.source, StreamJudge):
+        if milestones and points == (0, *milestones) and isinstance(self.source, StreamJudge):
             metrics |= self.source.judge_stream(metrics)
         digest = zlib.crc32(b"".join(metrics[name].tobytes() for name in sorted(metrics)))
         return ScoreReport(chunk.number, points, metrics, digest)

@@ -23,12 +23,11 @@ import torch
 from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
-from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import HEAD, Network
 from pipeline.core.types import Batch, Context, MetaParams, Needs, Params, Phase, Score, Stream, Task
 from pipeline.nets.net import fan_in_normal
-from pipeline.nets.normalisation import BATCH_MODES
+from pipeline.nets.normalisation import refuse_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +88,7 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
     needs: ClassVar[Needs] = Needs(data=(Batch, Stream), targets=("slots", "values"), head=True)
 
     def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
-        if model.mode in BATCH_MODES:
-            raise ConfigError(
-                f"normalisation: {model.mode!r} looks at examples that a sequence has not shown yet;"
-                f" {type(self).__name__} takes none, layer or group"
-            )
+        refuse_batches(model.mode, f"{type(self).__name__} sees one example of a sequence at a time")
         assert model.net.outputs is not None, "built with a head, so the network knows its outputs"
         super().__init__(config, model, loss)
         self.outputs: int = model.net.outputs

@@ -23,7 +23,7 @@ from pipeline.core.network import HEAD, Network, head_of
 from pipeline.core.types import Batch, Context, MayChange, MetaParams, Needs, Params, Phase, Task
 from pipeline.families.gradient import BATCHES, GradientBased
 from pipeline.nets.net import fan_in_normal
-from pipeline.nets.normalisation import BATCH_MODES
+from pipeline.nets.normalisation import refuse_batches
 
 FRESH = "fresh"
 """The fresh rows of a head among a task's random tensors."""
@@ -62,11 +62,7 @@ class Online(GradientBased):
     needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("classes", "values"), head=True)
 
     def __init__(self, config: OnlineConfig, model: Network, loss: LossFunction) -> None:
-        if model.mode in BATCH_MODES:
-            raise ConfigError(
-                f"normalisation: {model.mode!r} looks at a batch, and {type(self).__name__} learns a stream; "
-                "use none, layer or group"
-            )
+        refuse_batches(model.mode, f"{type(self).__name__} learns a stream")
         super().__init__(config, model, loss)
         self.features = model.net.features
         self.head = {name: tuple(leaf.shape) for name, leaf in head_of(model.init(np.random.default_rng())).items()}

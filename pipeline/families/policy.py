@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from pipeline.core.agent import Agent
-from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
 from pipeline.core.types import A, Context, Episodes, Needs, Params, Phase, Score, Simulator, Task
 from pipeline.core.world import outcome
-from pipeline.nets.normalisation import BATCH_MODES
+from pipeline.nets.normalisation import refuse_batches
 
 SUPPORT, QUERY = "support_actions", "query_actions"
 """The random numbers of the actions in support and in query episodes [N, H, …]."""
@@ -34,11 +33,7 @@ class PolicyBased(Agent[A]):
     needs: ClassVar[Needs] = Needs(data=(Simulator,), targets=("none",), head=True)
 
     def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
-        if model.mode in BATCH_MODES:
-            raise ConfigError(
-                f"normalisation: {model.mode!r} looks at a batch, and a policy acts on one observation; "
-                "use none, layer or group"
-            )
+        refuse_batches(model.mode, "a policy acts on one observation")
         super().__init__(config, model, loss)
         self.distribution = model.net.distribution
 

@@ -58,14 +58,14 @@ class FunctionCells(SearchSpace):
 
     def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         scaled, one = x / SCALE, torch.ones_like(x)
+        pairs = {
+            "skip": (scaled, one),
+            "relu": (torch.relu(scaled), torch.relu(-scaled)),
+            "sincos": (torch.sin(x), torch.cos(x)),
+            "zero": (0 * one, 0 * one),
+        }
 
         def op(name: str) -> Tensor:
-            pairs = {
-                "skip": (scaled, one),
-                "relu": (torch.relu(scaled), torch.relu(-scaled)),
-                "sincos": (torch.sin(x), torch.cos(x)),
-                "zero": (0 * one, 0 * one),
-            }
             return torch.cat(pairs[name], 1)
 
         return self.along(0, params, op) + self.along(1, params, op)

@@ -26,6 +26,14 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 BATCH_MODES: frozenset[Mode] = frozenset({"transductive", "one_query", "support", "running"})
 
 EPSILON = 1e-5
+
+
+def refuse_batches(mode: Mode, why: str) -> None:
+    """Raise ``ConfigError`` for a mode that looks at a batch, with the reason why there is none."""
+    if mode in BATCH_MODES:
+        raise ConfigError(f"normalisation: {mode!r} looks at a batch, and {why}; use none, layer or group")
+
+
 GROUPS = 8
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.core.seeding import Ticket
-from pipeline.core.source import TaskShape
+from pipeline.core.source import TaskShape, require_one_way
 from pipeline.core.types import Params, Simulator, Task
 
 
@@ -23,7 +23,11 @@ def simulators(
         world: the task's ``core.world.World``.
         episodes: draws all randomness of so many episodes, save that of the actions.
         horizon: the most steps of an episode.
+
+    Raises:
+        ConfigError: the shape asks for ways.
     """
+    require_one_way("train" if ticket.purpose == "train" else "eval", shape)
     clock = torch.arange(horizon, dtype=torch.float64) / horizon
     support, query = (Simulator(world, episodes(count), clock) for count in (shape.shots, shape.queries))
     return Task(ticket.id, support, query)

@@ -32,11 +32,12 @@ def by_part(answers: Params, parts: int) -> dict[str, float]:
 def kept_of_parts(metrics: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """What a learner keeps of P parts, at every point i, as metrics [tasks, P + 1].
 
-    * ``NAME_change``: the mean over the parts j ≤ i of R_ij - R_jj, as R_jj was when the part had just been learned.
-      It is MER's "backward transfer and interference".
-    * ``NAME_forgotten``: the mean over the parts j < i of the best of R_1j … R_(i-1)j less R_ij. Of a metric of
+    * ``NAME_backward_transfer``: the mean over the parts j ≤ i of R_ij - R_jj, as R_jj was when the part had just been
+      learned. MER calls it backward transfer and interference.
+    * ``NAME_forgetting``: the mean over the parts j < i of the best of R_1j … R_(i-1)j less R_ij. Of a metric of
       which less is better, it is R_ij less the best.
-    * ``NAME_ahead``: the mean over the parts 2 ≤ j ≤ i of R_(j-1)j - R_0j, which is learned of a part before it comes.
+    * ``NAME_forward_transfer``: the mean over the parts 2 ≤ j ≤ i of R_(j-1)j - R_0j, which is learned of a part before
+      it comes.
 
     A mean over no parts is 0.
 
@@ -45,16 +46,17 @@ def kept_of_parts(metrics: Mapping[str, np.ndarray], name: str) -> dict[str, np.
         name: a metric of a known loss.
     """
     loss = loss_of_metric(name)
-    sign = 1.0 if loss is None or loss.higher_is_better else -1.0
+    assert loss is not None, "a source of streams is judged by its loss's metric"
+    sign = 1.0 if loss.higher_is_better else -1.0
     parts = len(metrics[f"{name}_1"][0]) - 1
     after = np.stack([metrics[f"{name}_{part}"] for part in range(1, parts + 1)], 2)  # [tasks, P + 1, P]
     learned = np.diagonal(after[:, 1:], axis1=1, axis2=2)
     before = np.diagonal(after[:, :-1], axis1=1, axis2=2) - after[:, 0]
-    found = {key: np.zeros(after.shape[:2]) for key in ("change", "forgotten", "ahead")}
+    found = {key: np.zeros(after.shape[:2]) for key in ("backward_transfer", "forgetting", "forward_transfer")}
     for i in range(1, parts + 1):
-        found["change"][:, i] = (after[:, i, :i] - learned[:, :i]).mean(1)
+        found["backward_transfer"][:, i] = (after[:, i, :i] - learned[:, :i]).mean(1)
         if i > 1:
             best = (sign * after[:, 1:i, : i - 1]).max(1)
-            found["forgotten"][:, i] = (best - sign * after[:, i, : i - 1]).mean(1)
-            found["ahead"][:, i] = before[:, 1:i].mean(1)
+            found["forgetting"][:, i] = (best - sign * after[:, i, : i - 1]).mean(1)
+            found["forward_transfer"][:, i] = before[:, 1:i].mean(1)
     return {f"{name}_{key}": values for key, values in found.items()}

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from annotated_types import Gt, Le
 
-from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
-from pipeline.core.source import Spec, TaskShapes, require_support
+from pipeline.core.source import Spec, TaskShapes, require_one_way, require_support
 from pipeline.core.types import Batch, Task
 from pipeline.tasks.sinusoid import WaveConfig, ranges_of
 
@@ -52,9 +51,8 @@ class WavesAndHinges:
     def __init__(self, config: WavesAndHingesConfig, shapes: TaskShapes) -> None:
         ranges_of(config)
         require_support(shapes)
-        for phase, shape in (("train", shapes.train), ("eval", shapes.eval)):
-            if shape.ways != 1:
-                raise ConfigError(f"task.{phase}.ways: {shape.ways}, but a regression task has one way; set it to 1")
+        require_one_way("train", shapes.train)
+        require_one_way("eval", shapes.eval)
         self._config, self._shapes = config, shapes
         self.fingerprint = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
 

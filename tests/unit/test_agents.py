@@ -102,6 +102,10 @@ def test_episodes_that_do_not_fit_are_refused_in_one_line(run, episodes, told):
     ("changes", "told"),
     [
         ({"task": {"train": {"shots": 30}, "eval": {"shots": 20}}}, r"inner_episodes: 20, and a task has 30 support"),
+        (
+            {"task": {"train": {"shots": 20, "ways": 2}, "eval": {"shots": 20}}},
+            r"task.train.ways: 2, but a task of this",
+        ),
         ({"normalisation": "transductive"}, r"normalisation: 'transductive' looks at a batch"),
         (
             {"source": {"name": "bandits"}, "net": {"name": "policy", "init_std": 0.5}},

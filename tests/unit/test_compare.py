@@ -9,8 +9,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from pipeline import recipes
-from pipeline.comparison.compare import compare, identity, recipes_of
+from pipeline import config, recipes
+from pipeline.comparison.compare import _place, compare, identity, recipes_of
 from pipeline.comparison.leaderboard import shown, table, table_of_tasks
 from pipeline.comparison.protocol import read
 from pipeline.core.failures import ConfigError
@@ -159,11 +159,45 @@ def test_a_setting_is_chosen_on_validation_tasks(compared):
     assert np.mean(summary["scores"]) != pytest.approx(measured[best])
 
 
-@pytest.mark.parametrize("setting", ["algorithm.first_order", "algorithm.inner_lrr"])
-def test_what_decides_theta_cannot_be_chosen(protocol, setting):
+@pytest.mark.parametrize("setting", ["algorithm.first_order", "algorithm.inner_lrr", "steps", "evaluation.seed"])
+def test_what_decides_theta_or_the_tasks_cannot_be_chosen(protocol, setting):
     methods = {"one": {"recipe": "sinusoid_maml", "choose": {"setting": setting, "values": [0.0, 1.0]}}}
     with pytest.raises(ConfigError, match=rf"methods.one.choose.setting: {setting} is no setting of an evaluation"):
         recipes_of("small", read(protocol(methods=methods)), [], [])
+
+
+def test_whole_numbers_can_be_chosen(protocol):
+    choose = {"setting": "algorithm.eval_inner_steps", "values": [5, 10]}
+    found = read(protocol(methods={"one": {"recipe": "sinusoid_maml", "choose": choose}}))
+    assert [type(value) for value in found.methods["one"].choose.values] == [int, int]
+
+
+@pytest.mark.parametrize(
+    ("change", "another"),
+    [
+        ("source.eval_queries=support", True),
+        ("source.eval_rotations=random", True),
+        ("algorithm.temperature=2.0", True),
+        ("source.path=elsewhere.arrow", False),
+        ("workers.count=7", False),
+    ],
+)
+def test_a_result_of_other_evaluation_tasks_is_another(protocol, change, another):
+    asked, small = read(protocol()), config.load("omniglot_protonet_5w1s")
+    changed = config.load("omniglot_protonet_5w1s", [change])
+    assert (identity(asked, changed) != identity(asked, small)) == another
+
+
+def test_a_run_is_shared_where_theta_is_the_same_and_nowhere_else(tmp_path):
+    """Other data are another theta. Validation keeps a best theta by settings of its own."""
+
+    def place(*changes, question="q"):
+        return _place(tmp_path / "p", question, config.load("omniglot_protonet_5w1s", list(changes)), 5)
+
+    assert place(question="a") == place("source.eval_rotations=random", question="b")
+    assert place() != place("source.path=elsewhere.arrow")
+    validated = "evaluation.validate_every=2"
+    assert place(validated, question="a") != place(validated, question="b")
 
 
 def test_methods_with_one_theta_share_a_run(compared, tmp_path):

@@ -621,7 +621,7 @@ def test_params_for_the_tracker_are_the_whole_recipe():
         (["algorithm={name: reptile}", "normalisation=running"], ConfigError, "'running' makes Reptile diverge"),
         (["outer.modle.lr=0.1"], ConfigError, "outer.modle: maml has no such group, it has model"),
         (["outer={}"], ConfigError, "outer: no optimizer for the group model; add outer.model"),
-        (["task.train.ways=5"], ConfigError, "task.train.ways: 5, but a regression task has one way"),
+        (["task.train.ways=5"], ConfigError, "task.train.ways: 5, but a task of this source has no classes"),
         (["source.phase=[2, 1]"], ConfigError, "source.phase: .* is empty"),
         (
             ["source={name: images, path: gone.arrow}"],

@@ -168,9 +168,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("name", PAIRS)
-@pytest.mark.parametrize(
-    ("space", "cell"), [("function_cells", ("relu", "sincos")), ("image_cells", ("conv3", "skip"))]
-)
+@pytest.mark.parametrize(("space", "cell"), FROZEN)
 def test_with_a_certain_architecture_it_is_the_method_on_that_cell_to_the_bit(name, space, cell):
     plain, settings = PAIRS[name]
     search, alone = made(name, space, **settings), made(plain, space, cell, **settings)

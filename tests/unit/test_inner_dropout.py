@@ -117,3 +117,7 @@ def test_a_finished_run_is_judged_again_with_another_share(tmp_path, monkeypatch
     assert run_end.is_settled(before, before, storage)
     for change in ("net.eval_dropout=0.2", "net.beam=4"):
         assert not run_end.is_settled(config.load("ciphers_maml", [change]), before, storage)
+    pictures = config.load("omniglot_protonet_5w1s")
+    assert run_end.is_settled(pictures, pictures, storage)
+    changed = config.load("omniglot_protonet_5w1s", ["source.eval_rotations=random"])
+    assert not run_end.is_settled(changed, pictures, storage)

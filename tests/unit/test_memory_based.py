@@ -188,7 +188,7 @@ def test_who_trained_on_sequences_serves_support_sets(algorithm):
 
 @pytest.mark.parametrize("mode", ["transductive", "support", "running", "one_query"])
 def test_normalisation_by_examples_not_shown_yet_is_refused(mode):
-    with pytest.raises(ConfigError, match=rf"normalisation: '{mode}' looks at .*; MANN takes none, layer or group"):
+    with pytest.raises(ConfigError, match=rf"normalisation: '{mode}' looks at a batch, and MANN sees one .*; use none"):
         made("mann", mode, (4,))
 
 

@@ -19,21 +19,21 @@ def kept(table: np.ndarray, name: str) -> dict[str, list[float]]:
 
 def test_what_is_kept_of_parts_by_hand():
     found = kept(TABLE, "accuracy")
-    assert found["change"] == pytest.approx([0, 0, (0.8 - 0.6) / 2, (-0.1 - 0.3 + 0) / 3])
-    # From the best of all earlier points: from R_jj, as the change is, the last were 0.2.
-    assert found["forgotten"] == pytest.approx([0, 0, 0.6 - 0.8, (0.3 + 0.3) / 2])
-    assert found["ahead"] == pytest.approx([0, 0, 0.1, (0.1 + 0.2) / 2])
+    assert found["backward_transfer"] == pytest.approx([0, 0, (0.8 - 0.6) / 2, (-0.1 - 0.3 + 0) / 3])
+    # From the best of all earlier points: from R_jj, as backward transfer is, the last were 0.2.
+    assert found["forgetting"] == pytest.approx([0, 0, 0.6 - 0.8, (0.3 + 0.3) / 2])
+    assert found["forward_transfer"] == pytest.approx([0, 0, 0.1, (0.1 + 0.2) / 2])
 
 
 def test_a_smaller_error_is_the_better_one():
     found, of_accuracy = kept(1 - TABLE, "mse"), kept(TABLE, "accuracy")
-    assert found["forgotten"] == pytest.approx(of_accuracy["forgotten"])
-    assert found["change"] == pytest.approx([-value for value in of_accuracy["change"]])
+    assert found["forgetting"] == pytest.approx(of_accuracy["forgetting"])
+    assert found["backward_transfer"] == pytest.approx([-value for value in of_accuracy["backward_transfer"]])
 
 
-def test_retained_accuracy_is_learning_accuracy_and_the_change():
+def test_retained_accuracy_is_learning_accuracy_and_backward_transfer():
     """MER's table: RA = LA + BTI."""
-    assert TABLE[3].mean() == pytest.approx(np.diag(TABLE[1:]).mean() + kept(TABLE, "accuracy")["change"][3])
+    assert TABLE[3].mean() == pytest.approx(np.diag(TABLE[1:]).mean() + kept(TABLE, "accuracy")["backward_transfer"][3])
 
 
 def test_a_part_is_judged_by_its_own_queries():

@@ -70,8 +70,21 @@ def test_a_run_measures_each_wave_at_the_end_of_each():
     assert report.points == (0, 2, 4, 6)
     waves = np.stack([report.metrics[f"mse_{part}"] for part in (1, 2, 3)], 2)
     assert np.allclose(waves.mean(2), report.metrics["mse"], rtol=1e-5)
-    change = ((waves[:, 3, 0] - waves[:, 1, 0]) + (waves[:, 3, 1] - waves[:, 2, 1])) / 3
-    assert np.allclose(report.metrics["mse_change"][:, 3], change)
+    transfer = ((waves[:, 3, 0] - waves[:, 1, 0]) + (waves[:, 3, 1] - waves[:, 2, 1])) / 3
+    assert np.allclose(report.metrics["mse_backward_transfer"][:, 3], transfer)
+
+
+@pytest.mark.parametrize("name", ["ridge", "mann"])
+def test_a_method_that_adapts_at_once_measures_each_wave_and_nothing_that_is_kept(name):
+    changes = ["net={name: mlp, hidden: [4]}", "evaluation.tasks=2", "chunk_size=1", f"algorithm={{name: {name}}}"]
+    shapes = [f"task.{phase}={{ways: 3, shots: 6, queries: 2}}" for phase in ("train", "eval")]
+    recipe = config.load("sine_stream_oml", [*changes, *shapes])
+    components = build_components(recipe)
+    tickets = (Ticket(3, "evaluate", "test", 0, 0),)
+    report = build_worker(recipe, components).score(components.theta.numpy(), Chunk(0, 0, tickets))
+    assert report.points == (0,)
+    assert {"mse", "mse_1", "mse_3"} <= set(report.metrics)
+    assert "mse_backward_transfer" not in report.metrics
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_inner_steps_move_an_even_architecture_towards_the_op_of_the_family():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"ways": 2}, "task.train.ways: 2, but a regression task has one way"),
+        ({"ways": 2}, "task.train.ways: 2, but a task of this source has no classes"),
         ({"phase": (1.0, 1.0)}, r"source.phase: \(1.0, 1.0\) is empty"),
     ],
 )

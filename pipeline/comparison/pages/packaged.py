@@ -48,8 +48,9 @@ def recorded_runs(results: Path = RESULTS) -> dict[str, list[Result]]:
         recipe = config.load(name)
         choice = protocol.methods[one.method].choose
         asked = identity(protocol, recipe, choice)
-        chosen = choice is None or recipe.identity("").free[choice.setting] == one.summary["chosen"]["value"]
-        if (one.summary.get("identity"), one.summary["steps"]) == (asked, recipe.steps) and chosen:
+        if (one.summary.get("identity"), one.summary["steps"]) != (asked, recipe.steps):
+            continue
+        if choice is None or recipe.adaptation().get(choice.setting) == one.summary["chosen"]["value"]:
             found.setdefault(name, []).append(one)
     return found
 
