@@ -27,11 +27,12 @@ class MAMLRLConfig(PolicyGradientConfig):
 
     Attributes:
         estimator: ``score``: what inner steps ascend is log π · A, and the outer loss has a term for theta's share in
-            which support episodes are sampled. It is unbiased for any number of episodes (objective I of Rothfuss et
-            al., arXiv 1810.06784, §4; E-MAML, arXiv 1803.01118). ``lvc`` (arXiv 1810.06784) and ``dice`` (arXiv
-            1802.05098, with advantages as in 1909.10549) have other surrogates, whose second derivative is that
-            of the expected return, and no such term: less variance, and unbiased with many episodes only (objective
-            II).
+            which support episodes are sampled (objective I of Rothfuss et al., arXiv 1810.06784, §4; E-MAML, arXiv
+            1803.01118). It is unbiased for any number of episodes with ``baseline: none``, ``normalise: false`` and a
+            discount of 1: other advantages are fitted to the episodes that they weigh. ``lvc`` (arXiv 1810.06784)
+            and ``dice`` (arXiv 1802.05098, with advantages as in 1909.10549) have other surrogates, whose second
+            derivative is that of the expected return, and no such term: less variance, and unbiased with many
+            episodes only (objective II).
     """
 
     estimator: Literal["score", "lvc", "dice"] = "lvc"
@@ -68,21 +69,21 @@ class MAMLRL(PolicyGradient):
         seen = [episodes for _, episodes in trajectory if episodes is not None]
         steps = [episodes.alive.sum() for episodes in (*seen, query)]
         if seen and self.config.estimator == "score":
-            loss = loss - self._sampling_term(trajectory, query, task.query, context) / scale
-            steps.append(steps[-1])
+            first, _ = trajectory[0]
+            before, _ = self.act_in(first, task.query, context.noise[QUERY])
+            loss = loss - self._sampling_term(trajectory, query, before) / scale
+            steps.append(before.alive.sum())
         score = self.loss(query.rewards, query.alive)
-        before = {"return_before": self.loss(seen[0].rewards, seen[0].alive).metrics["return"]} if seen else {}
-        told = before | {ENVIRONMENT_STEPS: torch.stack(steps).sum()}
+        known = {"return_before": self.loss(seen[0].rewards, seen[0].alive).metrics["return"]} if seen else {}
+        told = known | {ENVIRONMENT_STEPS: torch.stack(steps).sum()}
         return score._replace(loss=loss, metrics=score.metrics | told)
 
-    def _sampling_term(self, trajectory: Trajectory, query: Episodes, simulator: Simulator, context: Context) -> Tensor:
+    def _sampling_term(self, trajectory: Trajectory, query: Episodes, before: Episodes) -> Tensor:
         """log p(support episodes) times the return that they led to, for each step of a query episode.
 
-        What theta itself reaches in the same query episodes is subtracted: it does not depend on the support episodes,
-        so the expectation stays, and the variance is lower.
+        What theta itself reached, ``before``, is subtracted: it does not depend on the support episodes, so the
+        expectation stays, and the variance is lower.
         """
-        first, _ = trajectory[0]
-        before, _ = self.act_in(first, simulator, context.noise[QUERY])
         gained = self._mean_return(query) - self._mean_return(before)
         log_p = [(self.log_prob(at.phi, seen) * seen.alive).sum() for at, seen in trajectory if seen is not None]
         return torch.stack(log_p).sum() * gained * len(query.alive) / query.alive.sum()

@@ -34,7 +34,7 @@ class ProMPConfig(PolicyGradientConfig):
         epochs: Steps on a task's episodes.
         lr: Rate of these steps, which Adam takes.
         clip: How far a ratio of probabilities may be from 1 and still be rewarded.
-        kl: Weight of KL(theta before ‖ theta) in support episodes.
+        kl: Weight of KL(phi_j before ‖ phi_j) in the support episodes of inner step j, phi_0 = theta.
     """
 
     epochs: InnerSteps = 5
@@ -75,9 +75,9 @@ class ProMP(PolicyGradient):
         start = theta["model"]
         after = last(iterate(loss, start, self.config.epochs, Adam(self.config.lr), first_order=True))
         steps = torch.stack([acted.episodes.alive.sum() for acted in (*support, query)]).sum()
-        score = self.judged(episodes, {})
+        score = self.loss(episodes.rewards, episodes.alive)
         delta = {name: (leaf - after[name]).detach() for name, leaf in start.items()}
-        return {"model": delta}, detach(score._replace(metrics=score.metrics | {ENVIRONMENT_STEPS: steps}, answers={}))
+        return {"model": delta}, detach(score._replace(metrics=score.metrics | {ENVIRONMENT_STEPS: steps}))
 
     def _acted(self, phi: Params, episodes: Episodes) -> Acted:
         outputs = self.outputs(phi, episodes).detach()

@@ -161,8 +161,7 @@ class RL2(PolicyBased[Memory]):
     def score(self, adapted: Memory, query: Simulator, context: Context) -> Score:
         """Beside the return of query episodes, the mean return of the trial up to them, its support episodes too."""
         score = super().score(adapted, query, context)
-        every = torch.cat([adapted.returned, score.metrics["return"].unsqueeze(0)])
-        told = {"trial_return": every.mean()}
+        told = {"trial_return": _trial_return(adapted, score)}
         return score._replace(metrics=score.metrics | told, answers=score.answers | told)
 
     def learn(self, theta: MetaParams, task: Task[Simulator], context: Context) -> tuple[MetaParams, Score]:
@@ -179,9 +178,8 @@ class RL2(PolicyBased[Memory]):
         losses, counts = zip(*(self._losses(*part) for part in self._with_advantages([*parts, last])), strict=True)
         taken = torch.stack(counts).sum()
         score = self.loss(last.episodes.rewards, last.episodes.alive)
-        every = torch.cat([memory.returned, score.metrics["return"].unsqueeze(0)])
         steps = torch.stack([played.episodes.alive.sum() for played in (*parts, last)]).sum()
-        told = {"trial_return": every.mean(), ENVIRONMENT_STEPS: steps}
+        told = {"trial_return": _trial_return(memory, score), ENVIRONMENT_STEPS: steps}
         return score._replace(loss=torch.stack(losses).sum() / taken, metrics=score.metrics | told)
 
     def _with_advantages(self, parts: list[Played]) -> list[tuple[Played, Tensor]]:
@@ -258,6 +256,11 @@ class RL2(PolicyBased[Memory]):
 
     def _read(self, action: Tensor, memory: Memory) -> Tensor:
         return self.distribution.encode(action).to(memory.action.dtype)
+
+
+def _trial_return(memory: Memory, score: Score) -> Tensor:
+    """The mean return of a trial's episodes, the query episodes as one."""
+    return torch.cat([memory.returned, score.metrics["return"].unsqueeze(0)]).mean()
 
 
 def _for_episodes(memory: Memory, rows: int) -> Memory:

@@ -8,13 +8,22 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pipeline.core.failures import InternalError
 from pipeline.core.types import MetaParams, Params
+
+T = TypeVar("T")
+
+
+def cast(tree: T, dtype: torch.dtype) -> T:
+    """A tree of tensors with those of a floating type in ``dtype``."""
+    cast: T = pytree.tree_map_only(Tensor, lambda one: one.to(dtype) if one.is_floating_point() else one, tree)
+    return cast
 
 
 class Leaf(NamedTuple):

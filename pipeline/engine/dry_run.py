@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError, PipelineError, TaskError
+from pipeline.core.flat import cast
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskSource, Tokens
 from pipeline.core.types import Batch, Context, MetaParams, Pairs, Score, Task
@@ -81,9 +81,7 @@ def _first(
     task = source.sample(ticket)
     with _error_context(type(algorithm).__name__):
         noise = algorithm.draw(ticket.rng("noise"), task, "train")
-    task, noise = pytree.tree_map_only(
-        Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, (task, noise)
-    )
+    task, noise = cast((task, noise), dtype)
     return task, Context(ticket.step, "train", task.ways, noise)
 
 

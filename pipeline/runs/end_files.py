@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pipeline.build import Components
 from pipeline.config import Recipe
 from pipeline.core.agent import Agent
+from pipeline.core.flat import cast
 from pipeline.core.seeding import Ticket
 from pipeline.core.types import Context
+from pipeline.core.world import HasPicture
 from pipeline.tasks.film import film
 
 FILMS = "episodes"
@@ -23,11 +23,20 @@ FILMS = "episodes"
 
 
 def end_files(
-    recipe: Recipe, components: Components, vector: np.ndarray, summary: Mapping[str, Any]
+    recipe: Recipe,
+    components: Components,
+    vector: np.ndarray,
+    summary: Mapping[str, Any],
+    note: Callable[[str], None],
 ) -> dict[str, bytes]:
-    """The files by name, with slashes."""
+    """The files by name, with slashes. Where a world's pictures fail, ``note`` is told, and the run has none."""
     text = json.dumps(dict(summary), indent=2, default=float) + "\n"
-    return {"summary.json": text.encode()} | _films(recipe, components, vector)
+    try:
+        films = _films(recipe, components, vector)
+    except Exception as error:  # noqa: BLE001  (whatever a user's world raises here, the run itself is good)
+        note(f"no GIF of an episode: {type(error).__name__}: {error}")
+        films = {}
+    return {"summary.json": text.encode()} | films
 
 
 def _films(recipe: Recipe, components: Components, vector: np.ndarray) -> dict[str, bytes]:
@@ -37,16 +46,13 @@ def _films(recipe: Recipe, components: Components, vector: np.ndarray) -> dict[s
         return {}
     ticket = Ticket(recipe.evaluation.seed, "evaluate", recipe.evaluation.split, 0, 0)
     task = components.source.sample(ticket)
+    if not isinstance(task.query.world, HasPicture):
+        return {}
     noise = agent.draw(ticket.rng("noise"), task, "evaluate")
-    task, noise = pytree.tree_map_only(Tensor, lambda tensor: _typed(tensor, components.layout.dtype), (task, noise))
+    actions = agent.distribution.noise(ticket.rng("step"), (1, task.query.horizon))
+    task, noise, actions = cast((task, noise, actions), components.layout.dtype)
     with torch.no_grad():
         theta = components.layout.unpack(torch.from_numpy(vector))
         trace = list(agent.trace(theta, task.support, Context(0, "evaluate", task.ways, noise)))
-    actions = _typed(agent.distribution.noise(ticket.rng("step"), (1, task.query.horizon)), components.layout.dtype)
     shown = {"before.gif": trace[0]} | ({"after.gif": trace[-1]} if len(trace) > 1 else {})
-    films = {name: film(agent, adapted, task.query, actions) for name, adapted in shown.items()}
-    return {f"{FILMS}/{name}": data for name, data in films.items() if data is not None}
-
-
-def _typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return {f"{FILMS}/{name}": film(agent, adapted, task.query, actions) for name, adapted in shown.items()}

@@ -100,7 +100,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
             summary = _summary(recipe, options, components, trained, vector, rows, executor.numerics, wall)
             if finished is not None:  # the speeds that were measured in training are kept
                 summary = finished | {"evaluation": summary["evaluation"]}
-            files = end_files(recipe, components, vector, summary)
+            files = end_files(recipe, components, vector, summary, listener.note)
             return RunResult(folder, summary, executor.close("FINISHED", files), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder is unchanged, in MLflow too
             executor.close("FAILED", {})

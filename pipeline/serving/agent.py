@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.core.agent import Agent
 from pipeline.core.failures import DataError
-from pipeline.core.seeding import Ticket
+from pipeline.core.flat import cast
 from pipeline.core.source import Spec
 from pipeline.core.types import Episodes
+from pipeline.serving.arrays import numbers, shaped
 
 
 class Actor:
@@ -24,14 +24,16 @@ class Actor:
         adapted: what it knows of this world.
         spec: that of the tasks of training.
         dtype: theta's.
+        rng: draws the random numbers of its actions, and goes on with each.
     """
 
-    def __init__(self, agent: Agent[Any], adapted: Any, spec: Spec, dtype: torch.dtype) -> None:
+    def __init__(
+        self, agent: Agent[Any], adapted: Any, spec: Spec, dtype: torch.dtype, rng: np.random.Generator
+    ) -> None:
         assert spec.actions is not None, "a source of simulators says which actions there are"
         self.agent, self.adapted, self.spec, self.dtype = agent, adapted, spec, dtype
         self.actions = spec.actions
-        # One fixed ticket: the same observations get the same actions.
-        self._rng = Ticket(0, "serve", "test", 0, 0).rng("noise")
+        self._rng = rng
 
     def act(self, observation: Any) -> Any:
         """The action for an observation [*input].
@@ -46,18 +48,22 @@ class Actor:
         >>> policy = pipeline.load("runs/first").adapt()
         >>> action = policy.act([0.0, 0.0])
         """
-        x = _numbers(observation, "observation", self.spec.input_shape)
+        x = shaped(observation, "observation", self.spec.input_shape)
         noise = self.agent.distribution.noise(self._rng, (1,))
         with torch.no_grad():
             action, self.adapted = self.agent.respond(
-                self.adapted, torch.from_numpy(x).to(self.dtype).unsqueeze(0), self._typed(noise)
+                self.adapted, torch.from_numpy(x).to(self.dtype).unsqueeze(0), cast(noise, self.dtype)
             )
         return int(action[0]) if self.actions.discrete else action[0].numpy()
 
     def rewarded(self, reward: float, *, done: bool = False) -> None:
-        """Tell what the last action gave, and whether the episode ended with it. RL² acts by it; others need it not."""
-        told = (torch.tensor([float(value)], dtype=self.dtype) for value in (reward, done))
-        self.adapted = self.agent.rewarded(self.adapted, *told)
+        """Tell what the last action gave, and whether the episode ended with it. RL² acts by it; others need it not.
+
+        Raises:
+            DataError: the reward is no finite number.
+        """
+        told = shaped([reward], "reward", (1,)), np.array([float(done)])
+        self.adapted = self.agent.rewarded(self.adapted, *(torch.from_numpy(one).to(self.dtype) for one in told))
 
     def adapt(self, episodes: abc.Sequence[Any]) -> Actor:
         """Another actor, which has learned from these episodes too: by one inner step, or by reading them.
@@ -70,50 +76,36 @@ class Actor:
         """
         with torch.no_grad():
             adapted = self.agent.experience(self.adapted, self._episodes(episodes))
-        return Actor(self.agent, adapted, self.spec, self.dtype)
-
-    def _typed(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        return Actor(self.agent, adapted, self.spec, self.dtype, self._rng)
 
     def _episodes(self, episodes: abc.Sequence[Any]) -> Episodes:
         """Episodes of any lengths, padded to the longest."""
+        if not isinstance(episodes, abc.Sequence) or isinstance(episodes, str):
+            raise DataError(f"episodes: {episodes!r}, expected a list of (observations, actions, rewards)")
         read = [self._episode(one, number) for number, one in enumerate(episodes)]
         if not read:
             raise DataError("episodes: none; give one or more, or leave them out for the agent before any experience")
         longest = max(len(rewards) for _, _, rewards in read)
         alive = [np.ones(len(rewards)) for _, _, rewards in read]
         columns = (*zip(*read, strict=True), alive)
-        return Episodes(*(self._typed(torch.from_numpy(_padded(column, longest))) for column in columns))
+        return cast(Episodes(*(torch.from_numpy(_padded(column, longest)) for column in columns)), self.dtype)
 
     def _episode(self, episode: Any, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         name = f"episodes[{number}]"
         if not isinstance(episode, abc.Sequence) or len(episode) != 3:
             raise DataError(f"{name}: expected (observations, actions, rewards)")
-        steps = len(episode[2]) if hasattr(episode[2], "__len__") else 0
-        if not steps:
+        rewards = numbers(episode[2], f"{name} rewards", "expected one for each of one or more steps")
+        if not (steps := len(rewards)):
             raise DataError(f"{name}: no rewards; expected one for each of one or more steps")
         size, discrete = self.actions
-        observations = _numbers(episode[0], f"{name} observations", (steps, *self.spec.input_shape))
-        actions = _numbers(episode[1], f"{name} actions", (steps,) if discrete else (steps, size))
-        rewards = _numbers(episode[2], f"{name} rewards", (steps,))
+        observations = shaped(episode[0], f"{name} observations", (steps, *self.spec.input_shape))
+        actions = shaped(episode[1], f"{name} actions", (steps,) if discrete else (steps, size))
+        rewards = shaped(rewards, f"{name} rewards", (steps,))
         if not discrete:
             return observations, actions, rewards
         if (actions != actions.astype(np.int64)).any() or actions.min() < 0 or actions.max() >= size:
             raise DataError(f"{name} actions: expected whole numbers from 0 to {size - 1}")
         return observations, actions.astype(np.int64), rewards
-
-
-def _numbers(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Finite numbers of this shape as float64."""
-    try:
-        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: no numbers of equal shape ({error}); expected the shape {shape}") from error
-    if array.shape != shape:
-        raise DataError(f"{name}: shape {array.shape}, expected {shape}")
-    if not np.isfinite(array).all():
-        raise DataError(f"{name}: values that are not finite")
-    return array
 
 
 def _padded(rows: abc.Sequence[np.ndarray], length: int) -> np.ndarray:

@@ -13,11 +13,16 @@ from torch import Tensor
 from pipeline.core.agent import Agent
 from pipeline.core.algorithm import Algorithm, Searches
 from pipeline.core.failures import ConfigError, DataError
+from pipeline.core.flat import cast
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TextTasks
 from pipeline.core.types import Context, MetaParams, Points, Task
 from pipeline.serving.agent import Actor
+from pipeline.serving.arrays import numbers
 from pipeline.serving.texts import TextPredictor, text_pairs
+
+SERVED = Ticket(0, "serve", "test", 0, 0)
+"""One fixed ticket: serving is deterministic."""
 
 
 class Learner:
@@ -35,6 +40,7 @@ class Learner:
     ) -> None:
         self.algorithm, self.theta, self.spec, self.texts = algorithm, theta, spec, texts
         self.dtype = next(iter(next(iter(theta.values())).values())).dtype
+        self._rng = SERVED.rng("noise")
 
     def adapt(self, support_x: Any = None, support_y: Any = None) -> Any:
         """A predictor for the task of this support set.
@@ -60,7 +66,9 @@ class Learner:
             language = self.texts.language(*text_pairs(support_x, support_y))
             return TextPredictor(language, self._adapted(language.support, 1), self.algorithm)
         if isinstance(self.algorithm, Agent):
-            actor = Actor(self.algorithm, self.algorithm.begin(self.theta), self.spec, self.dtype)
+            if support_y is not None:
+                raise DataError("support_y: an agent has none; give episodes of (observations, actions, rewards)")
+            actor = Actor(self.algorithm, self.algorithm.begin(self.theta), self.spec, self.dtype, self._rng)
             return actor if support_x is None else actor.adapt(support_x)
         x = self.inputs(support_x, "support_x")
         labels, y = self._targets(support_y, len(x))
@@ -70,18 +78,14 @@ class Learner:
         return Predictor(self, self._adapted(support, max(len(labels), 1)), labels)
 
     def _adapted(self, support: Any, ways: int) -> Any:
-        # One fixed ticket: serving is deterministic.
-        drawn = self.algorithm.draw(
-            Ticket(0, "serve", "test", 0, 0).rng("noise"), Task("serve", support, support, ways), "serve"
-        )
-        noise = {name: t.to(self.dtype) if t.is_floating_point() else t for name, t in drawn.items()}
+        drawn = self.algorithm.draw(SERVED.rng("noise"), Task("serve", support, support, ways), "serve")
         with torch.no_grad():
-            return self.algorithm.adapt(self.theta, support, Context(0, "serve", ways, noise))
+            return self.algorithm.adapt(self.theta, support, Context(0, "serve", ways, cast(drawn, self.dtype)))
 
     def inputs(self, values: Any, name: str) -> Tensor:
         """``values`` as a tensor [N, *input] of theta's dtype; integers stay integers where the tasks' inputs are."""
         expected = f"expected (N, {', '.join(map(str, self.spec.input_shape))}) with N >= 1"
-        array = _numbers(values, name, expected)
+        array = numbers(values, name, expected)
         if array.ndim != 1 + len(self.spec.input_shape) or array.shape[1:] != self.spec.input_shape or not len(array):
             raise DataError(f"{name}: shape {array.shape}, {expected}")
         if not self.spec.integers:
@@ -96,13 +100,13 @@ class Learner:
             raise DataError(f"support_y: {found} for {rows} rows of support_x; expected one for each")
         if self.spec.targets == "values":
             expected = f"expected finite values ({rows}, {self.spec.outputs})"
-            array = _numbers(values, "support_y", expected).reshape(rows, -1)
+            array = numbers(values, "support_y", expected).reshape(rows, -1)
             if array.shape[1] != self.spec.outputs:
                 raise DataError(f"support_y: shape {np.shape(values)}, {expected}")
             return [], torch.from_numpy(np.array(array)).to(self.dtype)
         if self.spec.tokens is not None:
             expected = f"expected tokens ({rows}, {self.spec.tokens.target_length}), whole numbers"
-            array = _numbers(values, "support_y", expected)
+            array = numbers(values, "support_y", expected)
             if array.shape != (rows, self.spec.tokens.target_length) or not np.issubdtype(array.dtype, np.integer):
                 raise DataError(f"support_y: shape {array.shape} and dtype {array.dtype}, {expected}")
             return [], torch.from_numpy(np.array(array, np.int64))
@@ -119,26 +123,6 @@ class Learner:
                 f"support_y: {len(labels)} classes, but this model was trained with a head of {self.spec.outputs}"
             )
         return labels, torch.tensor([labels.index(label) for label in given])
-
-
-def _on_cpu(values: Any) -> Any:
-    """A tensor as numpy takes it: without its gradient, on the CPU, and of a dtype that numpy has."""
-    if not isinstance(values, Tensor):
-        return values
-    values = values.detach().cpu()
-    return values.float() if values.dtype == torch.bfloat16 else values
-
-
-def _numbers(values: Any, name: str, expected: str) -> np.ndarray:
-    try:
-        array = np.asarray(_on_cpu(values))
-    except ValueError as error:
-        raise DataError(f"{name}: rows of unequal shape ({error}); {expected}") from error
-    if values is None or array.shape == ():
-        raise DataError(f"{name}: shape {array.shape}, {expected}")
-    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool) or not np.isfinite(array).all():
-        raise DataError(f"{name}: expected finite numbers, found dtype {array.dtype} or values that are not finite")
-    return array
 
 
 class Predictor:

@@ -1,6 +1,7 @@
 """A half cheetah that should run in a direction or at a speed, which it does not see (arXiv 1703.03400, §5.3).
 
-The body is gymnasium's ``HalfCheetah-v5``, which MuJoCo simulates; rewards are those of the article.
+The body is gymnasium's ``HalfCheetah-v5``, which MuJoCo simulates; rewards are those of the
+authors' code, https://github.com/cbfinn/maml_rl.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ class Cheetah(NamedTuple):
 class HalfCheetah:
     """``shots`` and ``queries`` are episodes of one goal. Every split has the same distribution.
 
-    Directions take turns, so that an even number of tasks has as many of either: what both gain alike by chance would
-    else hide what they gain by adapting.
+    Directions take turns over the tasks of a step, and over the first ones of steps: an even number of tasks has as
+    many of either. What both gain alike by chance would else hide what they gain by adapting.
 
     Raises:
         ConfigError: the extra ``control`` is not installed.
@@ -121,6 +122,7 @@ class HalfCheetah:
 
     def sample(self, ticket: Ticket) -> Task[Simulator]:
         rng, config = ticket.rng("task"), self._config
-        wanted = (1.0, -1.0)[ticket.number % 2] if config.goal == "direction" else rng.uniform(0.0, FASTEST)
+        direction = (1.0, -1.0)[(ticket.step + ticket.number) % 2]
+        wanted = direction if config.goal == "direction" else rng.uniform(0.0, FASTEST)
         world = Cheetah(NAME, config.goal, torch.tensor(wanted, dtype=torch.float64))
         return simulators(ticket, self._shapes.of(ticket), world, lambda count: seeds(rng, count), config.horizon)

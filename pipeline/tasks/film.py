@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pipeline.core.agent import Agent
 from pipeline.core.types import Params, Simulator
-from pipeline.core.world import HasPicture, WorldStep
+from pipeline.core.world import WorldStep
 
-MILLISECONDS = 40
-"""How long each step is shown."""
+MILLISECONDS, LONGEST = 40, 1000
+"""How long each picture is shown, and how many there are at most."""
 
 
 class Filmed:
@@ -32,14 +32,14 @@ class Filmed:
 
     def step(self, state: Params, action: Tensor, episodes: Params, t: int) -> WorldStep:
         after = self.world.step(state, action, episodes, t)
-        if not self.over:
+        if not self.over and len(self.frames) < LONGEST:
             self.frames.append(self.world.picture(after.state))
         self.over = self.over or bool(after.done[0])
         return after
 
 
-def film(agent: Agent[Any], adapted: Any, simulator: Simulator, noise: Tensor) -> bytes | None:
-    """The first episode of a simulator as a GIF; None where its world cannot be looked at.
+def film(agent: Agent[Any], adapted: Any, simulator: Simulator, noise: Tensor) -> bytes:
+    """The first episode of a simulator as a GIF, or the beginning of a long one. Its world is a ``HasPicture``.
 
     Args:
         agent: the run's algorithm.
@@ -47,8 +47,6 @@ def film(agent: Agent[Any], adapted: Any, simulator: Simulator, noise: Tensor) -
         simulator: the episodes.
         noise: the random numbers of the first episode's actions [1, H, …].
     """
-    if not isinstance(simulator.world, HasPicture):
-        return None
     filmed = Filmed(simulator.world)
     with torch.no_grad():
         agent.act_in(adapted, simulator.take(0, 1)._replace(world=filmed), noise)

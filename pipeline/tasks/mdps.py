@@ -94,6 +94,9 @@ class MDPs:
         return simulators(ticket, self._shapes.of(ticket), mdp, episodes, horizon)
 
     def judge(self, answers: Params, query: Simulator) -> dict[str, float]:
-        """Returns as shares of the best policy's expected return."""
+        """Returns as shares of the best policy's expected return.
+
+        With few states and choices that may be near 0 or below it, where a share means little.
+        """
         best = float(query.world.optimum(query.horizon))
         return {f"{name}_share": float(value) / best for name, value in answers.items()}

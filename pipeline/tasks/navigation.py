@@ -43,7 +43,8 @@ class NavigationConfig:
 class Plane(NamedTuple):
     """The plane as a world: ``goal`` [2].
 
-    An observation is the point's own place; a reward is its negative distance from the goal.
+    An observation is the point's own place; a reward is its negative distance from the goal, as in the authors' code
+    (https://github.com/cbfinn/maml_rl); the article says the squared distance.
     """
 
     goal: Tensor
@@ -58,12 +59,12 @@ class Plane(NamedTuple):
         return WorldStep({"place": place}, place, -left.square().sum(-1).sqrt(), done)
 
     def picture(self, state: Params) -> np.ndarray:
-        """The square around the origin with the goal in green and the point in black."""
+        """The square around the origin with the goal in green and the point in black, at the edge where it has left."""
         half = max(1.0, 2 * float(self.goal.abs().max()))
         image = Image.new("RGB", (PICTURE, PICTURE), "white")
         draw = ImageDraw.Draw(image)
         for (x, y), colour in ((self.goal.tolist(), "green"), (state["place"][0].tolist(), "black")):
-            across, down = (PICTURE / 2 * (1 + x / half), PICTURE / 2 * (1 - y / half))
+            across, down = (PICTURE / 2 * (1 + min(max(at / half, -1), 1)) for at in (x, -y))
             draw.ellipse((across - DOT, down - DOT, across + DOT, down + DOT), fill=colour)
         return np.asarray(image)
 

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.failures import ConfigError
-from pipeline.core.flat import Layout
+from pipeline.core.flat import Layout, cast
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Purpose, Ticket, init_rng
 from pipeline.core.source import Spec, TaskSource
@@ -65,11 +64,7 @@ class Case(NamedTuple):
         ticket = self.ticket(number, "train" if phase == "train" else "evaluate")
         task = self.source.sample(ticket)
         context = Context(1, phase, task.ways, self.algorithm.draw(ticket.rng("noise"), task, phase))
-        return pytree.tree_map_only(Tensor, _double, (task, context))
-
-
-def _double(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float64) if tensor.is_floating_point() else tensor
+        return cast((task, context), torch.float64)
 
 
 def vector_of(case: Case) -> np.ndarray:

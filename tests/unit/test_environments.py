@@ -141,8 +141,10 @@ def test_the_cheetah_is_rewarded_as_in_the_article():
 def test_both_directions_have_as_many_tasks():
     pytest.importorskip("mujoco", reason="needs the extra control")
     source = source_of("cheetah")
-    wanted = [source.sample(Ticket(1, "evaluate", "test", 0, number)).query.world.wanted for number in range(4)]
-    assert [one.item() for one in wanted] == [1.0, -1.0, 1.0, -1.0]
+    evaluated = [source.sample(Ticket(1, "evaluate", "test", 0, number)) for number in range(4)]
+    of_one_task_a_step = [source.sample(Ticket(1, "train", "train", step, 0)) for step in range(4)]
+    for tasks in (evaluated, of_one_task_a_step):
+        assert [task.query.world.wanted.item() for task in tasks] == [1.0, -1.0, 1.0, -1.0]
 
 
 def test_an_arm_that_knows_its_goal_has_success():
