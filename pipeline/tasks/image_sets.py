@@ -1,6 +1,6 @@
 """Support sets of images that come one after the other, and queries of all their classes at the end.
 
-Antoniou, Patacchiola, Ochal, Storkey: Defining Benchmarks for Continual Few-Shot Learning, arXiv 2004.11967, §4.
+Antoniou, Patacchiola, Ochal, Storkey: Defining Benchmarks for Continual Few-Shot Learning, arXiv 2004.11967.
 """
 
 from __future__ import annotations
