@@ -18,7 +18,7 @@ from pipeline.core.algorithm import Differentiable
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
-from pipeline.core.types import About, Batch, Context, MetaParams, Needs, Score
+from pipeline.core.types import About, Batch, Context, MetaParams, Needs, Score, Sets
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Nearest(Differentiable[Batch, Neighbours]):
 
     Config: ClassVar[type[NearestConfig]] = NearestConfig
     about: ClassVar[About] = About("baseline", "Fix, Hodges 1951")
-    needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots",), head=False)
+    needs: ClassVar[Needs] = Needs(data=(Batch, Sets), targets=("slots",), head=False)
 
     def __init__(self, config: NearestConfig, model: Network, loss: LossFunction) -> None:
         if model.mode != "none":

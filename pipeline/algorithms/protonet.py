@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +22,9 @@ from pipeline.core.bounds import Rate
 from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
-from pipeline.core.types import About, Batch, Context, MetaParams, Params
+from pipeline.core.types import About, Batch, Context, MetaParams, Needs, Params, Phase, Sets, Task
 from pipeline.families.metric import MetricBased, class_means, squared_distances
+from pipeline.nets.normalisation import refuse_all_sets
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,15 @@ class Prototypes(NamedTuple):
 class ProtoNet(MetricBased[Prototypes]):
     """p(class | x) = softmax over classes of -‖f(x) - c‖² / temperature, c = mean f(the class's support) (eq. 1, 2).
 
+    A mean over ``Sets`` is the running mean that is updated with each set: no earlier example is needed for it.
+
     Raises:
-        ConfigError: ``batch: joint`` under a mode that normalises by no batch of queries.
+        ConfigError: ``batch: joint`` under a mode that normalises by no batch of queries; ``Sets`` under a mode that
+            normalises by all support examples at evaluation.
     """
 
     Config: ClassVar[type[ProtoNetConfig]] = ProtoNetConfig
+    needs: ClassVar[Needs] = Needs(data=(Batch, Sets), targets=("slots",), head=False)
     about: ClassVar[About] = About("metric", "Snell, Swersky, Zemel 2017, arXiv 1703.05175")
 
     def __init__(self, config: ProtoNetConfig, model: Network, loss: LossFunction) -> None:
@@ -66,6 +72,11 @@ class ProtoNet(MetricBased[Prototypes]):
                 f"algorithm.batch: joint, but normalisation {model.mode!r} looks at no other queries; use transductive "
                 "or running, or leave algorithm.batch out"
             )
+
+    def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
+        if isinstance(task.support, Sets):
+            refuse_all_sets(self.model.mode, fitting="running")
+        return {}
 
     def adapt(self, theta: MetaParams, support: Batch, context: Context) -> Prototypes:
         z_ND, encoder = self.embed(theta, support, context)
@@ -79,7 +90,7 @@ class ProtoNet(MetricBased[Prototypes]):
     def _outputs(self, adapted: Prototypes, x: Tensor) -> tuple[Tensor, Params]:
         if adapted.support is None:
             return super()._outputs(adapted, x)
-        support_x, y = adapted.support
+        support_x, y = adapted.support.x, adapted.support.y
         z, moments = self.model.observe(adapted.encoder, torch.cat([support_x, x]))
         means_CD = class_means(z[: len(y)], y, len(adapted.means))
         return self.compare(adapted._replace(means=means_CD), z[len(y) :])[0], moments

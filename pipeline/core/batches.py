@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.failures import ConfigError
-from pipeline.core.types import PADDING, Pairs
+from pipeline.core.types import PADDING, Pairs, Sets
 
 
 def batches(rng: np.random.Generator, rows: int, steps: int, batch: int) -> Tensor:
@@ -42,6 +42,11 @@ def in_order(rows: int, batch: int) -> Tensor:
             "example is seen"
         )
     return torch.arange(rows).reshape(-1, batch)
+
+
+def rows_of_sets(support: Sets) -> Tensor:
+    """Row numbers [sets, examples] of each support set, in the order in which the sets come."""
+    return support.number.argsort(stable=True).reshape(int(support.number.max()) + 1, -1)
 
 
 def part_ends(steps: int, parts: int) -> tuple[int, ...]:

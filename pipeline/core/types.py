@@ -90,6 +90,17 @@ class Stream(NamedTuple):
     y: Tensor
 
 
+class Sets(NamedTuple):
+    """Support sets of equal size that come one after the other: shapes as in ``Batch``.
+
+    ``number`` int64 [N] says which set an example is of, from 0. A learner sees no earlier set again.
+    """
+
+    x: Tensor
+    y: Tensor
+    number: Tensor
+
+
 class Points(NamedTuple):
     """A set of points of a function, padded to a fixed size: x [N, *input], y [N, outputs], and ``mask`` [N], which is
     1 for a point and 0 for padding."""

@@ -7,7 +7,7 @@ sequences. Every step is scored. Published is the label alone beside the next ex
 
 A support set is read in random order, each example with its own label at the same step, and no label comes late:
 (x_1; 0, y_1), (x_2; 0, y_2) … Queries are answered from the state after it, (x; 0, 0), each by itself, and nothing is
-written.
+written. Support sets that come one after the other are read so, each of them in random order.
 
 Shapes: T steps, F features, I inputs (one or two examples and a label), Y outputs, A width of an answer.
 """
@@ -15,6 +15,7 @@ Shapes: T steps, F features, I inputs (one or two examples and a label), Y outpu
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, final
 
@@ -23,11 +24,16 @@ import torch
 from torch import Tensor
 
 from pipeline.core.algorithm import Differentiable
+from pipeline.core.batches import rows_of_sets
+from pipeline.core.inner import last
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import HEAD, Network
-from pipeline.core.types import Batch, Context, MetaParams, Needs, Params, Phase, Score, Stream, Task
+from pipeline.core.types import Batch, Context, MetaParams, Needs, Params, Phase, Score, Sets, Stream, Task
 from pipeline.nets.net import fan_in_normal
 from pipeline.nets.normalisation import refuse_batches
+
+Support = Batch | Stream | Sets
+"""What can be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +82,7 @@ class MemoryState(NamedTuple):
     labels: Tensor
 
 
-class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
+class MemoryBased(Differentiable[Support, MemoryState]):
     """The network embeds; a sequence_model of ``config`` reads features and labels; a linear head reads its answers.
 
     ``config`` is a ``ReadingConfig``.
@@ -85,7 +91,7 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
         ConfigError: a normalisation by statistics of examples that were not shown yet.
     """
 
-    needs: ClassVar[Needs] = Needs(data=(Batch, Stream), targets=("slots", "values"), head=True)
+    needs: ClassVar[Needs] = Needs(data=(Batch, Stream, Sets), targets=("slots", "values"), head=True)
 
     def __init__(self, config: Any, model: Network, loss: LossFunction) -> None:
         refuse_batches(model.mode, f"{type(self).__name__} sees one example of a sequence at a time")
@@ -111,25 +117,47 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
         return {"model": body | self.sequence_model.init(rng) | head}
 
     @final
-    def draw(self, rng: np.random.Generator, task: Task[Batch | Stream], phase: Phase) -> Params:
+    def draw(self, rng: np.random.Generator, task: Task[Support], phase: Phase) -> Params:
         rows = len(task.support.x) + len(task.query.x)
         if isinstance(task.support, Stream):
             return self.model.draw(rng, rows, phase)
-        order = torch.from_numpy(rng.permutation(len(task.support.x)))
+        if isinstance(task.support, Sets):
+            order = torch.from_numpy(rng.permuted(rows_of_sets(task.support).numpy(), axis=1))
+        else:
+            order = torch.from_numpy(rng.permutation(len(task.support.x)))
         return {"order": order} | self.model.draw(rng, rows, phase)
 
-    def adapt(self, theta: MetaParams, support: Batch | Stream, context: Context) -> MemoryState:
-        phi, (x, y) = theta["model"] | self.model.masks(context.noise), support
+    def adapt(self, theta: MetaParams, support: Support, context: Context) -> MemoryState:
+        return last(self._states(theta, support, context))
+
+    def trace(self, theta: MetaParams, support: Support, context: Context) -> Iterable[MemoryState]:
+        """Before and after each of ``Sets``; of another support set, after all of it."""
+        states = self._states(theta, support, context)
+        return states if isinstance(support, Sets) else (last(states),)
+
+    def milestones(self, context: Context) -> Sequence[int]:
+        """The ends of support sets that come one after the other."""
+        order = context.noise.get("order", torch.empty(0))
+        return range(1, len(order) + 1) if order.dim() == 2 else ()
+
+    def _states(self, theta: MetaParams, support: Support, context: Context) -> Iterator[MemoryState]:
+        """What is known before the support set, and after each part of it."""
+        phi, x, y = theta["model"] | self.model.masks(context.noise), support.x, support.y
         nothing_shown = phi[f"{HEAD}bias"].new_zeros(self.beside)
         before = MemoryState(phi, self.sequence_model.start(phi), nothing_shown, y[:0])
+        yield before
         if not len(x):
-            return before
+            return
         if isinstance(support, Stream):
-            return self._read(before, x, y)[1]
+            yield self._read(before, x, y)[1]
+            return
         order = context.noise["order"]
-        features = self.model.embed(phi, x[order])
-        inputs = torch.cat([features, self._shown(torch.zeros_like(features), y[order])], -1)
-        return before._replace(state=self._run(before, inputs)[1], labels=y[order])
+        for rows in order.reshape(-1, order.shape[-1]):
+            features = self.model.embed(phi, x[rows])
+            inputs = torch.cat([features, self._shown(torch.zeros_like(features), y[rows])], -1)
+            state = self._run(before, inputs)[1]
+            before = before._replace(state=state, labels=torch.cat([before.labels, y[rows]]))
+            yield before
 
     def predict(self, adapted: MemoryState, x: Tensor) -> Tensor:
         phi, state, shown, _ = adapted
@@ -139,7 +167,7 @@ class MemoryBased(Differentiable[Batch | Stream, MemoryState]):
         )
         return self._read_out(phi, answers)
 
-    def score(self, adapted: MemoryState, query: Batch | Stream, context: Context) -> Score:
+    def score(self, adapted: MemoryState, query: Support, context: Context) -> Score:
         if not isinstance(query, Stream):
             return self.loss(self.predict(adapted, query.x), query.y)
         logits = self._read(adapted, query.x, query.y)[0]

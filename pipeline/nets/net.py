@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.source import Spec
-from pipeline.core.types import Batch, Params, Points, Stream
+from pipeline.core.types import Batch, Params, Points, Sets, Stream
 from pipeline.nets.normalisation import Normaliser
 
 
@@ -21,7 +21,7 @@ class Net(ABC):
     layers are normalised; ``outputs=None`` asks for an embedding without a head."""
 
     Config: ClassVar[type[Any]]
-    takes: ClassVar[tuple[type, ...]] = (Batch, Stream, Points)
+    takes: ClassVar[tuple[type, ...]] = (Batch, Stream, Sets, Points)
     """The types of the sets of examples that it reads."""
     outputs: int | None
     feature_shape: tuple[int, ...]

@@ -34,6 +34,20 @@ def refuse_batches(mode: Mode, why: str) -> None:
         raise ConfigError(f"normalisation: {mode!r} looks at a batch, and {why}; use none, layer or group")
 
 
+def refuse_all_sets(mode: Mode, fitting: Mode) -> None:
+    """Raise ``ConfigError`` for a mode that looks at all support sets at once, which come one after the other.
+
+    Args:
+        mode: the recipe's.
+        fitting: of the modes that look at a batch, the one with which a method sees no set beside another.
+    """
+    if mode in BATCH_MODES - {fitting}:
+        raise ConfigError(
+            f"normalisation: {mode!r} looks at all support sets at once, and they come one after the other; use "
+            f"{fitting}, none, layer or group"
+        )
+
+
 GROUPS = 8
 
 

@@ -16,7 +16,7 @@ from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.flat import cast
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec, TextTasks
-from pipeline.core.types import Context, MetaParams, Points, Task
+from pipeline.core.types import Context, MetaParams, Points, Sets, Task
 from pipeline.serving.agent import Actor
 from pipeline.serving.arrays import numbers
 from pipeline.serving.texts import TextPredictor, text_pairs
@@ -72,9 +72,14 @@ class Learner:
             return actor if support_x is None else actor.adapt(support_x)
         x = self.inputs(support_x, "support_x")
         labels, y = self._targets(support_y, len(x))
-        # As in training, a sequence is read in the given order, each label after its answer.
-        every = (torch.ones(len(x), dtype=self.dtype),) if self.spec.data is Points else ()
-        support = self.spec.data(x, y, *every)
+        # As in training, a sequence is read in the given order, each label after its answer. What is given together is
+        # one of the sets that come one after the other.
+        every: dict[type, Tensor] = {
+            Points: torch.ones(len(x), dtype=self.dtype),
+            Sets: torch.zeros(len(x), dtype=torch.int64),
+        }
+        beside = every.get(self.spec.data)
+        support = self.spec.data(x, y, *(() if beside is None else (beside,)))
         return Predictor(self, self._adapted(support, max(len(labels), 1)), labels)
 
     def _adapted(self, support: Any, ways: int) -> Any:

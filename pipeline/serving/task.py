@@ -8,10 +8,10 @@ from typing import Any
 
 from pipeline.core.actions import Actions
 from pipeline.core.source import HasTexts, Spec, TaskSource, Tokens
-from pipeline.core.types import Batch, Pairs, Points, Simulator, Stream
+from pipeline.core.types import Batch, Pairs, Points, Sets, Simulator, Stream
 
 TASK = "task.json"
-DATA: dict[str, type] = {one.__name__: one for one in (Batch, Stream, Points, Pairs, Simulator)}
+DATA: dict[str, type] = {one.__name__: one for one in (Batch, Stream, Sets, Points, Pairs, Simulator)}
 
 
 def task_file(source: TaskSource[Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from pipeline.tasks.completion import Completion
 from pipeline.tasks.digit_rotations import DigitRotations
 from pipeline.tasks.g2p import G2P
 from pipeline.tasks.gp_curves import GPCurves
+from pipeline.tasks.image_sets import ImageSets
 from pipeline.tasks.images import Images
 from pipeline.tasks.inflection import Inflection
 from pipeline.tasks.mdps import MDPs
@@ -32,6 +33,7 @@ SOURCES: dict[str, type[TaskSource[Any]]] = {
     "sinusoid": Sinusoid,
     "images": Images,
     "sequences": Sequences,
+    "image_sets": ImageSets,
     "quadratics": Quadratics,
     "gp_curves": GPCurves,
     "completion": Completion,

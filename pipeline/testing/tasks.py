@@ -11,7 +11,7 @@ from pipeline.core.actions import Actions
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShape, TaskShapes, TaskSource, Tokens
-from pipeline.core.types import Batch, Pairs, Points, Simulator, Stream, Targets, Task
+from pipeline.core.types import Batch, Pairs, Points, Sets, Simulator, Stream, Targets, Task
 from pipeline.tasks.bandits import Bandits
 from pipeline.tasks.ciphers import Ciphers
 from pipeline.tasks.gp_curves import GPCurves
@@ -25,6 +25,7 @@ SPECS: dict[str, Spec] = {
     "labels": Spec(Batch, (1, 16, 16), 3, "labels", "cross_entropy"),
     "regression": Spec(Batch, (1,), 1, "values", "mean_squared_error"),
     "sequence": Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
+    "sets": Spec(Sets, (1, 16, 16), 4, "slots", "cross_entropy"),
     "density": Spec(Points, (1,), 1, "values", "gaussian"),
     "optimisation": Spec(Batch, (10,), 1, "values", "sum_of_squares"),
     "choices": Spec(Simulator, (1,), 3, "none", "return", actions=Actions(3, discrete=True)),
@@ -38,6 +39,7 @@ class NoisyPictures:
     """Pictures 1×16×16 of noise around a pattern of their class; the patterns are drawn with each task.
 
     With more ``classes`` than a task has ways, training tasks label with the numbers of some of them.
+    Of ``Sets`` there are two, each of half of the classes.
     With ``fixed``, tasks say that their classes are the same in all of them.
     """
 
@@ -60,12 +62,14 @@ class NoisyPictures:
         numbered = self._classes and ticket.purpose == "train"
         labels = rng.choice(self._classes, shape.ways, replace=False) if numbered else np.arange(shape.ways)
 
-        def examples(each: int) -> Any:
+        def examples(each: int, data: type) -> Any:
             y = rng.permutation(shape.ways * each) % shape.ways
             x = torch.from_numpy(patterns[y] + 0.5 * rng.normal(size=(len(y), 1, 16, 16)))
-            return self._data(x.float(), torch.from_numpy(labels[y]))
+            number = (torch.from_numpy(2 * y // shape.ways),) if data is Sets else ()
+            return data(x.float(), torch.from_numpy(labels[y]), *number)
 
-        return Task(ticket.id, examples(shape.shots), examples(shape.queries), shape.ways)
+        asked = Batch if self._data is Sets else self._data
+        return Task(ticket.id, examples(shape.shots, self._data), examples(shape.queries, asked), shape.ways)
 
 
 def small_tasks(name: str) -> TaskSource[Any]:
@@ -83,9 +87,10 @@ def small_tasks(name: str) -> TaskSource[Any]:
     if name == "optimisation":
         return Quadratics(Quadratics.Config(), TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)))
     data, classes = SPECS[name].data, SPECS[name].outputs if name == "classes" else 0
+    ways = 4 if data is Sets else 3
     return NoisyPictures(
         data,
-        TaskShapes(TaskShape(3, 0 if data is Stream else 2, 2), TaskShape(3, 1, 3)),
+        TaskShapes(TaskShape(ways, 0 if data is Stream else 2, 2), TaskShape(ways, 1, 3)),
         classes,
         fixed=name == "labels",
     )

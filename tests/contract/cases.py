@@ -57,6 +57,7 @@ SHAPES: dict[str, TaskShapes] = {
     "density": TaskShapes(TaskShape(1, 6, 5), TaskShape(1, 5, 6)),
     "transduction": TaskShapes(TaskShape(1, 4, 3), TaskShape(1, 3, 4)),
     "sequence": TaskShapes(TaskShape(3, 0, 2), TaskShape(3, 1, 2)),
+    "sets": TaskShapes(TaskShape(4, 2, 2), TaskShape(4, 1, 3)),
     "choices": TaskShapes(TaskShape(1, 2, 2), TaskShape(1, 4, 3)),
     "control": TaskShapes(TaskShape(1, 2, 2), TaskShape(1, 4, 3)),
     "optimisation": TaskShapes(TaskShape(1, 6, 6), TaskShape(1, 5, 5)),
@@ -179,8 +180,9 @@ def leading() -> frozenset[Described]:
 
 
 def _fits(one: Described) -> bool:
+    """Whether it can be built, and draws what a task needs."""
     try:
-        one.build()
+        Case(one.build(), small_tasks(one.kind), one.mode).drawn(0)
     except ConfigError:
         return False
     return True
@@ -213,9 +215,9 @@ def _same_kind(one: Spec, other: Spec) -> bool:
 
 
 def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:
-    # By default sequences are long, and labels are slots.
+    # By default sequences are long, labels are slots, and sets are judged by part.
     special = SPECS[kind].tokens is not None or SPECS[kind].actions is not None
-    if special or kind in ("classes", "labels"):
+    if special or kind in ("classes", "labels", "sets"):
         return small_tasks(kind)
     for name in SOURCES:
         source = make_source(name, images)

@@ -9,7 +9,7 @@ import pytest
 from tests.quiet_runs import run
 from tests.runtime.planted import BuildFallingWorker
 from tests.runtime.standing import BuildManyWorkers, Seats, stand
-from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, WORDS, cheetah, recipe, words
+from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, WORDS, cheetah, recipe, sets, words
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
 
@@ -45,7 +45,7 @@ COUNTS = [
             ("cnp", (1, 2, 3)),
             ("np", (1, 2, 3)),
             ("anp", (1, 2, 3)),
-            *((source, (1, 2, 3)) for source in WORDS),
+            *((source, (1, 2, 3)) for source in (*WORDS, "image_sets")),
             ("metagan_maml", (1, 2, 3)),
             ("maml_rl", (1, 2, 3)),
             ("rl2", (1, 2, 3)),
@@ -53,7 +53,8 @@ COUNTS = [
     ),
     pytest.param("cheetah", (1, 2, 3), marks=[pytest.mark.slow, needs_mujoco]),
 ]
-"""How many workers each algorithm, MAML on each source of pairs, or MAML-RL in MuJoCo is given."""
+"""How many workers each algorithm, MAML on each source of pairs and on support sets in sequence, or MAML-RL in MuJoCo
+is given."""
 
 
 def running(images, steps=STEPS):
@@ -65,6 +66,8 @@ def running(images, steps=STEPS):
 def of(algorithm, images):
     if algorithm in WORDS:
         return words(algorithm, images)
+    if algorithm == "image_sets":
+        return sets(images)
     if algorithm == "cheetah":
         return cheetah()
     return running(images) if algorithm == "protonet" else recipe(algorithm, images)
@@ -76,7 +79,7 @@ def three(ray_local, small_images):
     from pipeline.runtime.cluster import Workers
     from pipeline.runtime.transport import RayTransport
 
-    tiny = [of(name, small_images) for name in (*UNLIKE, *WORDS, *INSTALLED)]
+    tiny = [of(name, small_images) for name in (*UNLIKE, *WORDS, "image_sets", *INSTALLED)]
     build = BuildManyWorkers(tuple(one.model_dump_json() for one in tiny))
     transport = stand(RayTransport(build, Workers(3, 0.0), "local"))
     yield transport

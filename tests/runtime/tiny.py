@@ -71,6 +71,18 @@ def words(source: str, images: Path, algorithm: str = "maml") -> Recipe:
     )
 
 
+def sets(images: Path, algorithm: str = "maml", **changes: Any) -> Recipe:
+    """``recipe`` for two support sets that come one after the other."""
+    shape = {"ways": 4, "shots": 1, "queries": 2}
+    fitting = {
+        "source": {"name": "image_sets", "path": str(images)},
+        "task": {"train": shape, "eval": shape},
+        "normalisation": {"maml": "transductive", "protonet": "running"}.get(algorithm, "none"),
+        "seed": 300,
+    }
+    return recipe(algorithm, images, **fitting | changes)
+
+
 def cheetah() -> Recipe:
     """``recipe`` for an agent in an environment that MuJoCo simulates."""
     shape = {"shots": 4, "queries": 2}

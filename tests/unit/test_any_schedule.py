@@ -11,7 +11,7 @@ import pytest
 from pipeline.algorithms import ALGORITHMS
 from pipeline.build import BuildWorker
 from tests import quiet_runs
-from tests.runtime.tiny import CHUNK, STEPS, TASKS, recipe, words
+from tests.runtime.tiny import CHUNK, STEPS, TASKS, recipe, sets, words
 from tests.unit.virtual import CALM, EVERYTHING, STRAYS, VirtualExecutor
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -40,11 +40,16 @@ RARELY = {name for names in ALIKE.values() for name in names}
 )
 @pytest.mark.parametrize(
     "algorithm",
-    [*(pytest.param(name, marks=pytest.mark.slow) if name in RARELY else name for name in ALGORITHMS), "g2p"],
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) if name in RARELY else name for name in ALGORITHMS),
+        "g2p",
+        "image_sets",
+    ],
 )
 def test_theta_is_the_same_bits_whatever_happens_to_how_many_workers(algorithm, schedule, small_images, tmp_path):
-    """What happens in the other two schedules happens in ``everything`` too; ``g2p`` is MAML on pairs of sequences."""
-    tiny = words("g2p", small_images) if algorithm == "g2p" else recipe(algorithm, small_images)
+    """What happens in the other two schedules happens in ``everything`` too; two are MAML on tasks of other sources."""
+    others = {"g2p": lambda: words("g2p", small_images), "image_sets": lambda: sets(small_images)}
+    tiny = others[algorithm]() if algorithm in others else recipe(algorithm, small_images)
     text = tiny.model_dump_json()
     assert max(workers for workers, _ in SCHEDULES.values()) <= TASKS // CHUNK, "each worker should have a chunk"
     serial = quiet_runs.run(tiny, tmp_path / "serial", 0)

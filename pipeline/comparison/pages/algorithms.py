@@ -16,7 +16,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import init_rng
 from pipeline.core.source import Spec, Tokens
-from pipeline.core.types import Batch, Family, Needs, Pairs, Points, Simulator, Stream
+from pipeline.core.types import Batch, Family, Needs, Pairs, Points, Sets, Simulator, Stream
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.normalisation import MODES
@@ -41,6 +41,7 @@ _SPECS = (
     Spec(Batch, (4,), 1, "values", "mean_squared_error"),
     Spec(Points, (1,), 1, "values", "gaussian"),
     Spec(Stream, (1, 16, 16), 3, "slots", "cross_entropy"),
+    Spec(Sets, (1, 16, 16), 3, "slots", "cross_entropy"),
     Spec(Simulator, (1,), 3, "none", "return", actions=Actions(3, discrete=True)),
     Spec(Pairs, (3,), 7, "tokens", "tokens", integers=True, tokens=Tokens(7, 4)),
 )
