@@ -17,7 +17,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from pipeline.core.algorithm import backprop
-from pipeline.core.bounds import Rate, Width
+from pipeline.core.bounds import MAX_COUNT, Rate, Width
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import HEAD, Network
 from pipeline.core.types import About, Context, Episodes, MetaParams, Params, Score, Simulator, Task
@@ -42,6 +42,7 @@ class RL2Config:
         trace: Lambda of the generalised advantage estimates.
         value_weight: Weight of the critic's squared error.
         entropy_weight: Weight of the policy's entropy, which keeps it from settling early.
+        entropy_steps: Outer steps in which that weight falls to 0 along a line, as Wang et al. let it; 0 keeps it.
         reward_scale: Factor of rewards in what is learned: the critic's targets should be of the size of 1.
     """
 
@@ -51,6 +52,7 @@ class RL2Config:
     trace: Share = 0.95
     value_weight: Weight = 0.5
     entropy_weight: Weight = 0.01
+    entropy_steps: Annotated[int, Ge(0), Le(MAX_COUNT)] = 0
     reward_scale: Rate = 1.0
 
 
@@ -175,7 +177,9 @@ class RL2(PolicyBased[Memory]):
         last = self._play(
             _for_episodes(memory, task.query.rows), task.query, partial(self._sampled, context.noise[QUERY])
         )
-        losses, counts = zip(*(self._losses(*part) for part in self._with_advantages([*parts, last])), strict=True)
+        entropy = self._entropy_weight(context.step)
+        judged = [self._losses(*part, entropy) for part in self._with_advantages([*parts, last])]
+        losses, counts = zip(*judged, strict=True)
         taken = torch.stack(counts).sum()
         score = self.loss(last.episodes.rewards, last.episodes.alive)
         steps = torch.stack([played.episodes.alive.sum() for played in (*parts, last)]).sum()
@@ -198,12 +202,19 @@ class RL2(PolicyBased[Memory]):
             for part, piece in zip(parts, pieces, strict=True)
         ]
 
-    def _losses(self, played: Played, advantages: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss summed over the steps of an episode, a mean over episodes, and how many steps these are."""
+    def _entropy_weight(self, step: int) -> float:
+        gone = (step - 1) / self.config.entropy_steps if self.config.entropy_steps else 0.0
+        return self.config.entropy_weight * max(0.0, 1 - gone)
+
+    def _losses(self, played: Played, advantages: Tensor, entropy: float) -> tuple[Tensor, Tensor]:
+        """The loss summed over the steps of an episode, a mean over episodes, and how many steps these are.
+
+        ``entropy`` is the weight of the policy's entropy.
+        """
         episodes, config = played.episodes, self.config
         actor = -self.distribution.log_prob(played.outputs, episodes.actions) * advantages
         critic = (played.values - (advantages + played.values.detach())).square()
-        loss = actor + config.value_weight * critic - config.entropy_weight * self.distribution.entropy(played.outputs)
+        loss = actor + config.value_weight * critic - entropy * self.distribution.entropy(played.outputs)
         return (loss * episodes.alive).sum(1).mean(), episodes.alive.sum(1).mean()
 
     def _episodes(self, memory: Memory, simulator: Simulator, noise: Tensor) -> Iterator[Played]:
