@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -209,6 +210,23 @@ def test_what_earlier_episodes_of_a_trial_gave_decides_later_actions(kind, kept,
         query = task.query._replace(episodes={"luck": torch.full((1, 1), 0.5, dtype=torch.float64)})
         answers.append(worker.algorithm._play(memory, query, lambda t, outputs: outputs.argmax(-1)).outputs)
     assert torch.equal(*answers) != kept
+
+
+def test_the_weight_of_entropy_falls_along_a_line(small_images):
+    """A weight of 0.2 that falls to 0 in four outer steps is 0.2, 0.15, 0.1, 0.05, and 0 from then on."""
+    worker, theta = bandit_worker(RL2, small_images, 2, 1)
+    task = worker.source.sample(Ticket(1, "train", "train", 1, 0))
+    noise = worker.algorithm.draw(np.random.default_rng(0), task, "train")
+    start = worker.layout.unpack(theta)
+
+    def loss(step: int, **settings: float) -> float:
+        config = replace(worker.algorithm.config, **settings)
+        agent = RL2(config, worker.algorithm.model, worker.algorithm.loss)
+        return float(agent.objective(start, task, Context(step, "train", 1, noise)).loss)
+
+    falling = [loss(step, entropy_weight=0.2, entropy_steps=4) for step in (1, 2, 3, 4, 5, 9)]
+    assert falling == pytest.approx([loss(1, entropy_weight=weight) for weight in (0.2, 0.15, 0.1, 0.05, 0, 0)], 1e-12)
+    assert loss(9, entropy_weight=0.2) == loss(1, entropy_weight=0.2) != loss(1, entropy_weight=0.0)
 
 
 class Ending(NamedTuple):
