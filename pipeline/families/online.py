@@ -39,8 +39,8 @@ class OnlineConfig:
         inner_lr: Rate of a step in training.
         eval_inner_lr: Rate of a step at evaluation and in serving; ``null`` takes that of training.
         inner_batch: Consecutive examples of a step, a divisor of the stream's length.
-        eval_shuffles: Passes over the shuffled examples at evaluation, in place of the stream: what a method would
-            reach if nothing came in an order. 0 is the stream.
+        eval_shuffles: Passes over the shuffled examples at evaluation and in serving, in place of the stream: what a
+            method would reach if nothing came in an order. 0 is the stream.
     """
 
     inner_lr: Rate = 0.03
