@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 def cast(tree: T, dtype: torch.dtype) -> T:
     """A tree of tensors with those of a floating type in ``dtype``."""
-    cast: T = pytree.tree_map_only(Tensor, lambda one: one.to(dtype) if one.is_floating_point() else one, tree)
-    return cast
+    changed: T = pytree.tree_map_only(Tensor, lambda one: one.to(dtype) if one.is_floating_point() else one, tree)
+    return changed
 
 
 class Leaf(NamedTuple):

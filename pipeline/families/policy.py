@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.core.agent import Agent
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
-from pipeline.core.types import A, Context, Episodes, Needs, Params, Phase, Score, Simulator, Task
+from pipeline.core.types import A, Context, Needs, Params, Phase, Score, Simulator, Task
 from pipeline.core.world import outcome
 from pipeline.nets.normalisation import refuse_batches
 
@@ -44,11 +44,7 @@ class PolicyBased(Agent[A]):
     def score(self, adapted: A, query: Simulator, context: Context) -> Score:
         """The return of the query episodes; what the world tells of them beside is for the source's ``judge``."""
         episodes, state = self.act_in(adapted, query, context.noise[QUERY])
-        return self.judged(episodes, outcome(query.world, state))
-
-    def judged(self, episodes: Episodes, told: Params) -> Score:
-        """The score of episodes: their mean return, and means of what their world tells."""
-        score = self.loss(episodes.rewards, episodes.alive)
+        score, told = self.loss(episodes.rewards, episodes.alive), outcome(query.world, state)
         means = {name: fact.to(score.loss.dtype).mean() for name, fact in told.items()}
         return score._replace(answers={"return": score.metrics["return"]} | means)
 

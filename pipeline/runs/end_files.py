@@ -34,7 +34,7 @@ def end_files(
     try:
         films = _films(recipe, components, vector)
     except Exception as error:  # noqa: BLE001  (whatever a user's world raises here, the run itself is good)
-        note(f"no GIF of an episode: {type(error).__name__}: {error}")
+        note(f"no GIF of an episode: {type(error).__name__}: {error}".splitlines()[0])
         films = {}
     return {"summary.json": text.encode()} | films
 

@@ -81,7 +81,7 @@ class Actor:
     def _episodes(self, episodes: abc.Sequence[Any]) -> Episodes:
         """Episodes of any lengths, padded to the longest."""
         if not isinstance(episodes, abc.Sequence) or isinstance(episodes, str):
-            raise DataError(f"episodes: {episodes!r}, expected a list of (observations, actions, rewards)")
+            raise DataError(f"episodes: {type(episodes).__name__}, expected a list of (observations, actions, rewards)")
         read = [self._episode(one, number) for number, one in enumerate(episodes)]
         if not read:
             raise DataError("episodes: none; give one or more, or leave them out for the agent before any experience")

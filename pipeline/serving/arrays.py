@@ -11,18 +11,10 @@ from torch import Tensor
 from pipeline.core.failures import DataError
 
 
-def on_cpu(values: Any) -> Any:
-    """A tensor as numpy takes it: without its gradient, on the CPU, and of a dtype that numpy has."""
-    if not isinstance(values, Tensor):
-        return values
-    values = values.detach().cpu()
-    return values.float() if values.dtype == torch.bfloat16 else values
-
-
 def numbers(values: Any, name: str, expected: str) -> np.ndarray:
     """Finite numbers of any shape but (). Raises ``DataError``, which ends in ``expected``."""
     try:
-        array = np.asarray(on_cpu(values))
+        array = np.asarray(_on_cpu(values))
     except ValueError as error:
         raise DataError(f"{name}: rows of unequal shape ({error}); {expected}") from error
     if values is None or array.shape == ():
@@ -38,3 +30,11 @@ def shaped(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if array.shape != shape:
         raise DataError(f"{name}: shape {array.shape}, expected {shape}")
     return array.astype(np.float64)
+
+
+def _on_cpu(values: Any) -> Any:
+    """A tensor as numpy takes it: without its gradient, on the CPU, and of a dtype that numpy has."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach().cpu()
+    return values.float() if values.dtype == torch.bfloat16 else values

@@ -74,12 +74,11 @@ class Learner:
         labels, y = self._targets(support_y, len(x))
         # As in training, a sequence is read in the given order, each label after its answer. What is given together is
         # one of the sets that come one after the other.
-        every: dict[type, Tensor] = {
-            Points: torch.ones(len(x), dtype=self.dtype),
-            Sets: torch.zeros(len(x), dtype=torch.int64),
+        every: dict[type, tuple[Tensor, ...]] = {
+            Points: (torch.ones(len(x), dtype=self.dtype),),
+            Sets: (torch.zeros(len(x), dtype=torch.int64),),
         }
-        beside = every.get(self.spec.data)
-        support = self.spec.data(x, y, *(() if beside is None else (beside,)))
+        support = self.spec.data(x, y, *every.get(self.spec.data, ()))
         return Predictor(self, self._adapted(support, max(len(labels), 1)), labels)
 
     def _adapted(self, support: Any, ways: int) -> Any:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.build import BuildWorker, build_components
 from pipeline.config import Recipe, load
+from pipeline.core.flat import cast
 from pipeline.core.seeding import Ticket
 from pipeline.engine.chunks import chunks_of
 from pipeline.engine.loop import ProgressListener
@@ -55,20 +56,10 @@ def _by_hand(recipe: Recipe) -> float:
         tickets = [Ticket(0, "train", "train", number, i) for i in range(recipe.tasks_per_step)]
         tasks = [source.sample(ticket) for ticket in tickets]
         # The sources give float64 regressions; the weights are float32, as a recipe's are.
-        tasks = [
-            task._replace(
-                support=type(task.support)(*map(_single, task.support)),
-                query=type(task.query)(*map(_single, task.query)),
-            )
-            for task in tasks
-        ]
+        tasks = [cast(task, torch.float32) for task in tasks]
         by_hand.outer_gradient(weights, forward, loss, tasks, recipe.algorithm.inner_lr)
 
     return _rate(step, recipe)
-
-
-def _single(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _worker(recipe: Recipe) -> float:

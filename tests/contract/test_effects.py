@@ -15,6 +15,7 @@ import torch
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.effects import NotWith, OnlyWith, idle
+from pipeline.core.flat import cast
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
@@ -145,7 +146,7 @@ def computed(algorithm: str, config: Any, images: str) -> str:
             ticket = Ticket(1, "train" if phase == "train" else "evaluate", "train", 1, number)
             task = source.sample(ticket)
             context = Context(1 + number, phase, task.ways, method.draw(ticket.rng("noise"), task, phase))
-            theta, task, context = torch.utils._pytree.tree_map_only(torch.Tensor, as_double, (theta, task, context))
+            theta, task, context = cast((theta, task, context), torch.float64)
             if phase == "train":
                 gradient, score = method.learn(theta, task, context)
                 theta = theta | (method.fold(theta, [score.records]) if method.state_groups else {})
@@ -157,10 +158,6 @@ def computed(algorithm: str, config: Any, images: str) -> str:
             for tensor in tensors(seen):
                 digest.update(tensor.detach().numpy().tobytes())
     return digest.hexdigest()
-
-
-def as_double(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.id)

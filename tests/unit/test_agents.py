@@ -118,7 +118,7 @@ GOOD = ([[0.0, 0.0]], [[0.1, 0.1]], [-1.0])
         ([GOOD, ([[0.0]], [[0.1, 0.1]], [-1.0])], r"episodes\[1\] observations: shape \(1, 1\), expected \(1, 2\)"),
         ([([[0.0, 0.0]], [3], [-1.0])], r"episodes\[0\] actions: shape \(1,\), expected \(1, 2\)"),
         ([([[0.0, np.nan]], [[0.1, 0.1]], [-1.0])], r"episodes\[0\] observations: expected finite numbers, found"),
-        (5, r"episodes: 5, expected a list of"),
+        (np.zeros((2, 3)), r"^episodes: ndarray, expected a list of \(observations, actions, rewards\)$"),
         ([([], [], [])], r"episodes\[0\]: no rewards"),
     ],
 )

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pipeline import config
 from pipeline.algorithms import ALGORITHMS
@@ -17,6 +15,7 @@ from pipeline.build import build_components
 from pipeline.core import plugins
 from pipeline.core.agent import Agent
 from pipeline.core.failures import ConfigError
+from pipeline.core.flat import cast
 from pipeline.core.network import DROPOUT, Adapted
 from pipeline.core.seeding import Ticket
 from pipeline.core.types import Context, Points
@@ -77,9 +76,7 @@ def test_an_algorithm_draws_masks_or_is_refused(algorithm, small_images):
     ticket = Ticket(0, "train", "train", 1, 0)
     task = source.sample(ticket)
     noise = trained.draw(ticket.rng("noise"), task, "train")
-    task, noise = pytree.tree_map_only(
-        Tensor, lambda leaf: leaf.to(theta.dtype) if leaf.is_floating_point() else leaf, (task, noise)
-    )
+    task, noise = cast((task, noise), theta.dtype)
     masks = {name: leaf for name, leaf in noise.items() if name.startswith(DROPOUT)}
     assert set(masks) == {f"{DROPOUT}3"}
     assert not any(name.startswith(DROPOUT) for name in trained.draw(ticket.rng("noise"), task, "evaluate"))

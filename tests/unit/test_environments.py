@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.core.failures import ConfigError
+from pipeline.core.flat import cast
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import Episodes
@@ -169,11 +170,8 @@ def test_an_arm_that_knows_its_goal_has_success():
 
 
 def test_episodes_have_the_type_of_the_worlds_parameters(name):
-    def single(tensor):
-        return tensor.float() if tensor.is_floating_point() else tensor
-
     query = source_of(name).sample(Ticket(1, "train", "train", 1, 0)).query
-    episodes, state = acted(torch.utils._pytree.tree_map_only(torch.Tensor, single, query))
+    episodes, state = acted(cast(query, torch.float32))
     assert {one.dtype for one in (episodes.observations, episodes.rewards, state["over"])} == {torch.float32}
 
 

@@ -8,11 +8,11 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import torch
-from torch.utils import _pytree as pytree
 
 from pipeline import config
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.failures import ConfigError
+from pipeline.core.flat import cast
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import init_rng
 from pipeline.core.types import Batch, Context, Task
@@ -39,11 +39,7 @@ def made(base, mode="none", prefix="metagan_", **changes):
     outputs = WAYS if kind.needs.head else None
     net = MLP(MLP.Config((7,), activation="tanh"), SHAPE, outputs, normalised=mode != "none")
     algorithm = kind(kind.Config(**changes), NormalisedNet(net, mode, SHAPE), LOSSES["cross_entropy"].function)
-    return algorithm, double(algorithm.init(init_rng(3)))
-
-
-def double(tree):
-    return pytree.tree_map_only(torch.Tensor, lambda leaf: leaf.double() if leaf.is_floating_point() else leaf, tree)
+    return algorithm, cast(algorithm.init(init_rng(3)), torch.float64)
 
 
 def batch(each, seed):
@@ -334,7 +330,7 @@ def test_a_setting_of_the_generator_is_refused_beside_noise(small_images):
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 21, 10), (5,), (4, 3)])
 def test_a_generator_fits_any_input_and_has_second_derivatives_under_vmap(shape):
     generator = Generator(shape, 3, 16)
-    params = double(generator.init(np.random.default_rng(0)))
+    params = cast(generator.init(np.random.default_rng(0)), torch.float64)
     z, x = (torch.from_numpy(np.random.default_rng(1).normal(size=(2, 4, *of))) for of in ((3,), shape))
     fakes = generator(params, z[0], x[0])
     assert fakes.shape == (4, *shape)

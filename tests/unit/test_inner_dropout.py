@@ -9,6 +9,7 @@ import torch
 from pipeline import config
 from pipeline.build import build_components, build_worker
 from pipeline.core.failures import ConfigError
+from pipeline.core.flat import cast
 from pipeline.core.network import DROPOUT, INNER
 from pipeline.core.seeding import Ticket
 from pipeline.engine.interfaces import Chunk
@@ -29,8 +30,7 @@ def case(name):
     algorithm, theta = made(name, net=net_of(eval_dropout=0.4), **SETTINGS[name])
     task = task_of()
     drawn = context(algorithm, task, "evaluate")
-    noise = {leaf: value.double() if value.is_floating_point() else value for leaf, value in drawn.noise.items()}
-    return algorithm, theta, task, drawn._replace(noise=noise)
+    return algorithm, theta, task, drawn._replace(noise=cast(drawn.noise, torch.float64))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
