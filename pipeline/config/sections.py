@@ -159,6 +159,7 @@ class Tracking(Section):
         uri: Where MLflow is; a relative sqlite path is made absolute before anything starts.
         experiment: The experiment's name.
         log_every: Outer steps between two points of a curve.
+        report: Whether the run's end is logged as pictures, a description and a model that adapts, beside its numbers.
         parent: The id of the MLflow run that this one is shown under, if any.
     """
 
@@ -167,6 +168,7 @@ class Tracking(Section):
         "MLFLOW_EXPERIMENT_NAME", WITHOUT_ENVIRONMENT["experiment"]
     )
     log_every: OuterSteps = 20
+    report: bool = True
     parent: str = ""
 
 
