@@ -16,8 +16,11 @@ from annotated_types import Ge, Le
 from pipeline.core.batches import in_order, part_ends, reservoir
 from pipeline.core.bounds import MAX_COUNT, Count, Rate
 from pipeline.core.effects import NotWith
+from pipeline.core.losses import LossFunction
+from pipeline.core.network import Network
 from pipeline.core.types import Batch, Context, MayChange, Needs, Params, Phase, Task
 from pipeline.families.gradient import BATCHES, GradientBased, Nothing
+from pipeline.nets.normalisation import refuse_batches
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,20 @@ class Replayed(GradientBased):
     """Theta stays what ``init`` drew from the run's seed, and a run of one step is enough.
 
     A stream has as many equal parts as a task has ways.
+
+    Raises:
+        ConfigError: a normalisation that looks at a batch: early in a stream the memory repeats the step's own
+            examples, whose batch has no variance.
     """
 
     meta_gradient = Nothing()
     frozen_groups = frozenset({"model"})
     drops_in_steps = True
     needs: ClassVar[Needs] = Needs(data=(Batch,), targets=("slots", "labels", "values"), head=True)
+
+    def __init__(self, config: ReplayConfig, model: Network, loss: LossFunction) -> None:
+        refuse_batches(model.mode, f"{type(self).__name__} learns a stream")
+        super().__init__(config, model, loss)
 
     def extra_noise(self, rng: np.random.Generator, task: Task[Batch], phase: Phase) -> Params:
         """The rows of each step: those of the stream, then those of the memory.

@@ -29,10 +29,14 @@ ONCE = {
 }
 """What a check here looks at is the algorithm's own: no network and no mode has a part in it, and few variants have.
 Its variants are tried by ``make test-all``."""
-ONCE_A_VARIANT = {checks.check_every_leaf_gets_gradient, checks.check_vectorised_score_equals_the_loop}
+ONCE_A_VARIANT = {
+    checks.check_every_leaf_gets_gradient,
+    checks.check_finite_differences,
+    checks.check_vectorised_score_equals_the_loop,
+}
 """What a check here looks at may be another thing in a variant, but networks and modes have their part in it by
-themselves: ``test_nets`` takes each network under each mode, vectorised and to all of its leaves. ``make test-all``
-tries them together."""
+themselves: ``test_nets`` takes each network under each mode, vectorised, to all of its leaves and to second
+derivatives. ``make test-all`` tries them together."""
 
 
 def contract() -> list[Any]:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.ray
 
 STEPS = 20
 WAIT_S = 180.0
-ON_RAY = ("--executor", "ray", "--workers", "2")
+ON_RAY = ("--executor", "ray", "--workers", "1")
 SERIAL = ("--executor", "serial")
 
 PARTS = """
@@ -147,7 +147,7 @@ def trained_alone(lab: Path) -> str:
 
 
 def stop_after_a_step(folder: Path) -> None:
-    """Train on two Ray workers, and ask the process to end when it prints its first step."""
+    """Train on a Ray worker, and ask the process to end when it prints its first step."""
     out = folder / "out"
     command = [sys.executable, "-m", "jobs.train", "mine.yaml", "--import", "my_parts", *ON_RAY, "--output", "run"]
     with out.open("w") as file:
@@ -168,7 +168,7 @@ def stop_after_a_step(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, migrated_mlflow) -> Path:
-    """A folder with the plug-in, and a run of it on two Ray workers that was stopped."""
+    """A folder with the plug-in, and a run of it on a Ray worker that was stopped."""
     folder = tmp_path_factory.mktemp("my_lab")
     write_parts(folder, migrated_mlflow)
     stop_after_a_step(folder)

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.core.batches import in_order, reservoir
+from pipeline.core.failures import ConfigError
 from pipeline.core.losses import mean_squared_error
 from pipeline.core.types import Batch, Context, Task
 from pipeline.engine.trace import scored_points
@@ -29,10 +30,10 @@ class Made(NamedTuple):
     context: Context
 
 
-def made(name, **changes):
+def made(name, mode="none", **changes):
     kind = ALGORITHMS[name]
     net = Linear(Linear.Config(), (INPUTS,), 1, normalised=False)
-    algorithm = kind(kind.Config(**changes), NormalisedNet(net, "none", (INPUTS,)), mean_squared_error)
+    algorithm = kind(kind.Config(**changes), NormalisedNet(net, mode, (INPUTS,)), mean_squared_error)
     rng = np.random.default_rng(5)
     theta = {"model": {WEIGHT: torch.from_numpy(rng.normal(size=(1, INPUTS)))}}
     support = Batch(torch.from_numpy(rng.normal(size=(ROWS, INPUTS))), torch.from_numpy(rng.normal(size=(ROWS, 1))))
@@ -109,3 +110,10 @@ def test_la_maml_is_not_what_it_is_often_mistaken_for(wrong):
     case = made("lamaml", **LOOK, clip=1e6)
     found = case.algorithm.last(case.theta, case.support, case.context)[WEIGHT]
     assert (found - look_ahead(case, wrong)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["replay", "lamaml"])
+def test_a_normalisation_that_looks_at_a_batch_is_refused(name):
+    """The first batch repeats one example: less its mean it is rounding, whose sign decides what ReLU lets through."""
+    with pytest.raises(ConfigError, match="normalisation: 'transductive' looks at a batch, and .* learns a stream"):
+        made(name, mode="transductive")

@@ -56,7 +56,11 @@ def start_and_be_killed(uri, number, when):
 
 @pytest.mark.parametrize(
     ("number", "when"),
-    [pytest.param(5, "statement", marks=pytest.mark.slow), (200, "statement"), (0, "rename")],
+    [
+        pytest.param(5, "statement", marks=pytest.mark.slow),
+        pytest.param(200, "statement", marks=pytest.mark.slow),
+        (0, "rename"),
+    ],
 )
 def test_a_first_start_that_is_killed_while_the_tables_are_created(tmp_path, number, when):
     path = tmp_path / "my [runs]" / "mlflow.db"
