@@ -68,6 +68,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
     """
     if in_ray_job():
         refuse_relative(options.output, recipe)
+    _require_gpu(recipe, options)
     recipe = absolute(recipe)
     folder = output_folder(recipe.name, options.output, resume=options.resume)
     _look_for_tracker(recipe, storage_at(folder), listener)
@@ -108,6 +109,15 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
         except BaseException as error:
             end_early(executor, error, recipe, storage_at(folder))
             raise
+
+
+def _require_gpu(recipe: Recipe, options: RunOptions) -> None:
+    """Raises ``ConfigError`` where a GPU is asked for and this process, which does the work, sees none."""
+    if options.executor == "serial" and recipe.workers.gpus and not torch.cuda.is_available():
+        raise ConfigError(
+            f"workers.gpus: {recipe.workers.gpus:g} with --executor serial, and this process sees no GPU; use "
+            "workers.gpus=0, or --executor ray on nodes that have GPUs"
+        )
 
 
 def _tell_of_idle_workers(recipe: Recipe, options: RunOptions, listener: ProgressListener) -> None:

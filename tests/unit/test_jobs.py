@@ -115,6 +115,12 @@ def test_a_mistake_ends_in_one_line_and_nothing_is_written(here, tmp_path, argum
     assert list((tmp_path / "cwd").iterdir()) == []
 
 
+def test_a_gpu_that_this_process_lacks_is_refused(here, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    says_one_line(here("train", "workers.gpus=0.5", "--executor", "serial"), 2, "workers.gpus: 0.5", "sees no GPU")
+    assert list((tmp_path / "cwd").iterdir()) == []
+
+
 def test_two_mistakes_are_told_together(here):
     ended = here("train", "stepss=5", "seed=-1")
     assert ended.code == 2
