@@ -6,6 +6,7 @@ The checks read source text with ``ast``: nothing has to be importable, and an i
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -239,7 +240,13 @@ CHECKS: dict[Check, tuple[str, ...]] = {
 
 
 def read(*tops: str, suffix: str = ".py") -> list[Source]:
-    paths = sorted(path for top in tops for path in (ROOT / top).rglob(f"*{suffix}"))
+    return [source for top in tops for source in _read(top, suffix)]
+
+
+@functools.cache
+def _read(top: str, suffix: str) -> list[Source]:
+    """Each file once, since the checks share its parsed tree."""
+    paths = sorted((ROOT / top).rglob(f"*{suffix}"))
     return [Source(path.relative_to(ROOT).as_posix(), path.read_text("utf-8")) for path in paths]
 
 
