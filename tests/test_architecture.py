@@ -63,6 +63,10 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/runtime/": Rule((CORE, ENGINE, RUNTIME), (*ARRAYS, "ray")),
     "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow", "matplotlib"), ("alembic",)),
     "pipeline/serving/": Rule((CORE, ENGINE, SERVING), (*ARRAYS, "safetensors")),
+    "pipeline/serving/http/": Rule(
+        (CORE, ENGINE, SERVING, "pipeline.tasks.ingest.pictures"),
+        (*ARRAYS, "PIL", "pydantic_core", "starlette", "prometheus_client"),
+    ),
     "pipeline/recipes/": Rule((CORE,), ("yaml",)),
     "pipeline/testing/": Rule((CORE, NETS, TASKS, ENGINE, TESTING), ARRAYS, ("pytest",)),
     "pipeline/config/": Rule(
