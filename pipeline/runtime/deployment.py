@@ -118,7 +118,7 @@ def deployed(build_app: BuildApp, build_host: BuildHost, site: Site) -> Iterator
             http_options={"host": site.host, "port": port, "request_timeout_s": site.timeout_s},
             logging_config=QUIET,
         )
-        serve.run(_application(build_app, build_host, site.replicas), name=APP, logging_config=QUIET)
+        serve.run(application(build_app, build_host, site.replicas), name=APP, logging_config=QUIET)
         yield f"http://{site.host}:{port}"
     except RuntimeError as failed:
         raise ClusterError(f"Ray Serve could not start the model: {' '.join(str(failed).split())[:300]}") from failed
@@ -133,7 +133,8 @@ def deployed(build_app: BuildApp, build_host: BuildHost, site: Site) -> Iterator
 QUIET: dict[str, Any] = {"log_level": "ERROR", "enable_access_log": False}
 
 
-def _application(build_app: BuildApp, build_host: BuildHost, replicas: int) -> Any:
+def application(build_app: BuildApp, build_host: BuildHost, replicas: int) -> Any:
+    """The application of Ray Serve: one replica holds the app and the model, more stand behind it."""
     options = {"max_ongoing_requests": QUEUE, "graceful_shutdown_timeout_s": 2.0, "graceful_shutdown_wait_loop_s": 0.1}
     front = serve.deployment(
         Front, name="front", **options, max_queued_requests=QUEUE, ray_actor_options={"num_cpus": 1}

@@ -327,6 +327,8 @@ def test_sessions_of_several_hosts_are_found_where_they_are(run_of):
         for one, found in zip(bodies, told, strict=True):
             np.testing.assert_allclose(found, expected(learner, *one), rtol=1e-6, atol=1e-6)
         assert metrics(client)["metafleet_sessions", ""] == 6
+        alone = [client.post("/adapt", json=bodies[0][0]).json()["session"] for _ in range(3)]
+    assert {one.partition(".")[0] for one in alone} == {"0", "1", "2"}
 
 
 def test_what_a_session_is_said_to_hold_leaves_theta_out(run_of):

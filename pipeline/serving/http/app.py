@@ -68,7 +68,7 @@ class Desk:
 
     def __init__(self, hosts: Sequence[Call], limits: Limits, metrics: Metrics) -> None:
         self.hosts, self.limits, self.metrics = hosts, limits, metrics
-        self._open = [0] * len(hosts)
+        self._under_way, self._given = [0] * len(hosts), [0] * len(hosts)
 
     async def health(self, request: Request) -> Response:
         """Whether all hosts have loaded the model."""
@@ -87,14 +87,15 @@ class Desk:
         return _response(await self.hosts[0]("model"))
 
     async def adapt(self, request: Request) -> Response:
-        """A new session, at the host with the fewest adaptations under way."""
+        """A new session, at the host with the fewest adaptations under way, or else in all."""
         body = await self._body(request)
-        number = self._open.index(min(self._open))
-        self._open[number] += 1
+        number = min(range(len(self.hosts)), key=lambda one: (self._under_way[one], self._given[one]))
+        self._under_way[number] += 1
+        self._given[number] += 1
         try:
             answer = await self.hosts[number]("adapt", request.scope["user"], body)
         finally:
-            self._open[number] -= 1
+            self._under_way[number] -= 1
         if answer.status == 200:
             self.metrics.adapted(answer.seconds)
             answer.body["session"] = f"{number}.{answer.body['session']}"
