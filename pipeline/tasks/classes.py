@@ -50,6 +50,7 @@ class Classes:
         self._fitting: set[tuple[Split, TaskShape, Rotations]] = set()
         self.splits: tuple[Split, ...] = tuple(self._classes)
         self.fingerprint = f"{self._file.content}/{split_set}"
+        self.preparation = self._file.preparation
         height, width, *colours = self._file.images.shape[1:]
         self.input_shape: tuple[int, ...] = (*(colours or [1]), height, width)
 

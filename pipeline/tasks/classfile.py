@@ -33,7 +33,8 @@ class ClassFile:
 
     ``offsets`` [classes + 1] are the rows where each class begins; ``source`` is the hash of what was ingested,
     ``content`` the hash of pixels, names, offsets and splits, equal whenever the same input is ingested again, and
-    ``checksums`` the CRC-32 of each class's pixels.
+    ``checksums`` the CRC-32 of each class's pixels. ``preparation`` says how pictures became these images, as
+    ``PicturePreparation.saved`` has it; older files do not say.
     """
 
     images: Pixels
@@ -43,6 +44,7 @@ class ClassFile:
     source: str
     content: str
     checksums: Sequence[int]
+    preparation: Mapping[str, Any] | None = None
 
     def is_whole(self, index: int) -> bool:
         """Whether the pixels of a class have their checksum: a disk can lose bits silently."""
@@ -65,7 +67,13 @@ class ClassFile:
 
 
 def write(
-    path: Path, images: Pixels, counts: Sequence[int], names: Sequence[str], splits: Mapping[str, SplitSet], source: str
+    path: Path,
+    images: Pixels,
+    counts: Sequence[int],
+    names: Sequence[str],
+    splits: Mapping[str, SplitSet],
+    source: str,
+    preparation: Mapping[str, Any] | None = None,
 ) -> ClassFile:
     """Write ``images``, sorted by class with ``counts`` rows each, whole or not at all, and open the result.
 
@@ -78,6 +86,8 @@ def write(
     checksums = [zlib.crc32(images[first:last].data) for first, last in zip(offsets, offsets[1:], strict=False)]
     hashes = {"source": source, "content": _content(images, described), "checksums": checksums}
     about = {"format": FORMAT, **described, **hashes}
+    if preparation is not None:
+        about["preparation"] = dict(preparation)
     label = pa.array(np.repeat(np.arange(len(names), dtype=np.int32), counts))
     arrowfile.write_batch(path, {"image": pa.FixedShapeTensorArray.from_numpy_ndarray(images), "label": label}, about)
     return read(path)
@@ -97,7 +107,7 @@ def read(path: Path) -> ClassFile:
         raise arrowfile.refused(path, reason) from None
     images = cast(Pixels, batch.column("image").to_numpy_ndarray())
     described = (about[key] for key in ("names", "splits", "source", "content", "checksums"))
-    return ClassFile(images, offsets, *described)
+    return ClassFile(images, offsets, *described, preparation=about.get("preparation"))
 
 
 def _check_schema(schema: pa.Schema) -> None:
@@ -132,6 +142,8 @@ def _check(about: Any, rows: int) -> None:
         raise Unfit("has class offsets that do not fit its class names")
     if len(about["checksums"]) != len(names) or not all(type(one) is int for one in about["checksums"]):
         raise Unfit("has checksums that do not fit its class names")
+    if not isinstance(about.get("preparation", {}), dict):
+        raise Unfit("has a preparation of pictures that is no object")
     check_splits(splits, len(names), "class")
 
 

@@ -78,6 +78,7 @@ class Images:
         self._shuffled = config.query_order == "shuffled"
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
+        self.preparation = self._classes.preparation
         available = self._classes.count("train", config.train_rotations)
         if config.remember and shapes.train.ways + config.remember > available:
             raise ConfigError(
@@ -91,7 +92,7 @@ class Images:
     def spec(self) -> Spec:
         shape = self._shapes.train
         outputs = shape.ways if self._labels == "slots" else self._classes.count("train", self._rotations[True])
-        return Spec(Batch, self._classes.input_shape, outputs, self._labels, "cross_entropy")
+        return Spec(Batch, self._classes.input_shape, outputs, self._labels, "cross_entropy", bounds=(0.0, 1.0))
 
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)
