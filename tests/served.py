@@ -116,9 +116,9 @@ def served(client: Any, body: dict[str, Any], asked: Any, headers: dict[str, str
     assert answer.status_code == 200, answer.text
     told = answer.json()
     if "values" in told:
-        return np.asarray(told["values"])
+        return np.hstack([told[name] for name in ("values", "deviations") if name in told])
     probabilities = np.asarray(told["probabilities"])
-    assert told["predictions"] == [told["labels"][column] for column in probabilities.argmax(1)]
+    assert told["labels"] == [told["classes"][column] for column in probabilities.argmax(1)]
     return probabilities
 
 

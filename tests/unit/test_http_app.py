@@ -21,6 +21,8 @@ from pipeline.serving.http.app import build_app
 from pipeline.serving.http.host import Host
 from pipeline.serving.http.limits import Limits
 from pipeline.serving.http.users import Users
+from pipeline.tasks.ingest.folder import ingest
+from pipeline.tasks.ingest.options import Options
 from tests.served import (
     ALICE,
     BOB,
@@ -236,11 +238,20 @@ def test_wrong_queries(strict, body):
         ({"session": session, "query_x": body[1], "k": 1}, 422, "'k': no key of this request; expected query_x"),
         ({"session": session, "query_x": [[1.0]]}, 422, "x: shape (1, 1), expected (N, 1, 16, 16)"),
         ({"session": session, "query_x": [ROW] * 41}, 422, "query_x: 41 rows, and the limit is 40"),
-        ({"session": session, "query_x": (np.ones((2, 1, 16, 16)) * 1e39).tolist()}, 422, "is not finite"),
+        ({"session": session, "query_x": (np.ones((2, 1, 16, 16)) * 255).tolist()}, 422, "x: values"),
     ]:
         one_line(strict.post("/predict", json=wrong), status, said)
     one_line(strict.post("/act", json={"session": session, "observation": [1]}), 422, "no agent; POST /predict")
     assert strict.post("/predict", json={"session": session, "query_x": body[1]}).status_code == 200
+
+
+def test_an_answer_that_is_not_finite_is_refused(run_of):
+    recipe, learner = run_of("maml")
+    with TestClient(app(learner), headers=bearer(ALICE)) as client:
+        session = client.post("/adapt", json=episode(recipe)[0]).json()["session"]
+        for value, status in ((3e38, 422), (1.0, 200)):
+            answer = client.post("/predict", json={"session": session, "query_x": [[value]]})
+            assert (answer.status_code, "is not finite" in answer.text) == (status, status == 422), answer.text
 
 
 def test_media_types_sizes_and_routes(strict):
@@ -342,19 +353,44 @@ def test_what_a_session_is_said_to_hold_leaves_theta_out(run_of):
     assert 0 < answers.size_of(protonet.adapt(**body).adapted, protonet.theta) < theta / 4
 
 
+def in_base64(data):
+    return base64.b64encode(data).decode()
+
+
 def png(pixels):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png")
-    return base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
 
 
 def test_pictures_with_too_many_pixels_are_refused_unread(strict):
-    large = png(np.zeros((6000, 6000), np.uint8))
+    large = in_base64(png(np.zeros((6000, 6000), np.uint8)))
     one_line(
         strict.post("/adapt", json={"support_x": [large, large], "support_y": ["a", "b"]}),
         422,
         "support_x: more than 64 million pixels in one request",
     )
+
+
+def test_pictures_in_base64_are_prepared_as_files_are(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        (tmp_path / "pictures" / f"class {number}").mkdir(parents=True)
+        for shot in range(4):
+            pixels = rng.integers(0, 256, (20 + shot, 24), np.uint8)
+            (tmp_path / "pictures" / f"class {number}" / f"{shot}.png").write_bytes(png(pixels))
+    ingest(tmp_path / "pictures", tmp_path / "pictures.arrow", Options(size=16))
+    recipe = tiny(ON_IMAGES, tmp_path / "pictures.arrow")
+    learner = load(recipe, train(recipe, tmp_path / "run"))
+    files = [tmp_path / "pictures" / f"class {number}" / f"{shot}.png" for number in range(3) for shot in (0, 1)]
+    support, queries = files[::2], files[1::2]
+    body = {"support_x": [in_base64(one.read_bytes()) for one in support], "support_y": ["a", "b", "c"]}
+    with TestClient(app(learner), headers=bearer(ALICE)) as client:
+        found = served(client, body, [in_base64(one.read_bytes()) for one in queries])
+        paths = body | {"support_x": [str(one) for one in support]}
+        one_line(client.post("/adapt", json=paths), 422, "is no base64; expected the bytes of a picture")
+    predictor = learner.adapt(support, body["support_y"])
+    np.testing.assert_allclose(found, predictor.probabilities(queries), rtol=1e-6)
 
 
 def test_an_agent_is_told_its_rewards(run_of):

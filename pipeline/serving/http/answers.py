@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from pipeline.core.agent import Agent
 from pipeline.core.failures import DataError
 from pipeline.core.flat import Layout, sha256
-from pipeline.core.types import MetaParams
+from pipeline.core.types import MetaParams, Points
 from pipeline.serving.agent import Actor
 from pipeline.serving.http.body import fields
 from pipeline.serving.http.limits import Limits, Refused
@@ -76,16 +76,14 @@ def answered(learner: Learner, predictor: Any, x: Any, limits: Limits) -> dict[s
     values = predictor.outputs(decoded(x, "query_x") if learner.texts is None else x)
     if not np.isfinite(values).all():
         raise DataError("query_x: the model's answer is not finite; are the inputs in the range of training?")
-    if not predictor.labels:
-        return {"values": values.tolist()}
-    labels = list(predictor.labels)
-    named = [labels[column] for column in values.argmax(1)]
-    return {"predictions": named, "labels": labels, "probabilities": _softmax(values).tolist()}
-
-
-def _softmax(values: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(values - values.max(1, keepdims=True))
-    return exponentials / exponentials.sum(1, keepdims=True)
+    if predictor.labels:
+        probabilities = torch.softmax(torch.from_numpy(values).double(), 1)
+        labels = [predictor.labels[slot] for slot in values.argmax(1)]
+        return {"labels": labels, "classes": list(predictor.labels), "probabilities": probabilities.tolist()}
+    if learner.spec.data is Points:
+        means, deviations = np.split(values, 2, 1)
+        return {"values": means.tolist(), "deviations": deviations.tolist()}
+    return {"values" if learner.spec.tokens is None else "tokens": values.tolist()}
 
 
 def size_of(value: Any, theta: MetaParams) -> int:
