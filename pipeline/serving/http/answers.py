@@ -66,7 +66,7 @@ def answered(learner: Learner, predictor: Any, x: Any, limits: Limits) -> dict[s
 
     Raises:
         Refused: there are too many rows.
-        DataError: shapes or values that do not fit, or answers that are not finite.
+        DataError: shapes or values that do not fit.
     """
     _rows(x, "query_x", limits)
     if isinstance(predictor, Actor):
@@ -74,8 +74,6 @@ def answered(learner: Learner, predictor: Any, x: Any, limits: Limits) -> dict[s
     if isinstance(predictor, TextPredictor):
         return {"texts": predictor.predict(x)}
     values = predictor.outputs(decoded(x, "query_x") if learner.texts is None else x)
-    if not np.isfinite(values).all():
-        raise DataError("query_x: the model's answer is not finite; are the inputs in the range of training?")
     if predictor.labels:
         probabilities = torch.softmax(torch.from_numpy(values).double(), 1)
         labels = [predictor.labels[slot] for slot in values.argmax(1)]
