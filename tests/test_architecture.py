@@ -68,6 +68,10 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/tracking/registry.py": Rule((CORE, TRACKING), ("mlflow",)),
     "pipeline/tracking/model_code.py": Rule((CORE, SERVING, "pipeline.runs.run_folder"), ("mlflow", "pandas")),
     "pipeline/serving/": Rule((CORE, ENGINE, SERVING), (*ARRAYS, "safetensors")),
+    "pipeline/serving/http/": Rule(
+        (CORE, ENGINE, SERVING, "pipeline.tasks.ingest.pictures"),
+        (*ARRAYS, "PIL", "pydantic_core", "starlette", "prometheus_client"),
+    ),
     "pipeline/recipes/": Rule((CORE,), ("yaml",)),
     "pipeline/testing/": Rule((CORE, NETS, TASKS, ENGINE, TESTING), ARRAYS, ("pytest",)),
     "pipeline/config/": Rule(

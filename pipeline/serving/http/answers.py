@@ -1,0 +1,110 @@
+"""Turns requests into calls of a learner, and what it says into JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pipeline.core.agent import Agent
+from pipeline.core.failures import DataError
+from pipeline.core.flat import Layout, sha256
+from pipeline.core.types import MetaParams, Points
+from pipeline.serving.agent import Actor
+from pipeline.serving.http.body import fields
+from pipeline.serving.http.limits import Limits, Refused
+from pipeline.serving.http.pictures import decoded
+from pipeline.serving.learner import SERVED, Learner
+from pipeline.serving.texts import TextPredictor
+
+
+def adapted(learner: Learner, body: Mapping[str, Any], limits: Limits) -> Any:
+    """What ``learner.adapt`` gives for the body of ``POST /adapt``: a value of this session's own.
+
+    Raises:
+        Refused: keys are missing or unknown, or there are too many rows.
+        DataError: shapes, values or labels that do not fit.
+    """
+    if isinstance(learner.algorithm, Agent):
+        (episodes,) = fields(body, (), ("episodes",))
+        for episode in _rows(episodes, "episodes", limits):
+            _rows(episode[2] if isinstance(episode, list) and len(episode) == 3 else None, "episodes", limits)
+        actor = learner.adapt(episodes)
+        # Its random numbers are its own: no other user's actions change them.
+        return Actor(actor.agent, actor.adapted, actor.spec, actor.dtype, SERVED.rng("noise"))
+    x, y = fields(body, ("support_x",), ("support_y",))
+    _rows(x, "support_x", limits)
+    if learner.texts is None:
+        x = decoded(x, "support_x")
+        if learner.spec.targets != "values" and learner.spec.tokens is None:
+            _labels(y)
+    return learner.adapt(x, y)
+
+
+def _rows(values: Any, name: str, limits: Limits) -> list[Any]:
+    if not isinstance(values, list):
+        return []  # the learner says what it expects
+    if len(values) > limits.rows:
+        raise Refused(422, f"{name}: {len(values)} rows, and the limit is {limits.rows}")
+    return values
+
+
+def _labels(values: Any) -> None:
+    """Labels of one kind, since in Python True, 1 and 1.0 are one label."""
+    kinds = {type(one) for one in values} if isinstance(values, list) else {None}
+    if len(kinds) > 1 or not kinds <= {str, int, bool}:
+        raise DataError("support_y: expected a list of texts, or of whole numbers, or of true and false")
+
+
+def answered(learner: Learner, predictor: Any, x: Any, limits: Limits) -> dict[str, Any]:
+    """The body of the answer to ``POST /predict``.
+
+    Raises:
+        Refused: there are too many rows.
+        DataError: shapes or values that do not fit.
+    """
+    _rows(x, "query_x", limits)
+    if isinstance(predictor, Actor):
+        raise DataError("query_x: this model is an agent; POST /act with an observation instead")
+    if isinstance(predictor, TextPredictor):
+        return {"texts": predictor.predict(x)}
+    values = predictor.outputs(decoded(x, "query_x") if learner.texts is None else x)
+    if predictor.labels:
+        probabilities = torch.softmax(torch.from_numpy(values).double(), 1)
+        labels = [predictor.labels[slot] for slot in values.argmax(1)]
+        return {"labels": labels, "classes": list(predictor.labels), "probabilities": probabilities.tolist()}
+    if learner.spec.data is Points:
+        means, deviations = np.split(values, 2, 1)
+        return {"values": means.tolist(), "deviations": deviations.tolist()}
+    return {"values" if learner.spec.tokens is None else "tokens": values.tolist()}
+
+
+def size_of(value: Any, theta: MetaParams) -> int:
+    """The bytes that an adapted value holds beside theta, which all sessions share."""
+    shared = {leaf.untyped_storage().data_ptr() for leaves in theta.values() for leaf in leaves.values()}
+    held = {
+        leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes()
+        for leaf in pytree.tree_leaves(value)
+        if isinstance(leaf, Tensor)
+    }
+    return sum(size for place, size in held.items() if place not in shared)
+
+
+def described(learner: Learner) -> dict[str, Any]:
+    """What ``GET /model`` says of a learner."""
+    spec, theta = learner.spec, learner.theta
+    layout = Layout.of(theta, learner.dtype)
+    return {
+        "algorithm": type(learner.algorithm).__name__,
+        "task": "language" if learner.texts else "agent" if spec.actions else spec.targets,
+        "input_shape": list(spec.input_shape),
+        "ways": spec.outputs if learner.algorithm.needs.head and spec.targets == "slots" else None,
+        "parameters": sum(math.prod(leaf.shape) for leaf in layout.leaves),
+        "theta_sha256": sha256(layout.pack(theta)),
+        "torch_threads": torch.get_num_threads(),
+    }
