@@ -204,3 +204,16 @@ class HasClasses(Protocol):
     def contents(self, split: Split) -> frozenset[str]:
         """One identifier for each class of a split, equal for the same examples in any file."""
         ...
+
+
+@runtime_checkable
+class HasSizes(Protocol):
+    """A source whose tasks are drawn from classes of known sizes, so that tasks can be fitted to them."""
+
+    def class_sizes(self, split: Split, *, training: bool) -> Sequence[int]:
+        """How many examples each class of a split has, for tasks of training or of evaluation.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        ...
