@@ -87,6 +87,7 @@ ALLOWED: dict[str, Rule] = {
                 "pipeline.runtime.job",
                 "pipeline.tasks.texts",
                 "pipeline.tasks.film",
+                "pipeline.tasks.preparation",
             ),
         ),
         (*ARRAYS, "rich", "yaml"),

@@ -78,6 +78,7 @@ class Images:
         self._shuffled = config.query_order == "shuffled"
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
+        self.preparation = self._classes.preparation
         self._training = replace(shapes.train, ways=shapes.train.ways + config.remember)
         if config.remember:
             self._require_remembered(config)
@@ -93,7 +94,7 @@ class Images:
     def spec(self) -> Spec:
         classes = self._labels == "classes"
         outputs = len(self.class_sizes("train", training=True)) if classes else self._shapes.train.ways
-        return Spec(Batch, self._classes.input_shape, outputs, self._labels, "cross_entropy")
+        return Spec(Batch, self._classes.input_shape, outputs, self._labels, "cross_entropy", bounds=(0.0, 1.0))
 
     def class_sizes(self, split: Split, *, training: bool) -> list[tuple[str, int]]:
         return self._classes.class_sizes(split, self._rotations[training])

@@ -61,6 +61,7 @@ class Table:
         self._shapes, self._labels = shapes, config.labels
         self.splits: tuple[Split, ...] = self._rows.splits
         self.fingerprint = self._rows.fingerprint
+        self.preparation = self._rows.file.preparation.saved()
 
     def spec(self) -> Spec:
         classes = self._labels == "classes"
