@@ -107,8 +107,10 @@ def read(path: Path) -> ClassFile:
     except Unfit as reason:
         raise arrowfile.refused(path, reason) from None
     images = cast(Pixels, batch.column("image").to_numpy_ndarray())
-    described = (about[key] for key in ("names", "splits", "source", "content", "checksums"))
-    return ClassFile(images, offsets, *described, preparation=about.get("preparation"))
+    names, splits, source, content, checksums = (
+        about[key] for key in ("names", "splits", "source", "content", "checksums")
+    )
+    return ClassFile(images, offsets, names, splits, source, content, checksums, about.get("preparation"))
 
 
 def _check_schema(schema: pa.Schema) -> None:
