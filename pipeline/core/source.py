@@ -209,6 +209,19 @@ class HasClasses(Protocol):
 
 
 @runtime_checkable
+class HasSizes(Protocol):
+    """A source whose tasks take shots + queries examples of each class, so that tasks can be fitted to its classes."""
+
+    def class_sizes(self, split: Split, *, training: bool) -> Sequence[tuple[str, int]]:
+        """The name of each class of a split and how many examples it has, for tasks of training or of evaluation.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        ...
+
+
+@runtime_checkable
 class Prepared(Protocol):
     """A source whose inputs were made of raw ones, such as pictures."""
 

@@ -14,6 +14,7 @@ import torch
 
 from pipeline.build import Components, build_executor, build_pool, evaluation_plan, plan_of, worker_count
 from pipeline.config import Recipe
+from pipeline.config.fitted import fitted
 from pipeline.core.failures import ConfigError, ResumeError
 from pipeline.core.flat import sha256
 from pipeline.core.losses import LOSSES
@@ -73,6 +74,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
     recipe = absolute(recipe)
     folder = output_folder(recipe.name, options.output, resume=options.resume)
     _look_for_tracker(recipe, storage_at(folder), listener)
+    recipe = fitted(recipe, listener.note)
     components = dry_run(recipe, listener.note)
     check_folder(recipe, components, storage_at(folder))
     finished = finished_summary(recipe, components.source.fingerprint, storage_at(folder)) if options.resume else None
@@ -184,7 +186,7 @@ def evaluate_run(
     Raises:
         ConfigError: no run in ``folder``, overrides that change what theta is, or classes that were trained on.
     """
-    recipe = absolute(validate_folder(folder, overrides))
+    recipe = fitted(absolute(validate_folder(folder, overrides)), tell, learn=False)
     components = dry_run(recipe, learn=False)
     named = any(override.startswith("source") for override in overrides)
     checkpoint, note = newest(folder, None if named else components.source.fingerprint)

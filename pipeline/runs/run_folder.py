@@ -28,7 +28,7 @@ from pipeline.serving.learner import Learner, refuse_transductive
 from pipeline.serving.task import TASK, spec_of
 from pipeline.storage import storage_at
 from pipeline.storage.texts import read_text
-from pipeline.tasks.preparation import PicturePreparation
+from pipeline.tasks.preparation import restored
 from pipeline.tasks.texts import Texts
 
 
@@ -189,7 +189,7 @@ def _served_tasks(folder: str | Path, recipe: Recipe) -> tuple[Spec, TextTasks |
         return (
             spec_of(told),
             None if texts is None else Texts.restored(texts),
-            None if preparation is None else PicturePreparation.restored(preparation),
+            None if preparation is None else restored(preparation),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder}/{TASK}: is damaged ({error!r}); put back a copy, or remove it") from None

@@ -12,10 +12,13 @@ import torch
 from PIL import Image
 
 from pipeline.core.failures import DataError
+from pipeline.core.source import Preparation
 from pipeline.tasks.area import average, shares
 from pipeline.tasks.classes import channels_first
 from pipeline.tasks.classfile import Pixels
 from pipeline.tasks.ingest.pictures import LARGE, MAX_SIDE, UNREADABLE, decode, pixels_of, read, reason
+from pipeline.tasks.standardise import KIND as TABLE
+from pipeline.tasks.standardise import Standardise
 
 KIND = "pictures"
 FIXED = {"kind": KIND, "background": "white", "scale": 255}
@@ -113,6 +116,16 @@ class PicturePreparation:
 
     def _ink(self, pixels: Pixels) -> Pixels:
         return 255 - pixels if self.inverted else pixels
+
+
+def restored(saved: Mapping[str, Any]) -> Preparation:
+    """The preparation of pictures or of a table that was saved.
+
+    Raises:
+        ValueError, TypeError, LookupError: it is something else, or of a newer version.
+    """
+    kinds: dict[Any, type[PicturePreparation | Standardise]] = {KIND: PicturePreparation, TABLE: Standardise}
+    return kinds[saved["kind"]].restored(saved)
 
 
 def _is_picture(one: Any) -> bool:
