@@ -29,6 +29,7 @@ from pipeline.nets.net import fan_in_normal
 
 Weight = Annotated[float, Ge(0), Le(1e6)]
 Share = Annotated[float, Ge(0), Le(1)]
+MemorySteps = Annotated[int, Ge(3), Le(MAX_COUNT)]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class RL2Config:
         entropy_weight: Weight of the policy's entropy, which keeps it from settling early.
         entropy_steps: Outer steps in which that weight falls to 0 along a line, as Wang et al. let it; 0 keeps it.
         reward_scale: Factor of rewards in what is learned: the critic's targets should be of the size of 1.
+        embedding: Units of a ReLU layer before the cell. The layer reads the last observation too, so
+            that it sees a whole transition, as variBAD's encoder does (arXiv 1910.08348). Null is no layer.
+        memory_steps: Longest memory of a new cell in steps, by the chrono initialisation (arXiv 1804.11188). With null,
+            biases start at 0, and a new GRU keeps half of its state from step to step.
     """
 
     cell: CellName = "gru"
@@ -54,6 +59,8 @@ class RL2Config:
     entropy_weight: Weight = 0.01
     entropy_steps: Annotated[int, Ge(0), Le(MAX_COUNT)] = 0
     reward_scale: Rate = 1.0
+    embedding: Width | None = None
+    memory_steps: MemorySteps | None = None
 
 
 class Memory(NamedTuple):
@@ -62,6 +69,7 @@ class Memory(NamedTuple):
     Args:
         phi: its weights.
         state: of the recurrent cell [N, hidden].
+        observation: the features of what it acted on last [N, features]; 0 before the first.
         action: its last action as a network reads it [N, size]; 0 before the first.
         reward: what that gave [N].
         done: whether that ended an episode [N].
@@ -70,6 +78,7 @@ class Memory(NamedTuple):
 
     phi: Params
     state: Params
+    observation: Tensor
     action: Tensor
     reward: Tensor
     done: Tensor
@@ -109,20 +118,29 @@ class RL2(PolicyBased[Memory]):
 
     def __init__(self, config: RL2Config, model: Network, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
-        self.cell = CELLS[config.cell]("cell", model.net.features + self.distribution.size + 2, config.hidden)
+        self.told = model.net.features + self.distribution.size + 2
+        self.cell = CELLS[config.cell]("cell", config.embedding or self.told, config.hidden)
 
     def init(self, rng: np.random.Generator) -> MetaParams:
         body = {name: leaf for name, leaf in self.model.init(rng).items() if not name.startswith(HEAD)}
-        width = self.config.hidden
+        width, steps = self.config.hidden, self.config.memory_steps
+        cell = self.cell.init(rng)
         head = self.model.net.init_head(rng, width)
         value = {"value/weight": fan_in_normal(rng, (1, width), width, 1.0), "value/bias": torch.zeros(1)}
-        return {"model": body | self.cell.init(rng) | head | value}
+        embedding, chrono = self._init_embedding(rng), self.cell.chrono(rng, cell, steps) if steps else {}
+        return {"model": body | cell | head | value | embedding | chrono}
+
+    def _init_embedding(self, rng: np.random.Generator) -> Params:
+        units, inputs = self.config.embedding, self.told + self.model.net.features
+        if units is None:
+            return {}
+        return {"embedding/weight": fan_in_normal(rng, (units, inputs), inputs), "embedding/bias": torch.zeros(units)}
 
     def begin(self, theta: MetaParams) -> Memory:
         phi = theta["model"]
         nothing = torch.zeros_like(phi["value/bias"])
-        action = nothing.expand(1, self.distribution.size)
-        return Memory(phi, self.cell.start(nothing.expand(1, 1)), action, nothing, nothing, nothing[:0])
+        observation, action = (nothing.expand(1, size) for size in (self.model.net.features, self.distribution.size))
+        return Memory(phi, self.cell.start(nothing.expand(1, 1)), observation, action, nothing, nothing, nothing[:0])
 
     def adapt(self, theta: MetaParams, support: Simulator, context: Context) -> Memory:
         *_, last = self.trace(theta, support, context)
@@ -148,10 +166,10 @@ class RL2(PolicyBased[Memory]):
 
     def respond(self, adapted: Memory, x: Tensor, noise: Tensor) -> tuple[Tensor, Memory]:
         memory = _for_episodes(adapted, len(x))
-        outputs, _, state = self._step(memory, x)
+        outputs, _, after = self._step(memory, x)
         action = self.distribution.sample(outputs, noise)
         nothing = torch.zeros_like(memory.reward)
-        return action, memory._replace(state=state, action=self._read(action, memory), reward=nothing, done=nothing)
+        return action, after._replace(action=self._read(action, memory), reward=nothing, done=nothing)
 
     def rewarded(self, adapted: Memory, reward: Tensor, done: Tensor) -> Memory:
         return adapted._replace(reward=reward, done=done)
@@ -238,12 +256,13 @@ class RL2(PolicyBased[Memory]):
             if t:
                 kept = kept._replace(reward=_where(alive, reward, kept.reward), done=_where(alive, done, kept.done))
                 alive = alive * (1 - done)
-            output, value, state = self._step(kept, observation)
+            output, value, after = self._step(kept, observation)
             action = choose(t, output)
             outputs.append(output)
             values.append(value)
             kept = kept._replace(
-                state={name: _where(alive, leaf, kept.state[name]) for name, leaf in state.items()},
+                state={name: _where(alive, leaf, kept.state[name]) for name, leaf in after.state.items()},
+                observation=_where(alive, after.observation, kept.observation),
                 action=_where(alive, self._read(action, kept), kept.action),
             )
             return action
@@ -257,13 +276,17 @@ class RL2(PolicyBased[Memory]):
         )
         return Played(episodes, torch.stack(outputs, 1), torch.stack(values, 1), after, world)
 
-    def _step(self, memory: Memory, x: Tensor) -> tuple[Tensor, Tensor, Params]:
-        """What the distribution takes, the expected return, and the state after observations [N, *input]."""
-        phi = memory.phi
-        told = [memory.action, memory.reward.unsqueeze(-1), memory.done.unsqueeze(-1)]
-        state = self.cell(phi, torch.cat([self.model.embed(phi, x), *told], -1), memory.state)
+    def _step(self, memory: Memory, x: Tensor) -> tuple[Tensor, Tensor, Memory]:
+        """What the distribution takes, the expected return, and the memory of observations [N, *input]."""
+        phi, seen = memory.phi, self.model.embed(memory.phi, x)
+        told = torch.cat([seen, memory.action, memory.reward.unsqueeze(-1), memory.done.unsqueeze(-1)], -1)
+        if self.config.embedding is not None:
+            transition = torch.cat([told, memory.observation], -1)
+            told = torch.relu(transition @ phi["embedding/weight"].T + phi["embedding/bias"])
+        state = self.cell(phi, told, memory.state)
         value = state["h"] @ phi["value/weight"].T + phi["value/bias"]
-        return self.model.net.read_out(phi, state["h"]), value.squeeze(-1), state
+        after = memory._replace(state=state, observation=seen)
+        return self.model.net.read_out(phi, state["h"]), value.squeeze(-1), after
 
     def _read(self, action: Tensor, memory: Memory) -> Tensor:
         return self.distribution.encode(action).to(memory.action.dtype)
@@ -281,7 +304,8 @@ def _for_episodes(memory: Memory, rows: int) -> Memory:
         return leaf.expand(rows, *leaf.shape[1:])
 
     state = {name: each(leaf) for name, leaf in memory.state.items()}
-    return memory._replace(state=state, action=each(memory.action), reward=each(memory.reward), done=each(memory.done))
+    kept = {name: each(getattr(memory, name)) for name in ("observation", "action", "reward", "done")}
+    return memory._replace(state=state, **kept)
 
 
 def _where(alive: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -229,6 +229,27 @@ def test_the_weight_of_entropy_falls_along_a_line(small_images):
     assert loss(9, entropy_weight=0.2) == loss(1, entropy_weight=0.2) != loss(1, entropy_weight=0.0)
 
 
+def test_a_layer_before_the_cell_sees_what_was_acted_on_last(small_images):
+    """The state after two steps, by hand."""
+    algorithm = bandit_worker(RL2, small_images, 2, 1)[0].algorithm
+    agent = RL2(replace(algorithm.config, embedding=6), algorithm.model, algorithm.loss)
+    phi = {name: leaf.double() for name, leaf in agent.init(np.random.default_rng(1))["model"].items()}
+    xs = torch.tensor([[[0.3]], [[-0.7]]], dtype=torch.float64)
+    memory = agent.begin({"model": phi})
+    actions = []
+    for x in xs:
+        action, memory = agent.respond(memory, x, torch.full((1,), 0.4, dtype=torch.float64))
+        memory = agent.rewarded(memory, torch.full((1,), 2.0, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+        actions.append(action)
+    first, second = (agent.model.embed(phi, x) for x in xs)
+    nothing, chosen = torch.zeros(1, 2, dtype=torch.float64), torch.nn.functional.one_hot(actions[0], 2)
+    state = agent.cell.start(first)
+    for seen, action, reward, before in ((first, nothing, 0.0, first * 0), (second, chosen, 2.0, first)):
+        told = torch.cat([seen, action, torch.tensor([[reward, 0.0]], dtype=torch.float64), before], -1)
+        state = agent.cell(phi, (told @ phi["embedding/weight"].T + phi["embedding/bias"]).clamp(min=0), state)
+    torch.testing.assert_close(memory.state["h"], state["h"], rtol=0, atol=1e-14)
+
+
 class Ending(NamedTuple):
     """Episodes that end after ``length`` steps; an observation and a reward are the time."""
 
