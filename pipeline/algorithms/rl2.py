@@ -18,14 +18,15 @@ from torch import Tensor
 
 from pipeline.core.algorithm import backprop
 from pipeline.core.bounds import MAX_COUNT, Rate, Width
+from pipeline.core.effects import NotWith
 from pipeline.core.losses import LossFunction
-from pipeline.core.network import HEAD, Network
+from pipeline.core.network import Network
 from pipeline.core.types import About, Context, Episodes, MetaParams, Params, Score, Simulator, Task
 from pipeline.core.world import ENVIRONMENT_STEPS, play, recorded
 from pipeline.families.advantages import generalised
 from pipeline.families.policy import QUERY, SUPPORT, PolicyBased
-from pipeline.nets.cells import CELLS, CellName
-from pipeline.nets.net import fan_in_normal
+from pipeline.families.recurrent import Memory, RecurrentPolicy
+from pipeline.nets.cells import CellName
 
 Weight = Annotated[float, Ge(0), Le(1e6)]
 Share = Annotated[float, Ge(0), Le(1)]
@@ -49,6 +50,8 @@ class RL2Config:
             that it sees a whole transition, as variBAD's encoder does (arXiv 1910.08348). Null is no layer.
         memory_steps: Longest memory of a new cell in steps, by the chrono initialisation (arXiv 1804.11188). With null,
             biases start at 0, and a new GRU keeps half of its state from step to step.
+        fast_weights: Units of fast weights (Schmidhuber 1992; arXiv 1610.06258): what the embedding makes of a step is
+            added to what the observation acted on recalls, and each observation recalls its own. Null is none.
     """
 
     cell: CellName = "gru"
@@ -61,28 +64,7 @@ class RL2Config:
     reward_scale: Rate = 1.0
     embedding: Width | None = None
     memory_steps: MemorySteps | None = None
-
-
-class Memory(NamedTuple):
-    """An agent in the middle of a trial, for N episodes that go on from here.
-
-    Args:
-        phi: its weights.
-        state: of the recurrent cell [N, hidden].
-        observation: the features of what it acted on last [N, features]; 0 before the first.
-        action: its last action as a network reads it [N, size]; 0 before the first.
-        reward: what that gave [N].
-        done: whether that ended an episode [N].
-        returned: the return of each episode so far [E].
-    """
-
-    phi: Params
-    state: Params
-    observation: Tensor
-    action: Tensor
-    reward: Tensor
-    done: Tensor
-    returned: Tensor
+    fast_weights: Annotated[Width | None, NotWith(embedding=(None,))] = None
 
 
 class Played(NamedTuple):
@@ -118,29 +100,13 @@ class RL2(PolicyBased[Memory]):
 
     def __init__(self, config: RL2Config, model: Network, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
-        self.told = model.net.features + self.distribution.size + 2
-        self.cell = CELLS[config.cell]("cell", config.embedding or self.told, config.hidden)
+        self.recurrent = RecurrentPolicy(config, model, self.distribution)
 
     def init(self, rng: np.random.Generator) -> MetaParams:
-        body = {name: leaf for name, leaf in self.model.init(rng).items() if not name.startswith(HEAD)}
-        width, steps = self.config.hidden, self.config.memory_steps
-        cell = self.cell.init(rng)
-        head = self.model.net.init_head(rng, width)
-        value = {"value/weight": fan_in_normal(rng, (1, width), width, 1.0), "value/bias": torch.zeros(1)}
-        embedding, chrono = self._init_embedding(rng), self.cell.chrono(rng, cell, steps) if steps else {}
-        return {"model": body | cell | head | value | embedding | chrono}
-
-    def _init_embedding(self, rng: np.random.Generator) -> Params:
-        units, inputs = self.config.embedding, self.told + self.model.net.features
-        if units is None:
-            return {}
-        return {"embedding/weight": fan_in_normal(rng, (units, inputs), inputs), "embedding/bias": torch.zeros(units)}
+        return {"model": self.recurrent.init(rng)}
 
     def begin(self, theta: MetaParams) -> Memory:
-        phi = theta["model"]
-        nothing = torch.zeros_like(phi["value/bias"])
-        observation, action = (nothing.expand(1, size) for size in (self.model.net.features, self.distribution.size))
-        return Memory(phi, self.cell.start(nothing.expand(1, 1)), observation, action, nothing, nothing, nothing[:0])
+        return self.recurrent.begin(theta["model"])
 
     def adapt(self, theta: MetaParams, support: Simulator, context: Context) -> Memory:
         *_, last = self.trace(theta, support, context)
@@ -160,13 +126,13 @@ class RL2(PolicyBased[Memory]):
 
     def predict(self, adapted: Memory, x: Tensor) -> Tensor:
         """What the distribution of the next action takes, [N, width], for N observations that may come next."""
-        memory = _for_episodes(adapted, len(x))
-        outputs, _, _ = self._step(memory, x)
+        memory = adapted.for_episodes(len(x))
+        outputs, _, _ = self.recurrent.step(memory, x)
         return outputs
 
     def respond(self, adapted: Memory, x: Tensor, noise: Tensor) -> tuple[Tensor, Memory]:
-        memory = _for_episodes(adapted, len(x))
-        outputs, _, after = self._step(memory, x)
+        memory = adapted.for_episodes(len(x))
+        outputs, _, after = self.recurrent.step(memory, x)
         action = self.distribution.sample(outputs, noise)
         nothing = torch.zeros_like(memory.reward)
         return action, after._replace(action=self._read(action, memory), reward=nothing, done=nothing)
@@ -175,7 +141,7 @@ class RL2(PolicyBased[Memory]):
         return adapted._replace(reward=reward, done=done)
 
     def act_in(self, adapted: Memory, simulator: Simulator, noise: Tensor) -> tuple[Episodes, Params]:
-        played = self._play(_for_episodes(adapted, simulator.rows), simulator, partial(self._sampled, noise))
+        played = self._play(adapted.for_episodes(simulator.rows), simulator, partial(self._sampled, noise))
         return played.episodes, played.world
 
     def score(self, adapted: Memory, query: Simulator, context: Context) -> Score:
@@ -193,7 +159,7 @@ class RL2(PolicyBased[Memory]):
             memory = played.memory
             parts.append(played)
         last = self._play(
-            _for_episodes(memory, task.query.rows), task.query, partial(self._sampled, context.noise[QUERY])
+            memory.for_episodes(task.query.rows), task.query, partial(self._sampled, context.noise[QUERY])
         )
         entropy = self._entropy_weight(context.step)
         judged = [self._losses(*part, entropy) for part in self._with_advantages([*parts, last])]
@@ -256,7 +222,7 @@ class RL2(PolicyBased[Memory]):
             if t:
                 kept = kept._replace(reward=_where(alive, reward, kept.reward), done=_where(alive, done, kept.done))
                 alive = alive * (1 - done)
-            output, value, after = self._step(kept, observation)
+            output, value, after = self.recurrent.step(kept, observation)
             action = choose(t, output)
             outputs.append(output)
             values.append(value)
@@ -276,18 +242,6 @@ class RL2(PolicyBased[Memory]):
         )
         return Played(episodes, torch.stack(outputs, 1), torch.stack(values, 1), after, world)
 
-    def _step(self, memory: Memory, x: Tensor) -> tuple[Tensor, Tensor, Memory]:
-        """What the distribution takes, the expected return, and the memory of observations [N, *input]."""
-        phi, seen = memory.phi, self.model.embed(memory.phi, x)
-        told = torch.cat([seen, memory.action, memory.reward.unsqueeze(-1), memory.done.unsqueeze(-1)], -1)
-        if self.config.embedding is not None:
-            transition = torch.cat([told, memory.observation], -1)
-            told = torch.relu(transition @ phi["embedding/weight"].T + phi["embedding/bias"])
-        state = self.cell(phi, told, memory.state)
-        value = state["h"] @ phi["value/weight"].T + phi["value/bias"]
-        after = memory._replace(state=state, observation=seen)
-        return self.model.net.read_out(phi, state["h"]), value.squeeze(-1), after
-
     def _read(self, action: Tensor, memory: Memory) -> Tensor:
         return self.distribution.encode(action).to(memory.action.dtype)
 
@@ -295,17 +249,6 @@ class RL2(PolicyBased[Memory]):
 def _trial_return(memory: Memory, score: Score) -> Tensor:
     """The mean return of a trial's episodes, the query episodes as one."""
     return torch.cat([memory.returned, score.metrics["return"].unsqueeze(0)]).mean()
-
-
-def _for_episodes(memory: Memory, rows: int) -> Memory:
-    """A memory from which each of ``rows`` episodes goes on."""
-
-    def each(leaf: Tensor) -> Tensor:
-        return leaf.expand(rows, *leaf.shape[1:])
-
-    state = {name: each(leaf) for name, leaf in memory.state.items()}
-    kept = {name: each(getattr(memory, name)) for name in ("observation", "action", "reward", "done")}
-    return memory._replace(state=state, **kept)
 
 
 def _where(alive: Tensor, new: Tensor, old: Tensor) -> Tensor:
