@@ -18,17 +18,19 @@ from torch import Tensor
 
 from pipeline.core.algorithm import backprop
 from pipeline.core.bounds import MAX_COUNT, Rate, Width
+from pipeline.core.effects import NotWith
 from pipeline.core.losses import LossFunction
-from pipeline.core.network import HEAD, Network
+from pipeline.core.network import Network
 from pipeline.core.types import About, Context, Episodes, MetaParams, Params, Score, Simulator, Task
 from pipeline.core.world import ENVIRONMENT_STEPS, play, recorded
 from pipeline.families.advantages import generalised
 from pipeline.families.policy import QUERY, SUPPORT, PolicyBased
-from pipeline.nets.cells import CELLS, CellName
-from pipeline.nets.net import fan_in_normal
+from pipeline.families.recurrent import Memory, RecurrentPolicy
+from pipeline.nets.cells import CellName
 
 Weight = Annotated[float, Ge(0), Le(1e6)]
 Share = Annotated[float, Ge(0), Le(1)]
+MemorySteps = Annotated[int, Ge(3), Le(MAX_COUNT)]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class RL2Config:
         entropy_weight: Weight of the policy's entropy, which keeps it from settling early.
         entropy_steps: Outer steps in which that weight falls to 0 along a line, as Wang et al. let it; 0 keeps it.
         reward_scale: Factor of rewards in what is learned: the critic's targets should be of the size of 1.
+        embedding: Units of a ReLU layer before the cell. The layer reads the last observation too, so
+            that it sees a whole transition, as variBAD's encoder does (arXiv 1910.08348). Null is no layer.
+        memory_steps: Longest memory of a new cell in steps, by the chrono initialisation (arXiv 1804.11188). With null,
+            biases start at 0, and a new GRU keeps half of its state from step to step.
+        fast_weights: Units of fast weights (Schmidhuber 1992; arXiv 1610.06258): what the embedding makes of a step is
+            added to what the observation acted on recalls, and each observation recalls its own. Null is none.
     """
 
     cell: CellName = "gru"
@@ -54,26 +62,9 @@ class RL2Config:
     entropy_weight: Weight = 0.01
     entropy_steps: Annotated[int, Ge(0), Le(MAX_COUNT)] = 0
     reward_scale: Rate = 1.0
-
-
-class Memory(NamedTuple):
-    """An agent in the middle of a trial, for N episodes that go on from here.
-
-    Args:
-        phi: its weights.
-        state: of the recurrent cell [N, hidden].
-        action: its last action as a network reads it [N, size]; 0 before the first.
-        reward: what that gave [N].
-        done: whether that ended an episode [N].
-        returned: the return of each episode so far [E].
-    """
-
-    phi: Params
-    state: Params
-    action: Tensor
-    reward: Tensor
-    done: Tensor
-    returned: Tensor
+    embedding: Width | None = None
+    memory_steps: MemorySteps | None = None
+    fast_weights: Annotated[Width | None, NotWith(embedding=(None,))] = None
 
 
 class Played(NamedTuple):
@@ -109,20 +100,13 @@ class RL2(PolicyBased[Memory]):
 
     def __init__(self, config: RL2Config, model: Network, loss: LossFunction) -> None:
         super().__init__(config, model, loss)
-        self.cell = CELLS[config.cell]("cell", model.net.features + self.distribution.size + 2, config.hidden)
+        self.recurrent = RecurrentPolicy(config, model, self.distribution)
 
     def init(self, rng: np.random.Generator) -> MetaParams:
-        body = {name: leaf for name, leaf in self.model.init(rng).items() if not name.startswith(HEAD)}
-        width = self.config.hidden
-        head = self.model.net.init_head(rng, width)
-        value = {"value/weight": fan_in_normal(rng, (1, width), width, 1.0), "value/bias": torch.zeros(1)}
-        return {"model": body | self.cell.init(rng) | head | value}
+        return {"model": self.recurrent.init(rng)}
 
     def begin(self, theta: MetaParams) -> Memory:
-        phi = theta["model"]
-        nothing = torch.zeros_like(phi["value/bias"])
-        action = nothing.expand(1, self.distribution.size)
-        return Memory(phi, self.cell.start(nothing.expand(1, 1)), action, nothing, nothing, nothing[:0])
+        return self.recurrent.begin(theta["model"])
 
     def adapt(self, theta: MetaParams, support: Simulator, context: Context) -> Memory:
         *_, last = self.trace(theta, support, context)
@@ -142,22 +126,22 @@ class RL2(PolicyBased[Memory]):
 
     def predict(self, adapted: Memory, x: Tensor) -> Tensor:
         """What the distribution of the next action takes, [N, width], for N observations that may come next."""
-        memory = _for_episodes(adapted, len(x))
-        outputs, _, _ = self._step(memory, x)
+        memory = adapted.for_episodes(len(x))
+        outputs, _, _ = self.recurrent.step(memory, x)
         return outputs
 
     def respond(self, adapted: Memory, x: Tensor, noise: Tensor) -> tuple[Tensor, Memory]:
-        memory = _for_episodes(adapted, len(x))
-        outputs, _, state = self._step(memory, x)
+        memory = adapted.for_episodes(len(x))
+        outputs, _, after = self.recurrent.step(memory, x)
         action = self.distribution.sample(outputs, noise)
         nothing = torch.zeros_like(memory.reward)
-        return action, memory._replace(state=state, action=self._read(action, memory), reward=nothing, done=nothing)
+        return action, after._replace(action=self._read(action, memory), reward=nothing, done=nothing)
 
     def rewarded(self, adapted: Memory, reward: Tensor, done: Tensor) -> Memory:
         return adapted._replace(reward=reward, done=done)
 
     def act_in(self, adapted: Memory, simulator: Simulator, noise: Tensor) -> tuple[Episodes, Params]:
-        played = self._play(_for_episodes(adapted, simulator.rows), simulator, partial(self._sampled, noise))
+        played = self._play(adapted.for_episodes(simulator.rows), simulator, partial(self._sampled, noise))
         return played.episodes, played.world
 
     def score(self, adapted: Memory, query: Simulator, context: Context) -> Score:
@@ -175,7 +159,7 @@ class RL2(PolicyBased[Memory]):
             memory = played.memory
             parts.append(played)
         last = self._play(
-            _for_episodes(memory, task.query.rows), task.query, partial(self._sampled, context.noise[QUERY])
+            memory.for_episodes(task.query.rows), task.query, partial(self._sampled, context.noise[QUERY])
         )
         entropy = self._entropy_weight(context.step)
         judged = [self._losses(*part, entropy) for part in self._with_advantages([*parts, last])]
@@ -238,12 +222,13 @@ class RL2(PolicyBased[Memory]):
             if t:
                 kept = kept._replace(reward=_where(alive, reward, kept.reward), done=_where(alive, done, kept.done))
                 alive = alive * (1 - done)
-            output, value, state = self._step(kept, observation)
+            output, value, after = self.recurrent.step(kept, observation)
             action = choose(t, output)
             outputs.append(output)
             values.append(value)
             kept = kept._replace(
-                state={name: _where(alive, leaf, kept.state[name]) for name, leaf in state.items()},
+                state={name: _where(alive, leaf, kept.state[name]) for name, leaf in after.state.items()},
+                observation=_where(alive, after.observation, kept.observation),
                 action=_where(alive, self._read(action, kept), kept.action),
             )
             return action
@@ -257,14 +242,6 @@ class RL2(PolicyBased[Memory]):
         )
         return Played(episodes, torch.stack(outputs, 1), torch.stack(values, 1), after, world)
 
-    def _step(self, memory: Memory, x: Tensor) -> tuple[Tensor, Tensor, Params]:
-        """What the distribution takes, the expected return, and the state after observations [N, *input]."""
-        phi = memory.phi
-        told = [memory.action, memory.reward.unsqueeze(-1), memory.done.unsqueeze(-1)]
-        state = self.cell(phi, torch.cat([self.model.embed(phi, x), *told], -1), memory.state)
-        value = state["h"] @ phi["value/weight"].T + phi["value/bias"]
-        return self.model.net.read_out(phi, state["h"]), value.squeeze(-1), state
-
     def _read(self, action: Tensor, memory: Memory) -> Tensor:
         return self.distribution.encode(action).to(memory.action.dtype)
 
@@ -272,16 +249,6 @@ class RL2(PolicyBased[Memory]):
 def _trial_return(memory: Memory, score: Score) -> Tensor:
     """The mean return of a trial's episodes, the query episodes as one."""
     return torch.cat([memory.returned, score.metrics["return"].unsqueeze(0)]).mean()
-
-
-def _for_episodes(memory: Memory, rows: int) -> Memory:
-    """A memory from which each of ``rows`` episodes goes on."""
-
-    def each(leaf: Tensor) -> Tensor:
-        return leaf.expand(rows, *leaf.shape[1:])
-
-    state = {name: each(leaf) for name, leaf in memory.state.items()}
-    return memory._replace(state=state, action=each(memory.action), reward=each(memory.reward), done=each(memory.done))
 
 
 def _where(alive: Tensor, new: Tensor, old: Tensor) -> Tensor:

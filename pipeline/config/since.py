@@ -19,7 +19,8 @@ OF_ALGORITHM: Values = {
     "oml": {"algorithm.eval_shuffles": 0},
     "anml": {"algorithm.eval_shuffles": 0},
     "finetune": {"algorithm.inner_batch": None},
-    "rl2": {"algorithm.entropy_steps": 0},
+    "rl2": {"algorithm.entropy_steps": 0}
+    | {f"algorithm.{name}": None for name in ("embedding", "memory_steps", "fast_weights")},
     "mann": _READERS | {"algorithm.write_to": "one"},
     "ntm": _READERS,
     "memoryrnn": _READERS,

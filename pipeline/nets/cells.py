@@ -35,6 +35,13 @@ class Cell(ABC):
         }
 
     @abstractmethod
+    def chrono(self, rng: np.random.Generator, params: Params, steps: int) -> Params:
+        """The biases of fresh ``params`` by which the cell remembers for up to ``steps`` steps.
+
+        Tallec & Ollivier (arXiv 1804.11188, §2): a gate that keeps has the bias log(u), u from U(1, steps - 1).
+        """
+
+    @abstractmethod
     def start(self, like: Tensor) -> Params:
         """The initial state: zeros [*like.shape[:-1], hidden] with the dtype and device of ``like``."""
 
@@ -58,6 +65,9 @@ class Cell(ABC):
             states.append(state)
         return tuple(states)
 
+    def _kept(self, rng: np.random.Generator, steps: int) -> Tensor:
+        return torch.from_numpy(np.log(rng.uniform(1.0, steps - 1.0, self.hidden)))
+
     def _zeros(self, like: Tensor) -> Tensor:
         return like.new_zeros((*like.shape[:-1], self.hidden))
 
@@ -71,6 +81,11 @@ class LSTM(Cell):
         params = super().init(rng)
         params[f"{self.name}/bias"][self.hidden : 2 * self.hidden] = 1.0
         return params
+
+    def chrono(self, rng: np.random.Generator, params: Params, steps: int) -> Params:
+        i, f, g, o = params[f"{self.name}/bias"].chunk(4)
+        kept = self._kept(rng, steps)
+        return {f"{self.name}/bias": torch.cat([i - kept, kept, g, o])}
 
     def start(self, like: Tensor) -> Params:
         return {"h": self._zeros(like), "c": self._zeros(like)}
@@ -88,6 +103,10 @@ class GRU(Cell):
 
     def init(self, rng: np.random.Generator) -> Params:
         return super().init(rng) | {f"{self.name}/reset_bias": torch.zeros(self.hidden, dtype=torch.float64)}
+
+    def chrono(self, rng: np.random.Generator, params: Params, steps: int) -> Params:
+        r, z, n = params[f"{self.name}/bias"].chunk(3)
+        return {f"{self.name}/bias": torch.cat([r, z + self._kept(rng, steps), n])}
 
     def start(self, like: Tensor) -> Params:
         return {"h": self._zeros(like)}

@@ -50,6 +50,7 @@ ENOUGH: dict[str, dict[str, Any]] = {
     "lamaml": {"memory": 3},
     "maml_rl": {"inner_episodes": 4},
     "promp": {"inner_episodes": 4, "lr": 0.03},
+    "rl2": {"memory_steps": 9},
 }
 """Sizes at which a memory forgets, a neighbourhood is not the whole support set and a trajectory has two segments."""
 

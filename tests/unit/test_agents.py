@@ -229,6 +229,30 @@ def test_the_weight_of_entropy_falls_along_a_line(small_images):
     assert loss(9, entropy_weight=0.2) == loss(1, entropy_weight=0.2) != loss(1, entropy_weight=0.0)
 
 
+@pytest.mark.parametrize("units", [None, 3])
+def test_a_recurrent_policy_reads_a_whole_transition_and_what_its_observation_recalls(units, small_images):
+    """The state after two steps, by hand: with fast weights the second observation recalls the first."""
+    algorithm = bandit_worker(RL2, small_images, 2, 1)[0].algorithm
+    config = replace(algorithm.config, embedding=6, fast_weights=units)
+    agent = RL2(config, algorithm.model, algorithm.loss)
+    phi = {name: leaf.double() for name, leaf in agent.init(np.random.default_rng(1))["model"].items()}
+    xs = torch.tensor([[[0.3]], [[-0.7]]], dtype=torch.float64)
+    memory, number = agent.begin({"model": phi}), xs.new_ones(1)
+    first, second = (agent.model.embed(phi, x) for x in xs)
+    action, memory = agent.respond(memory, xs[0], 0.4 * number)
+    _, memory = agent.respond(agent.rewarded(memory, 2 * number, 0 * number), xs[1], 0.4 * number)
+    state = agent.recurrent.cell.start(first)
+    for seen, chosen, reward, before in ((first, 0, 0.0, 0 * first), (second, 1, 2.0, first)):
+        one_hot = chosen * torch.nn.functional.one_hot(action, 2)
+        told = torch.cat([seen, one_hot, torch.tensor([[reward, 0.0]]).double(), before], -1)
+        told = (told @ phi["embedding/weight"].T + phi["embedding/bias"]).clamp(min=0)
+        recalled = torch.zeros(1, 0)
+        if units:  # only the last of two steps was bound to an observation
+            recalled = (told @ phi["fast/weight"].T).tanh() * (before * seen).sum()
+        state = agent.recurrent.cell(phi, torch.cat([told, recalled.double()], -1), state)
+    torch.testing.assert_close(memory.state["h"], state["h"], rtol=0, atol=1e-14)
+
+
 class Ending(NamedTuple):
     """Episodes that end after ``length`` steps; an observation and a reward are the time."""
 

@@ -76,3 +76,17 @@ def test_a_state_is_a_value(cell, params, xs):
     state = cell.start(xs[0])
     cell.read(params, tuple(xs), state)
     assert not any(value.any() for value in state.values())
+
+
+def test_a_chrono_initialisation_keeps_for_1_to_t_steps(name):
+    """Tallec & Ollivier (arXiv 1804.11188, eq. 16): the gate that keeps starts at u / (1 + u), u from U(1, T - 1)."""
+    cell = CELLS[name]("cell", INPUTS, 4000)
+    params = cell.init(np.random.default_rng(1))
+    bias = cell.chrono(np.random.default_rng(2), params, 100)["cell/bias"]
+    parts = bias.chunk(cell.gates)
+    times = parts[1].exp()
+    assert times.min() >= 1
+    assert times.max() <= 99
+    assert abs(float(times.mean()) - 50) < 2
+    assert torch.equal(parts[0], -parts[1] if name == "lstm" else torch.zeros_like(parts[0]))
+    assert not any(part.any() for part in parts[2:])
