@@ -160,6 +160,15 @@ class Named(Protocol):
         ...
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A source that knows how much data it has."""
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Split -> what there is of it -> how many, for example ``{"train": {"classes": 964, "images": 19280}}``."""
+        ...
+
+
 class TextTask(Protocol):
     """A task that is given by texts, to be served."""
 
@@ -203,4 +212,13 @@ class HasClasses(Protocol):
 
     def contents(self, split: Split) -> frozenset[str]:
         """One identifier for each class of a split, equal for the same examples in any file."""
+        ...
+
+
+@runtime_checkable
+class NamesClasses(Protocol):
+    """A source that says which class each slot of an evaluation task is, in ``Task.classes``."""
+
+    def class_names(self, split: Split) -> Sequence[str]:
+        """The names of the classes that evaluation tasks of a split are drawn from, by their numbers."""
         ...

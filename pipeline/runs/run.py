@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -22,11 +24,12 @@ from pipeline.engine import loop
 from pipeline.engine.durability.checkpoint import read_checkpoint
 from pipeline.engine.durability.coordinator import BEST
 from pipeline.engine.evaluate import Scores, evaluate
-from pipeline.engine.interfaces import Scorer
+from pipeline.engine.interfaces import Executor, Scorer
 from pipeline.engine.loop import ProgressListener, TrainResult
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runs.dry_run import check_folder, dry_run
 from pipeline.runs.end_files import end_files
+from pipeline.runs.end_pictures import Ended
 from pipeline.runs.paths import absolute, output_folder, refuse_relative
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
@@ -91,16 +94,13 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
             trained = loop.train(executor, plan_of(recipe, components), listener)
             vector = np.array(executor.fetch(trained.theta))
             scores, rows = _final_scores(executor, vector, recipe, components, folder)
-            executor.record(
-                f"evaluation/{evaluation_plan(recipe, components.source).key}",
-                trained.step,
-                {f"eval/{r['theta']}/{r['metric']}/after_{r['point']}_steps": r["mean"] for r in rows},
-            )
+            _record(executor, trained.step, evaluation_plan(recipe, components.source).key, rows)
             wall = time.perf_counter() - started
             summary = _summary(recipe, options, components, trained, vector, rows, executor.numerics, wall)
             if finished is not None:  # the speeds that were measured in training are kept
                 summary = finished | {"evaluation": summary["evaluation"]}
-            files = end_files(recipe, components, vector, summary, listener.note)
+            ended = Ended(recipe, components, vector, scores, summary, executor.spans, storage_at(folder))
+            files = end_files(ended, listener.note)
             return RunResult(folder, summary, executor.close("FINISHED", files), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder is unchanged, in MLflow too
             executor.close("FAILED", {})
@@ -108,6 +108,19 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
         except BaseException as error:
             end_early(executor, error, recipe, storage_at(folder))
             raise
+
+
+def _record(executor: Executor, step: int, key: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Journal an evaluation: each metric as one curve, whose steps are the inner steps taken."""
+    curves: dict[int, dict[str, float]] = {}
+    for row in rows:
+        name = f"eval/{row['metric']}" if row["theta"] == "last" else f"eval/{row['theta']}/{row['metric']}"
+        found = {name: row["mean"], f"{name}_ci95": row["ci95"]}
+        curves.setdefault(row["point"], {}).update({key: value for key, value in found.items() if math.isfinite(value)})
+    # Another evaluation, and one of a later theta, is a series of its own.
+    series = hashlib.sha256(f"{key} {step}".encode()).hexdigest()[:16]
+    for point, metrics in sorted(curves.items()):
+        executor.record(f"evaluation/{series}", point, metrics)
 
 
 def _tell_of_idle_workers(recipe: Recipe, options: RunOptions, listener: ProgressListener) -> None:
@@ -213,7 +226,7 @@ def _final_scores(
     scores = evaluate(scorer, vector, plan)
     rows = [{"theta": "last", **row._asdict()} for row in scores.rows()]
     storage = storage_at(folder)
-    if recipe.evaluation.validate_every and BEST in storage.names(""):
+    if recipe.evaluation.keeps_best and BEST in storage.names(""):
         kept = read_checkpoint(storage, BEST)
         require_origin(folder, BEST, kept)
         best = pack(components.layout, kept)

@@ -53,6 +53,14 @@ class Classes:
         height, width, *colours = self._file.images.shape[1:]
         self.input_shape: tuple[int, ...] = (*(colours or [1]), height, width)
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """The classes and the images of each split."""
+        images = np.diff(self._file.offsets)
+        return {
+            split: {"classes": len(classes), "images": int(images[classes].sum())}
+            for split, classes in self._classes.items()
+        }
+
     def count(self, split: Split, rotations: Rotations) -> int:
         """The number of classes; four times as many where quarter turns are classes."""
         return len(self._classes[split]) * (QUARTERS if rotations == "classes" else 1)
@@ -61,6 +69,13 @@ class Classes:
         """The checksum and the number of the images of each class."""
         counts = np.diff(self._file.offsets)
         return frozenset(f"{self._file.checksums[one]:08x}/{counts[one]}" for one in self._classes.get(split, []))
+
+    def names(self, split: Split, rotations: Rotations) -> list[str]:
+        """The names of the classes by the numbers that ``draw`` gives; a quarter turn that is a class has its own."""
+        names = [self._file.names[index] for index in self._classes.get(split, [])]
+        if rotations != "classes":
+            return names
+        return [f"{name}, turned by {turn * 90}°" if turn else name for name in names for turn in range(QUARTERS)]
 
     def draw(
         self, rng: np.random.Generator, split: Split, shape: TaskShape, rotations: Rotations

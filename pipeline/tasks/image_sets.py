@@ -78,6 +78,9 @@ class ImageSets:
     def spec(self) -> Spec:
         return Spec(Sets, self._classes.input_shape, self._shapes.train.ways, "slots", "cross_entropy_by_part")
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        return self._classes.counts()
+
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)
 

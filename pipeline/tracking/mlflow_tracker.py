@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from pipeline.core.failures import ConfigError, InternalError, PipelineError
 from pipeline.core.redact import redact, redact_uri
-from pipeline.engine.interfaces import RUN_KEY, Entry, Status
+from pipeline.engine.interfaces import RUN_KEY, DataSet, Entry, Status
 from pipeline.tracking.database import check_tables, create
 from pipeline.tracking.uri import (
     absolute,
@@ -49,6 +49,8 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 from mlflow.utils.credentials import get_default_host_creds  # noqa: E402
 from mlflow.utils.rest_utils import http_request  # noqa: E402
+
+from pipeline.tracking.inputs import as_input  # noqa: E402
 
 for _name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -115,6 +117,15 @@ class MLflowTracker:
         with _without_secrets(self.uri):
             for batch in _batches([RunTag(_key(key), redact(value)[:TAG]) for key, value in tags.items()], PARAMS):
                 self._client.log_batch(self._id, tags=batch)
+
+    def use(self, data: DataSet) -> None:
+        """Log a data set as the run's input."""
+        with _without_secrets(self.uri):
+            self._client.log_inputs(self._id, [as_input(data)])
+
+    def describe(self, text: str) -> None:
+        """Set the description that MLflow shows above a run's metrics."""
+        self.tag({"mlflow.note.content": text})
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Upload a file. It replaces one of the same name."""
