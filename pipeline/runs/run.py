@@ -100,7 +100,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
             if finished is not None:  # the speeds that were measured in training are kept
                 summary = finished | {"evaluation": summary["evaluation"]}
             ended = Ended(recipe, components, vector, scores, summary, executor.spans, storage_at(folder))
-            files = end_files(ended, listener.note)
+            files = executor.stop.interruptible(lambda: end_files(ended, listener.note))
             return RunResult(folder, summary, executor.close("FINISHED", files), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder is unchanged, in MLflow too
             executor.close("FAILED", {})
