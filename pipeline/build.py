@@ -18,14 +18,15 @@ from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
 from pipeline.core.plugins import import_plugins, imported, instead_of, plugin_file
 from pipeline.core.seeding import init_rng
-from pipeline.core.source import Spec, TaskSource, Varied
+from pipeline.core.source import Counted, Spec, TaskSource, Varied
 from pipeline.core.types import Needs
+from pipeline.derived import data_set, validations
 from pipeline.engine.clock import Monotonic
 from pipeline.engine.durability.coordinator import Coordinator, Durability
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher, TrackedRun
 from pipeline.engine.evaluate import EvaluationPlan
-from pipeline.engine.interfaces import Executor, Tracker
+from pipeline.engine.interfaces import DataSet, Executor, Tracker
 from pipeline.engine.loop import Plan
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.optimizer import Outer
@@ -173,13 +174,14 @@ class BuildCoordinator:
         if self.plugins:
             tags["plugins"] = ", ".join(self.plugins)
         tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)
+        data = data_set(recipe, source.fingerprint, source.counts() if isinstance(source, Counted) else {})
         return Coordinator(
             Store(algorithm, layout, theta, outer_of(recipe, layout, algorithm), recipe.steps),
             storage,
             durability(recipe, layout.size, storage),
             recipe.identity(source.fingerprint),
             journal,
-            publisher_of(recipe, tags, tracker, journal, storage),
+            publisher_of(recipe, tags, data, tracker, journal, storage),
             {"recipe.yaml": recipes.dump(recipe.public()), **plugin_file(self.plugins), **task_file(source)},
             accept_numerics=self.accept_numerics,
         )
@@ -193,17 +195,13 @@ def durability(recipe: Recipe, parameters: int, storage: Storage) -> Durability:
     return Durability(every, recipe.steps, recipe.checkpoint.keep)
 
 
-def tracked_run(recipe: Recipe, tags: dict[str, str]) -> TrackedRun:
-    """What the tracker receives of a run."""
-    return TrackedRun(recipe.name, recipes.flatten(recipe.public()), tags)
-
-
 def publisher_of(
-    recipe: Recipe, tags: dict[str, str], tracker: Tracker, journal: Journal, storage: Storage
+    recipe: Recipe, tags: dict[str, str], data: DataSet, tracker: Tracker, journal: Journal, storage: Storage
 ) -> Publisher:
     """What sends a run's journal and end to the tracker."""
+    run = TrackedRun(recipe.name, recipes.flatten(recipe.public()), tags, data)
     served = SERVED if recipe.tracking.report else ()
-    return Publisher(tracker, journal, tracked_run(recipe, tags), storage, recipe.tracking.log_every, served)
+    return Publisher(tracker, journal, run, storage, recipe.tracking.log_every, served)
 
 
 def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> dict[str, Outer]:
@@ -241,7 +239,7 @@ def evaluation_plan(recipe: Recipe, source: TaskSource[Any]) -> EvaluationPlan:
 
 def plan_of(recipe: Recipe, components: Components) -> Plan:
     """What the loop trains."""
-    every = recipe.evaluation.validate_every
+    every, tasks = validations(recipe, components.source)
     final = evaluation_plan(recipe, components.source)
     loss = LOSSES[components.source.spec().loss]
     return Plan(
@@ -249,8 +247,9 @@ def plan_of(recipe: Recipe, components: Components) -> Plan:
         steps=recipe.steps,
         tasks_per_step=recipe.tasks_per_step,
         chunk_size=recipe.chunk_size,
-        validation=replace(final, split="val", tasks=recipe.evaluation.validation_tasks) if every else None,
+        validation=replace(final, split="val", tasks=tasks) if every else None,
         validate_every=every,
+        keeps_best=recipe.evaluation.keeps_best,
         metric=loss.metric,
         higher_is_better=loss.higher_is_better,
     )

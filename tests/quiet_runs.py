@@ -19,7 +19,7 @@ from pipeline.core.flat import sha256
 from pipeline.engine import loop
 from pipeline.engine.durability.coordinator import Coordinator
 from pipeline.engine.durability.journal import Journal
-from pipeline.engine.interfaces import Entry, Executor, Status
+from pipeline.engine.interfaces import DataSet, Entry, Executor, Status
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.serial import SerialExecutor
@@ -38,6 +38,10 @@ class Nowhere:
     def send(self, entries: Sequence[Entry]) -> None: ...
 
     def tag(self, tags: Mapping[str, str]) -> None: ...
+
+    def use(self, data: DataSet) -> None: ...
+
+    def describe(self, text: str) -> None: ...
 
     def artifact(self, path: Path, folder: str = "") -> None: ...
 

@@ -37,8 +37,8 @@ CORE, NETS, FAMILIES = "pipeline.core", "pipeline.nets", "pipeline.families"
 ALGORITHMS, TASKS = "pipeline.algorithms", "pipeline.tasks"
 STORAGE, ENGINE, RUNTIME = "pipeline.storage", "pipeline.engine", "pipeline.runtime"
 TRACKING, SERVING, RECIPES = "pipeline.tracking", "pipeline.serving", "pipeline.recipes"
-RUNS, COMPARISON = "pipeline.runs", "pipeline.comparison"
-COMPOSED = ("pipeline.config", "pipeline.tracking.commit")
+RUNS, COMPARISON, PICTURES = "pipeline.runs", "pipeline.comparison", "pipeline.pictures"
+COMPOSED = ("pipeline.config", "pipeline.derived", "pipeline.tracking.commit")
 TESTING = "pipeline.testing"
 ARRAYS = ("torch", "numpy")
 BACKENDS = (*ARRAYS, "ray", "mlflow", "rich")
@@ -60,9 +60,10 @@ ALLOWED: dict[str, Rule] = {
         (*ARRAYS, "annotated_types", "pyarrow", "PIL"),
         ("sacrebleu", "sentencepiece", "gymnasium", "metaworld", "scipy", "sklearn"),
     ),
-    "pipeline/engine/": Rule((CORE, STORAGE, ENGINE), (*ARRAYS, "annotated_types", "safetensors")),
+    "pipeline/engine/": Rule((CORE, STORAGE, ENGINE), (*ARRAYS, "annotated_types", "safetensors", "psutil")),
+    "pipeline/pictures/": Rule((PICTURES, "pipeline.engine.interfaces"), ("numpy", "matplotlib")),
     "pipeline/runtime/": Rule((CORE, ENGINE, RUNTIME), (*ARRAYS, "ray")),
-    "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow", "matplotlib"), ("alembic",)),
+    "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow", "PIL"), ("alembic",)),
     "pipeline/tracking/mlflow_tracker.py": Rule((CORE, ENGINE, TRACKING, "pipeline.serving.task"), ("mlflow",)),
     "pipeline/tracking/model.py": Rule((CORE, SERVING, TRACKING), ("mlflow",)),
     "pipeline/tracking/registry.py": Rule((CORE, TRACKING), ("mlflow",)),
@@ -81,6 +82,7 @@ ALLOWED: dict[str, Rule] = {
         ),
         ("annotated_types", "pydantic", "pydantic_core", "yaml"),
     ),
+    "pipeline/derived.py": Rule((CORE, "pipeline.config", "pipeline.engine.interfaces")),
     "pipeline/registry.py": Rule((CORE, NETS, ALGORITHMS, TASKS)),
     "pipeline/build.py": Rule(
         (CORE, NETS, ALGORITHMS, TASKS, STORAGE, ENGINE, SERVING, RECIPES, *COMPOSED),
@@ -89,17 +91,18 @@ ALLOWED: dict[str, Rule] = {
     ),
     "pipeline/runs/": Rule(
         (
-            *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES, RUNS),
+            *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES, RUNS, PICTURES),
             *(
                 "pipeline.build",
                 "pipeline.config",
+                "pipeline.derived",
                 "pipeline.runtime.job",
                 "pipeline.tasks.texts",
                 "pipeline.tasks.film",
                 "pipeline.tasks.preparation",
             ),
         ),
-        (*ARRAYS, "rich", "yaml"),
+        (*ARRAYS, "rich", "yaml", "matplotlib"),
         (RUNTIME,),
     ),
     "pipeline/comparison/": Rule(

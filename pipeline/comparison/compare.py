@@ -138,7 +138,7 @@ def _place(folder: Path, question: str, recipe: Recipe, steps: int | None) -> Pa
 
     Where steps follow from a measured speed, or validation tasks chose the best theta, it is the method's own.
     """
-    if steps is None or recipe.evaluation.validate_every:
+    if steps is None or recipe.evaluation.keeps_best:
         return folder / question
     files = {name: getattr(recipe.source, name) for name in file_fields(recipe.source)}
     decides = json.dumps({**recipe.identity("").fixed, **files, "steps": steps}, sort_keys=True)

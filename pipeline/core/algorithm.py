@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Generic, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -186,6 +186,23 @@ class Searches(Protocol):
 
     def cell(self, adapted: Any) -> tuple[str, ...]:
         """The op on each edge of a task's cell. Raises ``ConfigError`` where its network has no cell."""
+        ...
+
+
+class MemoryWeights(NamedTuple):
+    """By which weights over slots T examples were read and written, [T, heads, slots], and their labels [T, …]."""
+
+    read: Tensor
+    written: Tensor
+    labels: Tensor
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """An algorithm with a memory that people can look at."""
+
+    def memory_weights(self, theta: MetaParams, task: Task[Any], context: Context) -> MemoryWeights | None:
+        """Where a task's examples are read and written, in the order in which they come; None without slots."""
         ...
 
 

@@ -162,6 +162,15 @@ class Named(Protocol):
         ...
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A source that knows how much data it has."""
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Split -> what there is of it -> how many, for example ``{"train": {"classes": 964, "images": 19280}}``."""
+        ...
+
+
 class TextTask(Protocol):
     """A task that is given by texts, to be served."""
 
@@ -240,4 +249,13 @@ class Preparation(Protocol):
 
     def prepare(self, values: Any, name: str) -> np.ndarray:
         """N raw inputs as inputs [N, *input]. Raises ``DataError`` that begins with ``name``."""
+        ...
+
+
+@runtime_checkable
+class NamesClasses(Protocol):
+    """A source that says which class each slot of an evaluation task is, in ``Task.classes``."""
+
+    def class_names(self, split: Split) -> Sequence[str]:
+        """The names of the classes that evaluation tasks of a split are drawn from, by their numbers."""
         ...

@@ -13,6 +13,8 @@ from pipeline.engine.stop import Stop
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Work = Literal["learn", "score"]
+DESCRIPTION = "description.md"
+"""The file of a finished run whose text the tracker shows as its description."""
 RUN_KEY = "run_key"
 """The tag that finds a tracked run again whose id was not saved. Its value is unique."""
 
@@ -28,7 +30,8 @@ class Chunk(NamedTuple):
 class Report(NamedTuple):
     """The driver's report of a finished chunk: sums over its used tasks, the skipped tasks, and the seconds spent.
 
-    ``digest`` is a checksum of the contribution: computing the chunk again must give the same.
+    ``digest`` is a checksum of the contribution: computing the chunk again must give the same. ``usage`` says how busy
+    the worker's node is, by ``NODE/name``, from time to time.
     """
 
     chunk: int
@@ -38,6 +41,7 @@ class Report(NamedTuple):
     skipped: tuple[str, ...]
     seconds: dict[str, float]
     digest: int
+    usage: Mapping[str, float] = {}
 
 
 class ScoreReport(NamedTuple):
@@ -47,6 +51,18 @@ class ScoreReport(NamedTuple):
     points: tuple[int, ...]
     metrics: dict[str, np.ndarray]
     digest: int
+
+
+class Span(NamedTuple):
+    """A chunk that a worker on ``node`` computed between ``began`` and ``ended``, seconds on the executor's clock."""
+
+    worker: int
+    node: str
+    work: Work
+    step: int
+    chunk: int
+    began: float
+    ended: float
 
 
 class Applied(NamedTuple):
@@ -112,6 +128,11 @@ class Executor(Scorer, Protocol):
     @property
     def stop(self) -> Stop: ...
 
+    @property
+    def spans(self) -> Sequence[Span]:
+        """Who computed which chunk, and when: the last of this session, for people."""
+        ...
+
     def open(self) -> Opened:
         """The state of the run. Any later call may raise ``RolledBack``."""
         ...
@@ -152,6 +173,15 @@ class Executor(Scorer, Protocol):
         ...
 
 
+class DataSet(NamedTuple):
+    """What a run's tasks are drawn from, as a tracker shows it: ``digest`` is its hash, ``facts`` all that is known."""
+
+    name: str
+    digest: str
+    source: str
+    facts: Mapping[str, Any]
+
+
 class Tracker(Protocol):
     """Shows runs to people. It is called from a background thread only, and may be slow or fail."""
 
@@ -167,6 +197,14 @@ class Tracker(Protocol):
         ...
 
     def tag(self, tags: Mapping[str, str]) -> None: ...
+
+    def use(self, data: DataSet) -> None:
+        """Show a data set as the run's input; showing it twice shows it once."""
+        ...
+
+    def describe(self, text: str) -> None:
+        """Show a description, in Markdown. It replaces an earlier one."""
+        ...
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Upload a file."""

@@ -28,6 +28,8 @@ class Plan:
     chunk_size: int
     validation: EvaluationPlan | None
     validate_every: int
+    keeps_best: bool
+    """Whether the theta that is best on validation is kept."""
     metric: str
     """The metric of validation, at the last point of the trace."""
     higher_is_better: bool
@@ -110,7 +112,8 @@ class _Session:
         rows = evaluate(self.executor, theta, self.plan.validation).rows()
         self.executor.record(f"validation/{key}", step, row_metrics("val", rows))
         last = [row for row in rows if row.metric == self.plan.metric][-1]
-        best = self.executor.keep_best(step, last.mean if self.plan.higher_is_better else -last.mean, key)
+        score = last.mean if self.plan.higher_is_better else -last.mean
+        best = self.plan.keeps_best and self.executor.keep_best(step, score, key)
         spread = "" if math.isnan(last.ci95) else f" ± {last.ci95:.4f}"
         self.listener.note(
             f"step {step}: validation {last.metric} {last.mean:.4f}{spread}{' (best so far)' if best else ''}"
@@ -132,6 +135,7 @@ def _outer_step(
         skipped = _skipped(ordered, sum(len(chunk.tickets) for chunk in chunks), step)
         loss, metrics = _means(ordered)
         facts = {"train/loss": loss, **{f"train/{name}": value for name, value in metrics.items()}, **timing}
+        facts |= {f"system/{name}": value for report in ordered for name, value in report.usage.items()}
         outcome = executor.apply(step, handles, facts | {"train/skipped": float(len(skipped))}, skipped)
         if isinstance(outcome, Applied):
             return outcome, ordered

@@ -23,6 +23,7 @@ from pipeline.engine.interfaces import Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.reduce import tree_sum
 from pipeline.engine.trace import scored_points
+from pipeline.engine.usage import NodeUsage
 
 
 class SampledTask(NamedTuple):
@@ -66,6 +67,7 @@ class Worker:
         self.vectorise = numerics.vectorise
         self.answers = LOSSES[source.spec().loss].answers
         self.device = numerics.torch_device()
+        self.usage = NodeUsage(self.device)
 
     def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
         """The chunk's weighted sum of gradients, and a report for the driver.
@@ -89,6 +91,7 @@ class Worker:
             skipped=tuple(ticket.id for slot, ticket in enumerate(chunk.tickets) if slot not in slots),
             seconds={"sampling": sampled - start, "inner_loop": time.perf_counter() - sampled},
             digest=zlib.crc32(packed.data),
+            usage=self.usage.sample(),
         )
         contribution = Contribution(
             chunk=chunk.number,

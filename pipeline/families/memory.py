@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.algorithm import Differentiable
+from pipeline.core.algorithm import Differentiable, MemoryWeights
 from pipeline.core.batches import rows_of_sets
 from pipeline.core.inner import last
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import HEAD, Network
 from pipeline.core.types import Batch, Context, MetaParams, Needs, Params, Phase, Score, Sets, Stream, Task
+from pipeline.nets.memory.reader import MemoryReader
 from pipeline.nets.net import fan_in_normal
 from pipeline.nets.normalisation import refuse_batches
 
@@ -158,6 +159,28 @@ class MemoryBased(Differentiable[Support, MemoryState]):
             state = self._run(before, inputs)[1]
             before = before._replace(state=state, labels=torch.cat([before.labels, y[rows]]))
             yield before
+
+    def memory_weights(self, theta: MetaParams, task: Task[Support], context: Context) -> MemoryWeights | None:
+        """Where the sequence model reads and writes while it reads a task's support set, and after it a sequence."""
+        model = self.sequence_model
+        if not isinstance(model, MemoryReader):
+            return None
+        phi, support = theta["model"] | self.model.masks(context.noise), task.support
+        if isinstance(support, Stream):
+            x, y = torch.cat([support.x, task.query.x]), torch.cat([support.y, task.query.y])
+            features = self.model.embed(phi, x)
+            shown = self._shown(features, y)
+            beside = torch.cat([torch.zeros_like(shown[:1]), shown[:-1]])
+        else:
+            rows = context.noise["order"].flatten()
+            y, features = support.y[rows], self.model.embed(phi, support.x[rows])
+            beside = self._shown(torch.zeros_like(features), y)
+        state, weights = model.start(phi), []
+        for one in model.see(phi, torch.cat([features, beside], -1)).unbind():
+            weights.append(model.weights(phi, one, state))
+            state = model.read(phi, one, state)[1]
+        read, written = (torch.stack(part) for part in zip(*weights, strict=True))
+        return MemoryWeights(read, written, y)
 
     def predict(self, adapted: MemoryState, x: Tensor) -> Tensor:
         phi, state, shown, _ = adapted

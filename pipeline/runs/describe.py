@@ -19,8 +19,8 @@ def describe(recipe: Recipe, given: str) -> str:
         given: the name or path that it was loaded by.
     """
     origin = recipes.origin(given)
-    packaged = {} if origin is None else _by_key(_packaged(origin).public())
-    found = _by_key(recipe.public())
+    packaged = {} if origin is None else by_key(_packaged(origin).public())
+    found = by_key(recipe.public())
     changed = [key for key in found if key != "name" and found[key] != packaged.get(key)]
     title = f"recipe {recipe.name}" + ("" if origin in (None, recipe.name) else f", based on {origin}")
     if not changed:
@@ -38,12 +38,12 @@ def _instead(packaged: Mapping[str, str], key: str) -> str:
     return f" (packaged: {packaged[key]})" if key in packaged else ""
 
 
-def _by_key(part: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def by_key(part: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Dotted key -> value as JSON; a text as it is."""
     flat: dict[str, str] = {}
     for name, value in part.items():
         if isinstance(value, dict):
-            flat |= _by_key(value, f"{prefix}{name}.")
+            flat |= by_key(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return flat

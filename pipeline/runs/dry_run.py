@@ -12,6 +12,7 @@ from pipeline.core.losses import LOSSES
 from pipeline.core.network import DROPOUT, INNER
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.types import Phase
+from pipeline.derived import validations
 from pipeline.engine.dry_run import check_algorithm
 from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
 from pipeline.engine.interfaces import Chunk
@@ -33,7 +34,7 @@ def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, 
     """
     components = build_components(recipe)
     outer_of(recipe, components.layout, components.algorithm)
-    splits: set[Split] = {recipe.evaluation.split} | ({"val"} if learn and recipe.evaluation.validate_every else set())
+    splits: set[Split] = {recipe.evaluation.split} | ({"val"} if learn and recipe.evaluation.keeps_best else set())
     for split in sorted(splits - set(components.source.splits)):
         raise ConfigError(
             f"evaluation.split: the source has no {split!r}, it has {', '.join(components.source.splits)}"
@@ -112,7 +113,7 @@ def check_folder(recipe: Recipe, components: Components, storage: Storage) -> No
     """Raises ``ConfigError`` where the run's folder cannot be written, or has no room for it."""
     storage.probe()
     outer = outer_of(recipe, components.layout, components.algorithm).values()
-    validations = recipe.steps // recipe.evaluation.validate_every if recipe.evaluation.validate_every else 0
-    files = recipe.checkpoint.keep + int(validations > 0) + 1  # one is written beside those that are kept
+    every, _ = validations(recipe, components.source)
+    files = recipe.checkpoint.keep + int(recipe.evaluation.keeps_best) + 1  # one is written beside those that are kept
     size = checkpoint_bytes(components.layout.size, components.layout.dtype.itemsize, outer)
-    check_disk_space(storage, size, files, recipe.steps + validations)
+    check_disk_space(storage, size, files, recipe.steps + (recipe.steps // every if every else 0))

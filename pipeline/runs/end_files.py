@@ -1,10 +1,9 @@
-"""The files of a finished run beside its checkpoints: its summary, and an agent's episodes as GIFs."""
+"""The files of a finished run beside its checkpoints: summary, description, pictures, an agent's episodes as GIFs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,27 +15,30 @@ from pipeline.core.flat import cast
 from pipeline.core.seeding import Ticket
 from pipeline.core.types import Context
 from pipeline.core.world import HasPicture
+from pipeline.engine.interfaces import DESCRIPTION
+from pipeline.runs.description import describe_run
+from pipeline.runs.end_pictures import Ended, pictures
 from pipeline.tasks.film import film
 
 FILMS = "episodes"
 """The folder of the GIFs."""
 
 
-def end_files(
-    recipe: Recipe,
-    components: Components,
-    vector: np.ndarray,
-    summary: Mapping[str, Any],
-    note: Callable[[str], None],
-) -> dict[str, bytes]:
-    """The files by name, with slashes. Where a world's pictures fail, ``note`` is told, and the run has none."""
-    text = json.dumps(dict(summary), indent=2, default=float) + "\n"
+def end_files(ended: Ended, note: Callable[[str], None]) -> dict[str, bytes]:
+    """The files by name, with slashes. Where a picture fails, ``note`` is told, and the run goes without it."""
+    text = json.dumps(dict(ended.summary), indent=2, default=float) + "\n"
+    files = {"summary.json": text.encode()} | _films_or_none(ended, note)
+    if ended.recipe.tracking.report:
+        files |= pictures(ended, note) | {DESCRIPTION: describe_run(ended).encode()}
+    return files
+
+
+def _films_or_none(ended: Ended, note: Callable[[str], None]) -> dict[str, bytes]:
     try:
-        films = _films(recipe, components, vector)
+        return _films(ended.recipe, ended.components, ended.vector)
     except Exception as error:  # noqa: BLE001  (whatever a user's world raises here, the run itself is good)
         note(f"no GIF of an episode: {type(error).__name__}: {error}".splitlines()[0])
-        films = {}
-    return {"summary.json": text.encode()} | films
+        return {}
 
 
 def _films(recipe: Recipe, components: Components, vector: np.ndarray) -> dict[str, bytes]:

@@ -161,7 +161,7 @@ def result_table(evaluation: Mapping[str, Any], beside: Sequence[Result] = ()) -
         add("this run", theta, steps, values, other)
     for one in beside:
         add(f"{one.method} ({one.evaluation['normalisation']})", "last", *in_the_end(one.evaluation))
-    return f"{_title(evaluation)}\n{_plain(table)}"
+    return f"{title_of(evaluation)}\n{_plain(table)}"
 
 
 def in_the_end(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
@@ -202,7 +202,8 @@ def key_values(rows: Mapping[str, object]) -> str:
 _THETA = {"last": "last", "best": "best on validation"}
 
 
-def _title(evaluation: Mapping[str, Any]) -> str:
+def title_of(evaluation: Mapping[str, Any]) -> str:
+    """An evaluation's conditions in a line: split, tasks and their shape, normalisation and hash."""
     ways, shots, queries = evaluation["ways"], evaluation["shots"], evaluation["queries"]
     several = ways > 1
     shape = f"{ways}-way {shots}-shot" if several else f"{shots}-shot"

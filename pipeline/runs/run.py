@@ -26,8 +26,10 @@ from pipeline.engine.evaluate import Scores, evaluate
 from pipeline.engine.interfaces import Scorer
 from pipeline.engine.loop import ProgressListener, TrainResult
 from pipeline.engine.scheduling.timeouts import Timeouts
+from pipeline.runs.curves import record_evaluation
 from pipeline.runs.dry_run import check_folder, dry_run
 from pipeline.runs.end_files import end_files
+from pipeline.runs.end_pictures import Ended
 from pipeline.runs.paths import absolute, output_folder, refuse_relative
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
@@ -95,16 +97,13 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
             trained = loop.train(executor, plan_of(recipe, components), listener)
             vector = np.array(executor.fetch(trained.theta))
             scores, rows = _final_scores(executor, vector, recipe, components, folder)
-            executor.record(
-                f"evaluation/{evaluation_plan(recipe, components.source).key}",
-                trained.step,
-                {f"eval/{r['theta']}/{r['metric']}/after_{r['point']}_steps": r["mean"] for r in rows},
-            )
+            record_evaluation(executor, trained.step, evaluation_plan(recipe, components.source).key, rows)
             wall = time.perf_counter() - started
             summary = _summary(recipe, options, components, trained, vector, rows, executor.numerics, wall)
             if finished is not None:  # the speeds that were measured in training are kept
                 summary = finished | {"evaluation": summary["evaluation"]}
-            files = end_files(recipe, components, vector, summary, listener.note)
+            ended = Ended(recipe, components, vector, scores, summary, executor.spans, storage_at(folder))
+            files = executor.stop.interruptible(lambda: end_files(ended, listener.note))
             files |= scores_file(summary["evaluation"], scores)
             return RunResult(folder, summary, executor.close("FINISHED", files), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder is unchanged, in MLflow too
@@ -227,7 +226,7 @@ def _final_scores(
     scores = evaluate(scorer, vector, plan)
     rows = [{"theta": "last", **row._asdict()} for row in scores.rows()]
     storage = storage_at(folder)
-    if recipe.evaluation.validate_every and BEST in storage.names(""):
+    if recipe.evaluation.keeps_best and BEST in storage.names(""):
         kept = read_checkpoint(storage, BEST)
         require_origin(folder, BEST, kept)
         best = pack(components.layout, kept)

@@ -11,11 +11,13 @@ from typing import NamedTuple, cast
 from pipeline.build import publisher_of
 from pipeline.core.failures import ForeignFileError, PipelineError, ResumeError
 from pipeline.core.redact import redact
+from pipeline.derived import data_set
 from pipeline.engine.durability.checkpoint import Checkpoints, name_of
 from pipeline.engine.durability.identity import is_identity
 from pipeline.engine.durability.journal import STATUSES, Journal
-from pipeline.engine.interfaces import Status
+from pipeline.engine.interfaces import DESCRIPTION, Status
 from pipeline.runs.end_files import FILMS
+from pipeline.runs.end_pictures import PICTURES
 from pipeline.runs.paths import absolute
 from pipeline.runs.run_folder import validate_folder
 from pipeline.storage import storage_at
@@ -64,10 +66,12 @@ def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
             if is_identity(identity):
                 tags |= {f"numerics.{key}": str(value) for key, value in identity["numerics"].items()}
                 tags["data"] = str(identity["fixed"].get("data"))
+            data = data_set(recipe, tags.get("data", ""), {})
             tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)
-            publisher = publisher_of(recipe, tags, tracker, journal, storage)
-            artifacts = ["recipe.yaml", "summary.json"] + ([] if checkpoint is None else [name_of(checkpoint.step)])
-            artifacts += [f"{FILMS}/{name}" for name in storage.names(FILMS)]
+            publisher = publisher_of(recipe, tags, data, tracker, journal, storage)
+            artifacts = ["recipe.yaml", "summary.json", DESCRIPTION]
+            artifacts += [] if checkpoint is None else [name_of(checkpoint.step)]
+            artifacts += [f"{folder}/{name}" for folder in (FILMS, PICTURES) for name in storage.names(folder)]
             with _one_line(recipe.tracking.uri):
                 publisher.send_end(status, artifacts, known | {"step": str(step)})
                 run = read_word(storage, "tracked_run") or ""

@@ -65,6 +65,14 @@ class ClassRows(Generic[F]):
         counts, indices = np.diff(self.file.offsets), self._classes[split].repeat(copies)
         return [(self.file.names[index], int(counts[index])) for index in indices]
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """The classes and the rows of each split."""
+        rows = np.diff(self.file.offsets)
+        return {
+            split: {"classes": len(classes), self._examples.rows: int(rows[classes].sum())}
+            for split, classes in self._classes.items()
+        }
+
     def place(self, split: Split) -> str:
         """A split as errors name it."""
         return f"{self.path}, split {split!r} of {self._split_set!r}"

@@ -50,6 +50,13 @@ class Classes(ClassRows[ClassFile]):
         """
         return self.sizes(split, _copies(rotations))
 
+    def names(self, split: Split, rotations: Rotations) -> list[str]:
+        """The names of the classes by the numbers that ``draw`` gives; a quarter turn that is a class has its own."""
+        names = [self.file.names[index] for index in self._classes.get(split, [])]
+        if rotations != "classes":
+            return names
+        return [f"{name}, turned by {turn * 90}°" if turn else name for name in names for turn in range(QUARTERS)]
+
     def draw(
         self, rng: np.random.Generator, split: Split, shape: TaskShape, rotations: Rotations
     ) -> tuple[Pixels, npt.NDArray[np.int64]]:

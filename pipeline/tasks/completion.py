@@ -71,6 +71,9 @@ class Completion:
     def spec(self) -> Spec:
         return Spec(Points, (2,), self._channels, "values", "gaussian")
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        return self._classes.counts()
+
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)
 

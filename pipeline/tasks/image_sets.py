@@ -85,6 +85,9 @@ class ImageSets:
             bounds=(0.0, 1.0),
         )
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        return self._classes.counts()
+
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)
 

@@ -89,6 +89,9 @@ class Sequences:
     def spec(self) -> Spec:
         return Spec(Stream, self._input_shape, self._shapes.train.ways, "slots", "cross_entropy", bounds=(0.0, 1.0))
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        return self._classes.counts()
+
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)
 

@@ -6,11 +6,9 @@ ended.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +16,10 @@ from typing import TypeVar
 
 from pipeline.core.failures import ConfigError, InternalError
 from pipeline.core.redact import redact, redact_uri
-from pipeline.engine.interfaces import RUN_KEY, Entry, Status
+from pipeline.engine.interfaces import RUN_KEY, DataSet, Entry, Status
 from pipeline.serving.task import TASK
 from pipeline.tracking.database import check_tables, create
+from pipeline.tracking.keys import as_key
 from pipeline.tracking.uri import (
     absolute,
     check_address,
@@ -50,14 +49,16 @@ from mlflow.tracking import MlflowClient  # noqa: E402
 from mlflow.utils.credentials import get_default_host_creds  # noqa: E402
 from mlflow.utils.rest_utils import http_request  # noqa: E402
 
+from pipeline.tracking.charts import log_chart  # noqa: E402
 from pipeline.tracking.errors import without_secrets as _without_secrets  # noqa: E402
+from pipeline.tracking.inputs import as_input  # noqa: E402
 from pipeline.tracking.model import log_model  # noqa: E402
 
 for _name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 # Limits of one call and of one value (mlflow.utils.validation).
-METRICS, PARAMS, KEY, PARAM, TAG = 1000, 100, 250, 6000, 8000
+METRICS, PARAMS, PARAM, TAG = 1000, 100, 6000, 8000
 ANSWER_S = 3
 
 T = TypeVar("T")
@@ -92,7 +93,7 @@ class MLflowTracker:
                 first = {key: tags[key] for key in (RUN_KEY,) if key in tags} | ({"resumed_from": run} if run else {})
                 found = self._client.create_run(self._experiment_id(), run_name=name, tags=first)
             self._run = found.info.run_id
-            changed = self._log_params(found, {_key(key): redact(value)[:PARAM] for key, value in params.items()})
+            changed = self._log_params(found, {as_key(key): redact(value)[:PARAM] for key, value in params.items()})
             self.tag({**tags, **changed})
         return self._run
 
@@ -105,7 +106,7 @@ class MLflowTracker:
         """Send metrics, 1000 in a call. A value that is not finite becomes nan: MLflow stores an infinity as
         1.8e308."""
         metrics = [
-            Metric(_key(key), float(value) if math.isfinite(value) else math.nan, entry.timestamp, entry.step)
+            Metric(as_key(key), float(value) if math.isfinite(value) else math.nan, entry.timestamp, entry.step)
             for entry in entries
             for key, value in entry.metrics.items()
         ]
@@ -116,13 +117,24 @@ class MLflowTracker:
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags. A later value replaces an earlier one."""
         with _without_secrets(self.uri):
-            for batch in _batches([RunTag(_key(key), redact(value)[:TAG]) for key, value in tags.items()], PARAMS):
+            for batch in _batches([RunTag(as_key(key), redact(value)[:TAG]) for key, value in tags.items()], PARAMS):
                 self._client.log_batch(self._id, tags=batch)
 
+    def use(self, data: DataSet) -> None:
+        """Log a data set as the run's input."""
+        with _without_secrets(self.uri):
+            self._client.log_inputs(self._id, [as_input(data)])
+
+    def describe(self, text: str) -> None:
+        """Set the description that MLflow shows above a run's metrics."""
+        self.tag({"mlflow.note.content": text})
+
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Upload a file. It replaces one of the same name."""
+        """Upload a file. It replaces one of the same name. A PNG is shown among the charts too."""
         with _without_secrets(self.uri):
             self._client.log_artifact(self._id, str(path), folder or None)
+            if path.suffix == ".png":
+                log_chart(self._client, self._id, path)
 
     def model(self, name: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
         """Log what adapts and predicts as a model of the run, unless the run has it, or tasks that only its data
@@ -278,15 +290,6 @@ def how_to_open(uri: str, run: str | None = None) -> tuple[str, str]:
         except (ConfigError, MlflowException, OSError) as error:
             logging.getLogger(__name__).info("no link to run %s: %s", run, redact(str(error)))
     return command, link
-
-
-def _key(name: str) -> str:
-    """A name that MLflow accepts: letters, digits and ``_-. :/``, no empty or dotted path parts, 250 characters."""
-    text = re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_").replace("%", "_pct_"))
-    text = "/".join("_" if part in (".", "..") else part for part in text.split("/") if part) or "_"
-    if len(text) > KEY:
-        text = f"{text[: KEY - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return text
 
 
 def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -45,7 +45,7 @@ class Training:
         if database is not None:
             shutil.copy(database, folder / "mlflow.db")
         command = [sys.executable, "-m", "jobs.train", "sinusoid_maml", "tasks_per_step=8", "chunk_size=4"]
-        command.append("tracking.log_every=1")
+        command += ["tracking.log_every=1", "tracking.report=false"]
         self.process = subprocess.Popen(
             [*command, *arguments, "--output", "run"],
             cwd=folder,

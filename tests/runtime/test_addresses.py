@@ -74,7 +74,16 @@ def test_a_runtime_environment_that_cannot_be_set_up_ends_a_run_at_once(migrated
     """
     (tmp_path / "mlflow.db").write_bytes(migrated_mlflow.read_bytes())
     working_dir = {"runtime_env": {"working_dir": "gcs://_ray_pkg_0123456789abcdef.zip"}}
-    command = ["jobs.train", "sinusoid_maml", "steps=2", "--workers", "1", "--address", "local"]
+    command = [
+        "jobs.train",
+        "sinusoid_maml",
+        "steps=2",
+        "tracking.report=false",
+        "--workers",
+        "1",
+        "--address",
+        "local",
+    ]
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", *command, "--output", tmp_path / "run", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"],

@@ -20,7 +20,7 @@ from tests.runtime.small_cluster import ROOT, SmallCluster
 pytestmark = [pytest.mark.ray, pytest.mark.drill]
 
 STEPS = 300
-CHANGES = [f"steps={STEPS}", "tasks_per_step=8", "chunk_size=4", "evaluation.tasks=4"]
+CHANGES = [f"steps={STEPS}", "tasks_per_step=8", "chunk_size=4", "evaluation.tasks=4", "tracking.report=false"]
 WAIT_S = 180.0
 ENDS_S = 120.0
 """Long before, Ray would have ended the driver by itself, with an exit code of 1 and no line of ours."""

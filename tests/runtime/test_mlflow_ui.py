@@ -98,7 +98,7 @@ def test_nothing_printed_holds_the_password(server, run, capfd):
 
 def test_a_whole_run_leaves_its_password_nowhere(server, server_folder, tmp_path, capfd, caplog):
     """The server's database, artifacts and log, the run's folder with its checkpoints, and what was printed."""
-    small = ["steps=2", "tasks_per_step=4", "chunk_size=2", "evaluation.tasks=4"]
+    small = ["steps=2", "tasks_per_step=4", "chunk_size=2", "evaluation.tasks=4", "tracking.report=false"]
     recipe = load("sinusoid_maml", [*small, f"tracking.uri={server.replace('http://', 'http://me:hunter2@')}"])
     ended = train_run(recipe, RunOptions("serial", output=tmp_path / "run"), Onlooker())
     assert ended.unsent is None

@@ -108,7 +108,7 @@ task:
 outer:
   model: {{optimizer: adam, lr: 0.01}}
 evaluation: {{tasks: 4}}
-tracking: {{log_every: 1}}
+tracking: {{log_every: 1, report: false}}
 """
 
 ELSEWHERE = """

@@ -67,6 +67,9 @@ def test_a_run_on_ray_is_whole_and_resumed_it_has_each_step_once(session):
     assert all(steps(key) == timed for key in (parts | {"tasks_per_s"}) - {"time/transport"})
     assert steps("time/transport") == [2, 3], "there is no transport in one process"
     rows = summary["evaluation"]["rows"]
-    table = {f"eval/{row['theta']}/{row['metric']}/after_{row['point']}_steps" for row in rows}
-    assert {key for key in resumed.data.metrics if key.startswith("eval/")} == table
-    assert all(steps(key) == [HALF, STEPS] for key in table)
+    points = {
+        metric: [row["point"] for row in rows if row["metric"] == metric] for metric in {r["metric"] for r in rows}
+    }
+    table = {f"eval/{metric}{kind}": found for metric, found in points.items() for kind in ("", "_ci95")}
+    assert {key for key in resumed.data.metrics if key.startswith("eval/")} == set(table)
+    assert all(sorted(steps(key)) == sorted(2 * found) for key, found in table.items()), "of the half and of the whole"

@@ -63,7 +63,10 @@ def stopped(tmp_path, torch_threads):
                 asked.append(time.monotonic())
                 signal.raise_signal(number)
 
-        recipe = load("sinusoid_maml", ["tasks_per_step=8", "chunk_size=4", "tracking.log_every=1", *changes])
+        recipe = load(
+            "sinusoid_maml",
+            ["tasks_per_step=8", "chunk_size=4", "tracking.log_every=1", "tracking.report=false", *changes],
+        )
         with pytest.raises(Stopped) as raised:
             train_run(recipe, RunOptions("serial", output=tmp_path / "run"), quiet_runs.Onlooker(ask))
         seconds = time.monotonic() - asked[0]

@@ -44,6 +44,7 @@ def recipe(algorithm: str, images: Path, steps: int = STEPS, **changes: Any) -> 
         "outer": {STEPPED.get(algorithm, "model"): {"optimizer": "adam", "lr": 0.01}},
         "evaluation": {"tasks": 4},
     }
+    changes["tracking"] = {"report": False} | changes.get("tracking", {})  # a report takes longer than such a run
     if issubclass(ALGORITHMS[algorithm], Agent):
         data |= {"net": {"name": "policy", "hidden": [8]}, "source": {"name": "navigation", "horizon": 4}}
         data |= {"normalisation": "none", "task": dict.fromkeys(("train", "eval"), {"shots": 20, "queries": 2})}

@@ -493,6 +493,7 @@ PLAN = Plan(
     chunk_size=2,
     validation=None,
     validate_every=0,
+    keeps_best=False,
     metric="",
     higher_is_better=False,
 )

@@ -114,7 +114,11 @@ def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Path]
         if key not in folders:
             folder = tmp_path_factory.mktemp("run") / "out"
             here = recipe.model_copy(
-                update={"tracking": recipe.tracking.model_copy(update={"uri": f"sqlite:///{folder.parent}/mlflow.db"})}
+                update={
+                    "tracking": recipe.tracking.model_copy(
+                        update={"uri": f"sqlite:///{folder.parent}/mlflow.db", "report": False}
+                    )
+                }
             )
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("pipeline.tracking.mlflow_tracker.MLflowTracker", lambda uri, experiment: Recorder())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.engine.durability.coordinator import Coordinator
-from pipeline.engine.interfaces import Applied, Chunk, Entry, Missing, Status, Work
+from pipeline.engine.interfaces import Applied, Chunk, DataSet, Entry, Missing, Status, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost
 from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import OnPoison, Scheduler
@@ -219,6 +219,12 @@ class Recorder:
 
     def tag(self, tags: Mapping[str, str]) -> None:
         self.tags |= tags
+
+    def use(self, data: DataSet) -> None:
+        self.data = data
+
+    def describe(self, text: str) -> None:
+        self.description = text
 
     def artifact(self, path: Path, folder: str = "") -> None:
         assert path.is_file()

@@ -53,6 +53,10 @@ class Journal:
             self._remember(entry)
             self._durable = self.count
 
+    def entries(self) -> Iterator[Entry]:
+        """All entries of the file, one after the other."""
+        return self._read()
+
     def entry(self, kind: str, step: int, metrics: Mapping[str, float]) -> Entry:
         """An entry with the present time, but never earlier than the last entry's: clocks jump and differ."""
         return Entry(kind, step, max(time.time_ns() // 1_000_000, self._clock), dict(metrics))

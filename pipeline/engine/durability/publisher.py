@@ -22,7 +22,7 @@ from pipeline.core.failures import StorageError
 from pipeline.core.redact import redact
 from pipeline.engine.durability.journal import STATUSES, Journal
 from pipeline.engine.durability.served import served_files
-from pipeline.engine.interfaces import RUN_KEY, Entry, Status, Tracker
+from pipeline.engine.interfaces import DESCRIPTION, RUN_KEY, DataSet, Entry, Status, Tracker
 from pipeline.storage.interface import Storage
 from pipeline.storage.texts import read_word
 
@@ -35,11 +35,12 @@ KILLED_S = 0.5
 
 
 class TrackedRun(NamedTuple):
-    """What is sent to the tracker once: the run's name, parameters and tags."""
+    """What is sent to the tracker once: the run's name, parameters and tags, and its data where it is known."""
 
     name: str
     params: dict[str, str]
     tags: dict[str, str]
+    data: DataSet | None = None
 
 
 class Publisher:
@@ -139,6 +140,8 @@ class Publisher:
                 if data is not None:
                     (copy := Path(folder, Path(name).name)).write_bytes(data)
                     self.tracker.artifact(copy, "" if "/" not in name else name.rpartition("/")[0])
+                    if name == DESCRIPTION:
+                        self.tracker.describe(data.decode())
         try:
             if status == "FINISHED" and self.served:
                 self.tracker.model(self.run.name, served_files(self.storage, self.served), tags)
@@ -177,6 +180,8 @@ class Publisher:
         before = read_word(self.storage, "tracked_run")
         run = self.tracker.start(before, self.run.name, self.run.params, {RUN_KEY: key, **self.run.tags})
         self._known = True
+        if self.run.data is not None:
+            self.tracker.use(self.run.data)
         if run != before:
             self.storage.remove("journal.sent")  # a new run has seen nothing yet
             self.storage.write("tracked_run", run.encode())

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from pipeline.engine.interfaces import Chunk, Clock, Report, ScoreReport, Work
-from pipeline.engine.scheduling.events import Abort, Accept, Action, Assign, Event, Id, Note, Replace
+from pipeline.engine.interfaces import Chunk, Clock, Report, ScoreReport, Span, Work
+from pipeline.engine.scheduling.events import Abort, Accept, Action, Assign, Done, Event, Id, Note, Replace
 from pipeline.engine.scheduling.scheduler import Scheduler
+from pipeline.engine.scheduling.timeline import Timeline
 from pipeline.engine.stop import Stop
 
 
@@ -40,6 +41,12 @@ class WorkerPool:
         self.transport, self.clock, self.scheduler, self.workers = transport, clock, scheduler, workers
         self.note: Callable[[str], None] = lambda text: None
         self.actions: list[Action] = []
+        self.timeline = Timeline()
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        """Who computed which chunk, and when."""
+        return list(self.timeline.spans)
 
     @property
     def stop(self) -> Stop:
@@ -72,6 +79,7 @@ class WorkerPool:
             for action in actions:
                 match action:
                     case Assign(worker, lease, chunk):
+                        self.timeline.begin(worker, lease, work, chunk, clock.now())
                         transport.send(worker, lease, work, theta, chunk)
                     case Replace(worker):
                         transport.replace(worker)
@@ -84,5 +92,9 @@ class WorkerPool:
             if scheduler.finished:
                 return
             events = transport.poll(scheduler.wait(clock.now()))
+            for event in events:
+                if isinstance(event, Done):
+                    node = scheduler.workers.get(event.worker, "")
+                    self.timeline.end(event.worker, event.lease, node, clock.now())
             actions = [action for event in events for action in scheduler.on(event, clock.now())]
             actions += scheduler.tick(clock.now())

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import final
+from typing import Protocol, TypeVar, final
 
 import numpy as np
 from torch import Tensor
 
 from pipeline.core.types import Params
-from pipeline.nets.memory.cycle import C, Cycle, F, R, S
+from pipeline.nets.memory.cycle import C, Cycle, S
+
+
+class Weighted(Protocol):
+    """What was found, or what is written: by which weights over slots, [heads, slots]."""
+
+    @property
+    def weights(self) -> Tensor: ...
+
+
+F = TypeVar("F", bound=Weighted)
+R = TypeVar("R", bound=Weighted)
 
 
 class MemoryReader(Cycle[C, F, R, S]):
@@ -28,6 +39,12 @@ class MemoryReader(Cycle[C, F, R, S]):
     @abstractmethod
     def see(self, params: Params, inputs_TI: Tensor) -> Tensor:
         """Of each input what does not depend on the state, [T, …]."""
+
+    @final
+    def weights(self, params: Params, seen: Tensor, state: S) -> tuple[Tensor, Tensor]:
+        """Where an input is read and where it is written, [heads, slots] each."""
+        looked = self.look(params, seen, state)
+        return looked.found.weights, self.update(params, looked, state).weights
 
     @final
     def answer(self, params: Params, seen: Tensor, state: S) -> Tensor:
