@@ -56,7 +56,7 @@ def _source_of(recipe: Recipe) -> HasSizes | None:
 def _rooms(recipe: Recipe, source: HasSizes, *, learn: bool) -> dict[Phase, Room]:
     """What the splits of each phase can fill."""
     splits: list[Split] = [recipe.evaluation.split]
-    if learn and recipe.evaluation.validate_every:
+    if learn and recipe.evaluation.keeps_best:
         splits.append("val")
     each = [Room.of(source.class_sizes(split, training=False)) for split in splits]
     judged = reduce(Room.within, each)
