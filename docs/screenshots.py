@@ -24,14 +24,15 @@ ML = "workflowType=machine_learning"
 """Without it MLflow opens in its GenAI mode."""
 
 
-def run_list(page: Any, base: str, experiment: str) -> None:
-    """The table of an experiment's runs."""
-    _open(page, f"{base}/#/experiments/{experiment}/runs?{ML}", "text=sinusoid_maml >> nth=0")
+def run_list(page: Any, base: str, experiment: str, name: str) -> None:
+    """The table of an experiment's runs, of which one is called ``name``."""
+    _open(page, f"{base}/#/experiments/{experiment}/runs?{ML}", f"text={name} >> nth=0")
 
 
 def overview(page: Any, base: str, experiment: str, of: str) -> None:
     """A run's description, parameters, tags and data set."""
-    _open(page, f"{base}/#/experiments/{experiment}/runs/{of}?{ML}", "text=Repeat it")
+    _open(page, f"{base}/#/experiments/{experiment}/runs/{of}?{ML}", "text=Show more")
+    page.locator("text=Show more").first.click()
 
 
 def charts(page: Any, base: str, experiment: str, of: str) -> None:
@@ -66,7 +67,9 @@ def _open(page: Any, link: str, seen: str) -> None:
     page.goto("about:blank")  # a change of the fragment alone would not load the page anew
     page.goto(link)
     page.locator(seen).first.wait_for(timeout=WAIT_MS)
-    page.wait_for_load_state("networkidle", timeout=WAIT_MS)
+    assistant = page.locator("[aria-label=Close], [aria-label=close]").first
+    if assistant.is_visible():  # it covers a fourth of the page
+        assistant.click()
     page.wait_for_timeout(DRAWN_MS)
 
 
@@ -93,7 +96,7 @@ def shots(client: Any, base: str, experiment: str) -> Mapping[str, Callable[[Any
     last = (images or list(runs.values()))[-1]
     first = next(run for run in reversed(runs.values()) if run != last)
     pages: dict[str, Callable[[Any], None]] = {
-        "runs": lambda page: run_list(page, base, number),
+        "runs": lambda page: run_list(page, base, number, next(iter(runs))),
         "overview": lambda page: overview(page, base, number, last),
         "charts": lambda page: charts(page, base, number, last),
         "system": lambda page: system(page, base, number, first),
@@ -132,7 +135,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         for name, opens in pages.items():
             if arguments.only in (None, name):
-                page = browser.new_page(viewport={"width": 1400, "height": 1000})
+                page = browser.new_page(viewport={"width": 1600, "height": 1000})
                 opens(page)
                 save(page, arguments.to / f"{name}.png")
                 print(arguments.to / f"{name}.png")

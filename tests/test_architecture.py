@@ -62,7 +62,7 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/engine/": Rule((CORE, STORAGE, ENGINE), (*ARRAYS, "annotated_types", "safetensors", "psutil")),
     "pipeline/pictures/": Rule((PICTURES, "pipeline.engine.interfaces"), ("numpy", "matplotlib")),
     "pipeline/runtime/": Rule((CORE, ENGINE, RUNTIME), (*ARRAYS, "ray")),
-    "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow", "PIL"), ("alembic",)),
+    "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow"), ("alembic",)),
     "pipeline/serving/": Rule((CORE, ENGINE, SERVING), (*ARRAYS, "safetensors")),
     "pipeline/recipes/": Rule((CORE,), ("yaml",)),
     "pipeline/testing/": Rule((CORE, NETS, TASKS, ENGINE, TESTING), ARRAYS, ("pytest",)),
