@@ -17,7 +17,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 TO = Path(__file__).parent / "mlflow"
 COLOURS = 128
 """Colours of a saved picture: pages are flat, and documentation is cloned by everybody."""
-WAIT_MS = 60_000
+WAIT_MS = 120_000
 DRAWN_MS = 4_000
 """What charts need to be drawn once their page has all data."""
 ML = "workflowType=machine_learning"
@@ -64,6 +64,7 @@ def model(page: Any, base: str, name: str) -> None:
 
 
 def _open(page: Any, link: str, seen: str) -> None:
+    page.set_default_timeout(WAIT_MS)
     page.goto("about:blank")  # a change of the fragment alone would not load the page anew
     page.goto(link)
     page.locator(seen).first.wait_for(timeout=WAIT_MS)
