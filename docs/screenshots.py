@@ -50,12 +50,18 @@ def picture(page: Any, base: str, experiment: str, of: str, name: str) -> None:
     _open(page, f"{base}/#/experiments/{experiment}/runs/{of}/artifacts/pictures/{name}.png?{ML}", "img >> nth=0")
 
 
-def comparison(page: Any, base: str, experiment: str, first: str, second: str) -> None:
-    """Two runs beside each other."""
-    both = json.dumps([first, second])
-    _open(
-        page, f"{base}/#/compare-runs?runs={both}&experiments={json.dumps([experiment])}&{ML}", "text=Comparing 2 Runs"
-    )
+def comparison(page: Any, base: str, experiment: str) -> None:
+    """The curves of an experiment's runs over each other."""
+    _open(page, f"{base}/#/experiments/{experiment}/runs?compareRunsMode=CHART&{ML}", ".js-plotly-plot >> nth=0")
+
+
+def side_by_side(page: Any, base: str, experiment: str, first: str, second: str) -> None:
+    """The parameters and metrics of two runs in a table."""
+    both = f"runs={json.dumps([first, second])}&experiments={json.dumps([experiment])}"
+    _open(page, f"{base}/#/compare-runs?{both}&{ML}", "text=Comparing 2 Runs")
+    for section in ("Visualizations", "Run details"):  # what is closed leaves room for the table of metrics
+        page.locator(f"text={section}").first.click()
+    page.wait_for_timeout(DRAWN_MS)
 
 
 def model(page: Any, base: str, name: str) -> None:
@@ -101,7 +107,8 @@ def shots(client: Any, base: str, experiment: str) -> Mapping[str, Callable[[Any
         "overview": lambda page: overview(page, base, number, last),
         "charts": lambda page: charts(page, base, number, last),
         "system": lambda page: system(page, base, number, first),
-        "comparison": lambda page: comparison(page, base, number, first, last),
+        "comparison": lambda page: comparison(page, base, number),
+        "side_by_side": lambda page: side_by_side(page, base, number, first, last),
     }
     if images:
         pages["episodes"] = lambda page: picture(page, base, number, last, "episodes")
