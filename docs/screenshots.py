@@ -17,21 +17,22 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 TO = Path(__file__).parent / "mlflow"
 COLOURS = 128
 """Colours of a saved picture: pages are flat, and documentation is cloned by everybody."""
-WAIT_MS = 60_000
+WAIT_MS = 120_000
 DRAWN_MS = 4_000
 """What charts need to be drawn once their page has all data."""
 ML = "workflowType=machine_learning"
 """Without it MLflow opens in its GenAI mode."""
 
 
-def run_list(page: Any, base: str, experiment: str) -> None:
-    """The table of an experiment's runs."""
-    _open(page, f"{base}/#/experiments/{experiment}/runs?{ML}", "text=sinusoid_maml >> nth=0")
+def run_list(page: Any, base: str, experiment: str, name: str) -> None:
+    """The table of an experiment's runs, of which one is called ``name``."""
+    _open(page, f"{base}/#/experiments/{experiment}/runs?{ML}", f"text={name} >> nth=0")
 
 
 def overview(page: Any, base: str, experiment: str, of: str) -> None:
     """A run's description, parameters, tags and data set."""
-    _open(page, f"{base}/#/experiments/{experiment}/runs/{of}?{ML}", "text=Repeat it")
+    _open(page, f"{base}/#/experiments/{experiment}/runs/{of}?{ML}", "text=Show more")
+    page.locator("text=Show more").first.click()
 
 
 def charts(page: Any, base: str, experiment: str, of: str) -> None:
@@ -49,12 +50,18 @@ def picture(page: Any, base: str, experiment: str, of: str, name: str) -> None:
     _open(page, f"{base}/#/experiments/{experiment}/runs/{of}/artifacts/pictures/{name}.png?{ML}", "img >> nth=0")
 
 
-def comparison(page: Any, base: str, experiment: str, first: str, second: str) -> None:
-    """Two runs beside each other."""
-    both = json.dumps([first, second])
-    _open(
-        page, f"{base}/#/compare-runs?runs={both}&experiments={json.dumps([experiment])}&{ML}", "text=Comparing 2 Runs"
-    )
+def comparison(page: Any, base: str, experiment: str) -> None:
+    """The curves of an experiment's runs over each other."""
+    _open(page, f"{base}/#/experiments/{experiment}/runs?compareRunsMode=CHART&{ML}", ".js-plotly-plot >> nth=0")
+
+
+def side_by_side(page: Any, base: str, experiment: str, first: str, second: str) -> None:
+    """The parameters and metrics of two runs in a table."""
+    both = f"runs={json.dumps([first, second])}&experiments={json.dumps([experiment])}"
+    _open(page, f"{base}/#/compare-runs?{both}&{ML}", "text=Comparing 2 Runs")
+    for section in ("Visualizations", "Run details"):  # what is closed leaves room for the table of metrics
+        page.locator(f"text={section}").first.click()
+    page.wait_for_timeout(DRAWN_MS)
 
 
 def model(page: Any, base: str, name: str) -> None:
@@ -63,10 +70,13 @@ def model(page: Any, base: str, name: str) -> None:
 
 
 def _open(page: Any, link: str, seen: str) -> None:
+    page.set_default_timeout(WAIT_MS)
     page.goto("about:blank")  # a change of the fragment alone would not load the page anew
     page.goto(link)
     page.locator(seen).first.wait_for(timeout=WAIT_MS)
-    page.wait_for_load_state("networkidle", timeout=WAIT_MS)
+    assistant = page.locator("[aria-label=Close], [aria-label=close]").first
+    if assistant.is_visible():  # it covers a fourth of the page
+        assistant.click()
     page.wait_for_timeout(DRAWN_MS)
 
 
@@ -93,11 +103,12 @@ def shots(client: Any, base: str, experiment: str) -> Mapping[str, Callable[[Any
     last = (images or list(runs.values()))[-1]
     first = next(run for run in reversed(runs.values()) if run != last)
     pages: dict[str, Callable[[Any], None]] = {
-        "runs": lambda page: run_list(page, base, number),
+        "runs": lambda page: run_list(page, base, number, next(iter(runs))),
         "overview": lambda page: overview(page, base, number, last),
         "charts": lambda page: charts(page, base, number, last),
         "system": lambda page: system(page, base, number, first),
-        "comparison": lambda page: comparison(page, base, number, first, last),
+        "comparison": lambda page: comparison(page, base, number),
+        "side_by_side": lambda page: side_by_side(page, base, number, first, last),
     }
     if images:
         pages["episodes"] = lambda page: picture(page, base, number, last, "episodes")
@@ -132,7 +143,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         for name, opens in pages.items():
             if arguments.only in (None, name):
-                page = browser.new_page(viewport={"width": 1400, "height": 1000})
+                page = browser.new_page(viewport={"width": 1600, "height": 1000})
                 opens(page)
                 save(page, arguments.to / f"{name}.png")
                 print(arguments.to / f"{name}.png")

@@ -63,7 +63,7 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/engine/": Rule((CORE, STORAGE, ENGINE), (*ARRAYS, "annotated_types", "safetensors", "psutil")),
     "pipeline/pictures/": Rule((PICTURES, "pipeline.engine.interfaces"), ("numpy", "matplotlib")),
     "pipeline/runtime/": Rule((CORE, ENGINE, RUNTIME), (*ARRAYS, "ray")),
-    "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow", "PIL"), ("alembic",)),
+    "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow"), ("alembic",)),
     "pipeline/tracking/mlflow_tracker.py": Rule((CORE, ENGINE, TRACKING, "pipeline.serving.task"), ("mlflow",)),
     "pipeline/tracking/model.py": Rule((CORE, SERVING, TRACKING), ("mlflow",)),
     "pipeline/tracking/registry.py": Rule((CORE, TRACKING), ("mlflow",)),

@@ -13,6 +13,7 @@ from pipeline.core.plugins import imported
 from pipeline.core.source import Counted
 from pipeline.runs.describe import by_key
 from pipeline.runs.end_pictures import PICTURES, Ended
+from pipeline.runs.paths import absolute
 from pipeline.runs.report import final_table, in_the_end
 
 OTHER = ("tracking", "name")
@@ -59,10 +60,10 @@ def command(recipe: Recipe) -> str:
     plugins = "".join(f" --import {shlex.quote(name)}" for name in imported())
     if recipe.name in recipes.names():
         found = _by_key(recipe.public())
-        packaged = _by_key(load(recipe.name).public())
+        packaged = _by_key(absolute(load(recipe.name)).public())
         changed = [f"{key}={value}" for key, value in found.items() if packaged.get(key) != value]
         try:
-            same = _by_key(load(recipe.name, changed).public()) == found
+            same = _by_key(absolute(load(recipe.name, changed)).public()) == found
         except ConfigError:
             same = False  # a changed part has other keys, which an override of single values does not replace
         if same:
@@ -75,8 +76,9 @@ def _by_key(public: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _shape(shape: Any) -> str:
-    ways = f"{shape.ways}-way " if shape.ways > 1 else ""
-    return f"{ways}{shape.shots}-shot, {shape.queries} queries{' of each class' if shape.ways > 1 else ''}"
+    several, asked = shape.ways > 1, "query" if shape.queries == 1 else "queries"
+    ways = f"{shape.ways}-way " if several else ""
+    return f"{ways}{shape.shots}-shot, {shape.queries} {asked}{' of each class' if several else ''}"
 
 
 def _data(ended: Ended) -> str:

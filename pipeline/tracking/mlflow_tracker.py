@@ -49,7 +49,6 @@ from mlflow.tracking import MlflowClient  # noqa: E402
 from mlflow.utils.credentials import get_default_host_creds  # noqa: E402
 from mlflow.utils.rest_utils import http_request  # noqa: E402
 
-from pipeline.tracking.charts import log_chart  # noqa: E402
 from pipeline.tracking.errors import without_secrets as _without_secrets  # noqa: E402
 from pipeline.tracking.inputs import as_input  # noqa: E402
 from pipeline.tracking.model import log_model  # noqa: E402
@@ -130,11 +129,9 @@ class MLflowTracker:
         self.tag({"mlflow.note.content": text})
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Upload a file. It replaces one of the same name. A PNG is shown among the charts too."""
+        """Upload a file. It replaces one of the same name."""
         with _without_secrets(self.uri):
             self._client.log_artifact(self._id, str(path), folder or None)
-            if path.suffix == ".png":
-                log_chart(self._client, self._id, path)
 
     def model(self, name: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
         """Log what adapts and predicts as a model of the run, unless the run has it, or tasks that only its data

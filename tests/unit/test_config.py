@@ -245,7 +245,7 @@ IDLE: list[tuple[str, list[str], str, list[str]]] = [
     ),
     (
         "sinusoid_maml",
-        ["evaluation.validation_tasks=7"],
+        ["evaluation.validate_every=0", "evaluation.validation_tasks=7"],
         "evaluation.validation_tasks: 7 has no effect with validate_every: 0",
         ["evaluation.validate_every=5"],
     ),
