@@ -24,8 +24,9 @@ from pipeline.comparison.protocol import Choice, Method, Protocol, read
 from pipeline.config import Recipe, file_fields, load
 from pipeline.core.failures import ConfigError, InternalError
 from pipeline.engine.durability.journal import Journal
+from pipeline.engine.evaluate import Row
 from pipeline.engine.interfaces import Status
-from pipeline.engine.loop import ProgressListener
+from pipeline.engine.loop import Enough, ProgressListener
 from pipeline.runs import recorded
 from pipeline.runs.older import as_first_recorded
 from pipeline.runs.paths import absolute
@@ -174,10 +175,6 @@ def _train(
     return train_run(recipe.model_copy(update={"steps": steps}), options._replace(resume=resume), listener)
 
 
-class _Enough(Exception):
-    """Raised when a trial has run long enough."""
-
-
 class _Stopwatch:
     """Ends a run ``seconds`` after its first step and measures its steps per second once all workers have started."""
 
@@ -198,7 +195,9 @@ class _Stopwatch:
         elif now - self._began >= self.seconds:
             since, done = self._since
             self.rate = (step - done) / (now - since)
-            raise _Enough
+            raise Enough
+
+    def validated(self, step: int, row: Row, best: bool) -> None: ...
 
     def note(self, text: str) -> None: ...
 
@@ -211,7 +210,7 @@ def _steps_per_second(recipe: Recipe, options: RunOptions, trial_s: float) -> fl
         trial = recipe.model_copy(update={"steps": 100_000, "tracking": tracking})
         try:
             train_run(trial, options._replace(output=Path(folder, "trial")), stopwatch)
-        except _Enough:
+        except Enough:
             return stopwatch.rate
     raise InternalError(f"{recipe.name}: {trial.steps} steps took less than {trial_s} s")
 
