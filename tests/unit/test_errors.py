@@ -31,6 +31,7 @@ EXIT_CODES = {
     "ForeignFileError": 2,
     "FencedError": 8,
     "CorruptionError": 9,
+    "SweepError": 10,
     "InternalError": 70,
 }
 
