@@ -25,26 +25,26 @@ class Board:
     def __init__(self, tracker: MLflowTracker, prepared: Prepared, judge: Judge) -> None:
         self.tracker, self.prepared, self.judge = tracker, prepared, judge
 
-    def line(self, ended: Sequence[Child], child: Child) -> str:
-        """A child that has ended, in one line."""
-        judge, best = self.judge, best_of(ended, self.judge)
+    def line(self, ended: Sequence[Child]) -> str:
+        """The child that has just ended, the last of ``ended``, in one line."""
+        child, judge, best = ended[-1], self.judge, best_of(ended, self.judge)
         said = f"{judge.metric} {score_text(child, judge)}" if child.state == "finished" else child.state
         reason = f" ({' '.join(child.reason.split())})" if child.reason else ""
         mark = "  (best so far)" if child is best else ""
         values = "  ".join(overrides_of(child.values))
         return f"child {child.number}/{self.prepared.total}  {values}  {said}{reason}  {child.seconds:.1f} s{mark}"
 
-    def add(self, ended: Sequence[Child], child: Child) -> None:
-        """Show a child that has just ended: its score as a point, and the table."""
-        points = {} if child.score is None else {f"children/{self.judge.metric}": child.score}
-        best = best_of(ended, self.judge)
-        if best is not None and best.score is not None:
-            points[f"best/{self.judge.metric}"] = best.score
-        self.tracker.send([Entry("sweep", child.number, child.timestamp, points)])
+    def add(self, ended: Sequence[Child]) -> None:
+        """Show the child that has just ended, the last of ``ended``: its score as a point, and the table."""
+        self.tracker.send([self._point(ended)])
         self.tracker.tag({DESCRIPTION: self._description(ended)})
 
     def close(self, ended: Sequence[Child], best: Child | None, evaluation: Mapping[str, Any], command: str) -> None:
-        """Show the end: the best child's scores, the table as files and the picture."""
+        """Show the end: the best child's scores, the table as files and the picture.
+
+        The points are sent again, since a process may have been killed before it sent one.
+        """
+        self.tracker.send([self._point(ended[:count]) for count in range(1, len(ended) + 1)])
         rows = evaluation.get("rows", [])
         scores = {f"eval/{row['theta']}/{row['metric']}/after_{row['point']}_steps": row["mean"] for row in rows}
         if best is not None:
@@ -62,6 +62,12 @@ class Board:
             for name, data in files.items():
                 (path := Path(folder, name)).write_bytes(data)
                 self.tracker.artifact(path, ARTIFACTS)
+
+    def _point(self, ended: Sequence[Child]) -> Entry:
+        last, best, metric = ended[-1], best_of(ended, self.judge), self.judge.metric
+        found = {f"children/{metric}": last.score, f"best/{metric}": None if best is None else best.score}
+        scores = {name: score for name, score in found.items() if score is not None}
+        return Entry("sweep", last.number, last.timestamp, scores)
 
     def _description(self, ended: Sequence[Child]) -> str:
         shown = f"{len(ended)} of {self.prepared.total} children of `{self.prepared.request.recipe}`"

@@ -18,6 +18,8 @@ from pipeline.sweeps.space import Axis, Choices, Range
 COLUMNS, WIDTH, HEIGHT, DPI = 3, 4.4, 3.4, 110
 DISTANT = 3.0
 """Scores farther from the median than so many times the width of the middle half of all are off the scale."""
+SPREAD = 0.5
+"""How far apart children with the same value of a list stand, where 1 is the next value."""
 COLOURS, MARKERS = colormaps["viridis"], {"finished": "o", "stopped": "v"}
 
 
@@ -32,7 +34,7 @@ def picture(children: Sequence[Child], axes: Sequence[Axis], judge: Judge) -> by
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     best, limits = best_of(children, judge), _limits([one.score for one in scored if one.score is not None])
     for panel, axis in zip(grid, axes, strict=False):
-        _against(panel, axis, scored, best)
+        _against(panel, axis, children, best)
     _curves(grid[panels - 1], children, best)
     for panel in grid[:panels]:
         panel.set_ylabel(f"validation {judge.metric}{f' [{judge.unit}]' if judge.unit else ''}")
@@ -43,28 +45,36 @@ def picture(children: Sequence[Child], axes: Sequence[Axis], judge: Judge) -> by
         panel.set_visible(False)
     better = "higher" if judge.higher_is_better else "lower"
     off = 0 if limits is None else sum(not limits[0] <= (one.score or 0.0) <= limits[1] for one in scored)
-    said = f"{len(children)} children, {better} is better, ring: the best{f', {off} off the scale' if off else ''}"
+    failed = sum(one.state == "failed" for one in children)
+    said = f"{len(children)} children, {better} is better, ring: the best"
+    said += "".join(f", {count} {what}" for count, what in ((failed, "failed"), (off, "off the scale")) if count)
     figure.suptitle(said, fontsize="medium")
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI)
     return stream.getvalue()
 
 
-def _against(panel: Any, axis: Axis, scored: Sequence[Child], best: Child | None) -> None:
-    """Scores against one setting, with the others' values as colours of the children."""
+def _against(panel: Any, axis: Axis, children: Sequence[Child], best: Child | None) -> None:
+    """Scores against one setting. Children with one value stand side by side.
+
+    There are no intervals: all children have the same tasks, so that their differences are surer than their scores.
+    """
+    scored = [one for one in children if one.score is not None]
     places = _places(axis, scored)
     for one in scored:
-        style = {"color": _colour(one, scored), "marker": MARKERS[one.state], "markersize": 6}
-        panel.errorbar(places[one.values[axis.key]], one.score, yerr=one.ci95, linestyle="", capsize=2, **style)
+        place = places[one.values[axis.key]]
+        if isinstance(axis, Choices):
+            peers = [other for other in scored if other.values[axis.key] == one.values[axis.key]]
+            place += SPREAD * ((peers.index(one) + 0.5) / len(peers) - 0.5)
+        panel.plot(place, one.score, MARKERS[one.state], color=_colour(one, children), markersize=6)
+        panel.annotate(str(one.number), (place, one.score), (4, 4), textcoords="offset points", fontsize="x-small")
         if one is best:
-            panel.plot(
-                places[one.values[axis.key]], one.score, "o", markersize=14, markerfacecolor="none", color="crimson"
-            )
-    numbers = sorted(set(places.values()))
+            panel.plot(place, one.score, "o", markersize=14, markerfacecolor="none", color="crimson")
     if isinstance(axis, Choices):
-        panel.set_xticks(numbers, [text for text in axis.texts if text in places])
+        shown = [text for text in axis.texts if text in places]
+        panel.set_xticks([places[text] for text in shown], shown)
+        panel.set_xlim(-0.6, len(shown) - 0.4)
         panel.tick_params(axis="x", rotation=30 if max(map(len, axis.texts)) > 8 else 0)
-        panel.margins(x=0.15)
     elif axis.kind == "log":
         panel.set_xscale("log")
     panel.set_xlabel(axis.key)
@@ -106,5 +116,5 @@ def _curves(panel: Any, children: Sequence[Child], best: Child | None) -> None:
 
 
 def _colour(child: Child, children: Sequence[Child]) -> Any:
-    """One colour for a child in all panels, from its number."""
-    return COLOURS((child.number - 1) / max(1, max(one.number for one in children) - 1) * 0.92)
+    """One colour for a child in all panels, from its number; without the map's lightest end."""
+    return COLOURS(0.92 * (child.number - 1) / max(1, max(one.number for one in children) - 1))

@@ -79,22 +79,23 @@ def _all(
     tell: Callable[[str], None],
 ) -> list[Child]:
     """All children, by number. Those that have ended before are not trained again."""
-    ended = {one.number: one for one in children.load(storage)}
-    if ended:
-        tell(f"{len(ended)} of {prepared.total} children have ended before")
-    request = prepared.request
-    propose = by_tpe(prepared.space.axes, prepared.total, request.seed or 0, judge) if not prepared.known else None
+    before = {one.number: one for one in children.load(storage)}
+    if before:
+        tell(f"{len(before)} of {prepared.total} children ended before; they are not trained again")
+    axes, seed = prepared.space.axes, prepared.request.seed or 0
+    propose = None if prepared.known else by_tpe(axes, prepared.total, seed, judge)
+    ended: list[Child] = []
     for number in range(1, prepared.total + 1):
-        if number in ended:
-            continue
-        earlier = [ended[one] for one in range(1, number)]  # never later ones, which a removed record may have left
-        values = prepared.known[number - 1] if propose is None else propose(earlier)
-        child = train_child(prepared, judge, number, values, earlier, options, parent, tell)
-        child.save(storage)
-        ended[number] = child
-        board.add(list(ended.values()), child)
-        tell(board.line(list(ended.values()), child))
-    return [ended[number] for number in sorted(ended)]
+        child = before.get(number)
+        if child is None:
+            values = prepared.known[number - 1] if propose is None else propose(ended)
+            child = train_child(prepared, judge, number, values, ended, options, parent, tell)
+            child.save(storage)
+        ended.append(child)
+        if number not in before:
+            board.add(ended)
+            tell(board.line(ended))
+    return ended
 
 
 def _evaluated(
