@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m jobs.sweep",
         description="Train a recipe with several values of some settings, as children of one MLflow run, choose the "
         "best on validation tasks and evaluate it on test tasks.",
-        epilog=f"{EXIT_CODES}; 10 some children failed",
+        epilog=EXIT_CODES,
     )
     described.add_argument("recipe", help="a packaged recipe or a path to a .yaml file")
     described.add_argument(

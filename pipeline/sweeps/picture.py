@@ -27,8 +27,8 @@ def picture(children: Sequence[Child], axes: Sequence[Axis], judge: Judge) -> by
     """A PNG with a panel for each axis and one for the curves. The best child is marked with a ring."""
     scored = [one for one in children if one.score is not None]
     panels = len(axes) + 1
-    columns = min(COLUMNS, panels)
-    rows = math.ceil(panels / columns)
+    rows = math.ceil(panels / COLUMNS)
+    columns = math.ceil(panels / rows)
     figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -43,6 +43,10 @@ def swept(tmp_path, mlflow_uri):
     return go
 
 
+def ctrl_c(line):
+    raise KeyboardInterrupt
+
+
 def runs_in(uri):
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("metafleet").experiment_id])
@@ -56,9 +60,6 @@ def test_a_sweep_that_is_interrupted_and_resumed_has_each_child_once(
     swept, mlflow_uri, tmp_path, monkeypatch, varied, count
 ):
     """Once between two children, once in the middle of one, and once where a trained child was not recorded."""
-
-    def ctrl_c(line):
-        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         swept(*varied, tell=ctrl_c)
@@ -170,14 +171,20 @@ def test_what_is_refused_is_one_line_before_anything_starts(job, arguments, mess
     assert not list(Path.cwd().iterdir())
 
 
-def test_a_sweep_is_resumed_with_the_same_request_and_not_begun_twice(swept, tmp_path):
-    swept("steps=1,2")
+def test_a_sweep_is_resumed_with_the_same_request_and_not_begun_twice(swept):
+    rates = "outer.model.lr=1e-3,1e-2"
+    with pytest.raises(KeyboardInterrupt):
+        swept(rates, tell=ctrl_c)
     with pytest.raises(ConfigError, match="already holds a sweep; pass --resume to continue it"):
-        swept("steps=1,2")
-    with pytest.raises(ResumeError, match=r"was begun with other values, arguments: .*steps=1,2.*steps=1,3") as raised:
-        swept("steps=1,3", resume=True)
+        swept(rates)
+    with pytest.raises(
+        ResumeError, match=r"was begun with other values, arguments: .*=1e-3,1e-2.*=1e-3,1e-1"
+    ) as raised:
+        swept("outer.model.lr=1e-3,1e-1", resume=True)
     assert "\n" not in str(raised.value)
-    swept("steps=1,2", "workers.count=1", resume=True)
+    result, lines = swept(rates, "workers.count=1", resume=True)
+    assert lines[0] == "1 of 2 children ended before; they are not trained again"
+    assert len(result.children) == 2
 
 
 BEHIND = ("algorithm.inner_lr=0.01,0.011,0.012,0.013,1.5",)
