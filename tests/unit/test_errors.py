@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import jobs
+import jobs.options
 from pipeline.core import failures
 from pipeline.core.failures import PipelineError
 
