@@ -7,10 +7,12 @@ folder, so that a sweep that was killed goes on with the child that was interrup
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.core.failures import PipelineError
 from pipeline.runs.dry_run import dry_run
 from pipeline.runs.parent import held, parent_run
 from pipeline.runs.paths import refuse_relative
@@ -25,6 +27,7 @@ from pipeline.sweeps.children import Child, Judge, best_of
 from pipeline.sweeps.request import Prepared, Request, prepare, sweep_folder
 from pipeline.sweeps.search import by_tpe
 from pipeline.sweeps.training import judge_of, train_child
+from pipeline.tracking.mlflow_tracker import probe
 
 TEST = "test.json"
 """The file of the best child's evaluation."""
@@ -55,10 +58,11 @@ def sweep(request: Request, options: RunOptions, tell: Callable[[str], None]) ->
     prepared = prepare(request, storage)
     if in_ray_job():
         refuse_relative(options.output, prepared.recipe)
+    tracking, title = prepared.recipe.tracking, f"sweep {prepared.recipe.name}"
+    probe(tracking.uri, tracking.experiment)
     judge = judge_of(prepared.judged(prepared.recipe), dry_run(prepared.judged(prepared.recipe)))
-    with held(storage), shared_cluster([prepared.recipe], options):
+    with held(storage), _resumable(storage.where), shared_cluster([prepared.recipe], options):
         prepared.save(storage)
-        tracking, title = prepared.recipe.tracking, f"sweep {prepared.recipe.name}"
         with parent_run(storage, tracking, title, prepared.params(), {}) as (tracker, parent):
             board = Board(tracker, prepared, judge)
             ended = _all(prepared, judge, options._replace(output=folder), storage, parent, board, tell)
@@ -67,6 +71,17 @@ def sweep(request: Request, options: RunOptions, tell: Callable[[str], None]) ->
             command = "" if best is None else prepared.command(best.values)
             board.close(ended, best, evaluation, command)
     return SweepResult(folder, ended, judge, best, evaluation, command, prepared)
+
+
+@contextmanager
+def _resumable(where: str) -> Iterator[None]:
+    """Add to an error how the sweep goes on, in place of how the child's run alone would."""
+    try:
+        yield
+    except (PipelineError, KeyboardInterrupt) as error:
+        others = [note for note in getattr(error, "__notes__", []) if "--resume" not in note]
+        error.__notes__ = [*others, f"to go on, add --resume --output {where} to the same command"]
+        raise
 
 
 def _all(

@@ -66,8 +66,9 @@ def test_a_sweep_that_is_interrupted_and_resumed_has_each_child_once(
     assert runs_in(mlflow_uri)["sweep sinusoid_maml"].info.status == "KILLED"
     with monkeypatch.context() as patch:
         patch.setattr(training._Listener, "step", lambda self, step, *rest: step == 3 and signal.raise_signal(15))
-        with pytest.raises(Stopped):
+        with pytest.raises(Stopped) as stopped:
             swept(*varied, resume=True)
+    assert stopped.value.__notes__ == [f"to go on, add --resume --output {tmp_path / 'sweep'} to the same command"]
     (tmp_path / "sweep" / "children" / "0001.json").unlink()
     result, lines = swept(*varied, resume=True)
     assert not problems(mlflow_uri, tmp_path / "sweep", count)
