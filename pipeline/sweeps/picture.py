@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.sweeps.children import Child, Judge, best_of
 from pipeline.sweeps.space import Axis, Choices, Range
@@ -47,7 +48,7 @@ def picture(children: Sequence[Child], axes: Sequence[Axis], judge: Judge) -> by
     off = 0 if limits is None else sum(not limits[0] <= (one.score or 0.0) <= limits[1] for one in scored)
     failed = sum(one.state == "failed" for one in children)
     said = f"{len(children)} children, {better} is better, ring: the best"
-    said += "".join(f", {count} {what}" for count, what in ((failed, "failed"), (off, "off the scale")) if count)
+    said += "".join(f", {count} {what}" for count, what in ((failed, "failed (×)"), (off, "off the scale")) if count)
     figure.suptitle(said, fontsize="medium")
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI)
@@ -55,17 +56,19 @@ def picture(children: Sequence[Child], axes: Sequence[Axis], judge: Judge) -> by
 
 
 def _against(panel: Any, axis: Axis, children: Sequence[Child], best: Child | None) -> None:
-    """Scores against one setting. Children with one value stand side by side.
+    """Scores against one setting. Children with one value stand side by side, those that failed at the top.
 
     There are no intervals: all children have the same tasks, so that their differences are surer than their scores.
     """
-    scored = [one for one in children if one.score is not None]
-    places = _places(axis, scored)
-    for one in scored:
+    places = _places(axis, children)
+    for one in children:
         place = places[one.values[axis.key]]
         if isinstance(axis, Choices):
-            peers = [other for other in scored if other.values[axis.key] == one.values[axis.key]]
+            peers = [other for other in children if other.values[axis.key] == one.values[axis.key]]
             place += SPREAD * ((peers.index(one) + 0.5) / len(peers) - 0.5)
+        if one.score is None:
+            panel.plot(place, 0.97, "x", color="dimgrey", transform=panel.get_xaxis_transform())
+            continue
         panel.plot(place, one.score, MARKERS[one.state], color=_colour(one, children), markersize=6)
         panel.annotate(str(one.number), (place, one.score), (4, 4), textcoords="offset points", fontsize="x-small")
         if one is best:
@@ -77,14 +80,16 @@ def _against(panel: Any, axis: Axis, children: Sequence[Child], best: Child | No
         panel.tick_params(axis="x", rotation=30 if max(map(len, axis.texts)) > 8 else 0)
     elif axis.kind == "log":
         panel.set_xscale("log")
+    elif axis.kind == "int":
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_xlabel(axis.key)
 
 
-def _places(axis: Axis, scored: Sequence[Child]) -> dict[str, float]:
+def _places(axis: Axis, children: Sequence[Child]) -> dict[str, float]:
     """Where each value stands: numbers of a range at themselves, values of a list one after the other."""
     if isinstance(axis, Range):
-        return {one.values[axis.key]: float(one.values[axis.key]) for one in scored}
-    used = {one.values[axis.key] for one in scored}
+        return {one.values[axis.key]: float(one.values[axis.key]) for one in children}
+    used = {one.values[axis.key] for one in children}
     return {text: float(number) for number, text in enumerate(text for text in axis.texts if text in used)}
 
 

@@ -76,14 +76,15 @@ def _distribution(optuna: Any, axis: Axis) -> Any:
 
 
 def _trial(optuna: Any, axes: Sequence[Axis], distributions: dict[str, Any], child: Child) -> Any:
-    state = {"finished": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL"}[child.state]
+    """A child as Optuna has it. TPE ignores its failed trials and would go on failing there: a pruned one without
+    values is the worst of all."""
     params = {axis.key: _number(axis, child.values[axis.key]) for axis in axes}
     return optuna.trial.create_trial(
-        state=optuna.trial.TrialState[state],
+        state=optuna.trial.TrialState["COMPLETE" if child.state == "finished" else "PRUNED"],
         params=params,
         distributions=distributions,
         value=child.score if child.state == "finished" else None,
-        intermediate_values=dict(child.curve),
+        intermediate_values={} if child.state == "failed" else dict(child.curve),
     )
 
 

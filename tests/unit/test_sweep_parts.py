@@ -134,6 +134,17 @@ def test_optuna_chooses_by_what_came_before_and_the_seed_alone():
     assert by_tpe(axes, 20, 2, MSE)([]) != ended[0].values
 
 
+def test_optuna_leaves_a_region_where_children_fail():
+    pytest.importorskip("optuna")
+    ended: list[Child] = []
+    for number in range(1, 25):
+        values = by_tpe((RATE,), 24, 1, MSE)(ended)
+        good = float(values["lr"]) < 0.003
+        ended.append(child(number, 1.0 if good else None, "finished" if good else "failed", **values))
+    failed = [one.state == "failed" for one in ended]
+    assert sum(failed[-8:]) < sum(failed[:8])
+
+
 EARLIER = [child(number, curve=[(2, score), (4, 1.0)]) for number, score in enumerate([1.0, 2.0, 3.0, 4.0], 1)]
 
 
