@@ -7,8 +7,8 @@ import argparse
 EXIT_CODES = (
     "exit codes: 0 done, 1 MLflow refused a call, 2 wrong recipe, arguments, data or resume, 3 cluster error, "
     "4 losses are not finite, 5 a task raised an error, 6 a task ends every worker, 7 the run's folder cannot be "
-    "written, 8 another process took over the run, 9 two workers disagree, 70 internal error, 130 Ctrl-C, 143 SIGTERM "
-    "(--resume continues after the last finished step)"
+    "written, 8 another process took over the run, 9 two workers disagree, 10 children of a sweep failed, 70 internal "
+    "error, 130 Ctrl-C, 143 SIGTERM (--resume continues after the last finished step)"
 )
 
 ADDRESS = (

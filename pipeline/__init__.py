@@ -15,15 +15,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from pipeline.core.types import MetaParams, Score
     from pipeline.runs.run import RunResult
     from pipeline.serving.learner import Learner
+    from pipeline.sweeps.sweep import SweepResult
 
 __version__ = "0.1.0"
-__all__ = ["load", "register", "replay", "train"]
+__all__ = ["load", "register", "replay", "sweep", "train"]
 
 if sys.platform == "win32":
     raise ImportError("metafleet runs on Linux and macOS, and on Windows inside WSL 2: it locks files with fcntl")
@@ -103,6 +104,56 @@ def train(
         options = RunOptions(executor, address, output, resume)
         with closing(Progress()) as progress:
             return train_run(load_recipe(recipe, overrides), options, progress)
+
+
+def sweep(
+    recipe: str,
+    overrides: Sequence[str],
+    *,
+    search: Literal["grid", "random", "optuna"] = "grid",
+    samples: int | None = None,
+    seed: int | None = None,
+    stop: bool = False,
+    executor: str = "serial",
+    address: str | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    plugins: Sequence[str] = (),
+) -> SweepResult:
+    """Train a recipe with several values of some settings; the same as ``python -m jobs.sweep``.
+
+    Args:
+        recipe: as for ``train``, with ``executor``, ``address``, ``output``, ``resume`` and ``plugins``.
+        overrides: ``key=value`` for all children, ``key=value,value`` to try each, ``key=log:1e-4:1e-1`` for a range.
+        search: ``grid`` trains every combination, ``random`` and ``optuna`` as many as ``samples``.
+        samples: children of a random or Optuna search.
+        seed: of a random or Optuna search.
+        stop: end children early that are behind the median on validation.
+
+    Returns:
+        The children with their validation scores, the best one and its evaluation on test tasks.
+
+    Raises:
+        PipelineError: one line that names what is wrong and the fix.
+
+    >>> import pipeline
+    >>> swept = pipeline.sweep(
+    ...     "sinusoid_maml", ["outer.model.lr=1e-3,1e-2", "steps=2", "evaluation.tasks=4"], output="runs/rates"
+    ... )  # doctest: +ELLIPSIS
+    child 1/2 ...
+    >>> len(swept.children), swept.evaluation["split"]
+    (2, 'test')
+    """
+    with _as_it_was():
+        from pipeline.core.plugins import import_plugins
+        from pipeline.runs.report import Progress
+        from pipeline.runs.run import RunOptions
+        from pipeline.sweeps.request import Request
+        from pipeline.sweeps.sweep import sweep as run_sweep
+
+        import_plugins(plugins)
+        request = Request(recipe, tuple(overrides), search, samples, seed, stop)
+        return run_sweep(request, RunOptions(executor, address, output, resume), Progress().note)
 
 
 def register(name: str, thing: Any) -> None:

@@ -19,6 +19,7 @@ from pipeline.core.flat import sha256
 from pipeline.engine import loop
 from pipeline.engine.durability.coordinator import Coordinator
 from pipeline.engine.durability.journal import Journal
+from pipeline.engine.evaluate import Row
 from pipeline.engine.interfaces import DataSet, Entry, Executor, Status
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
@@ -85,6 +86,9 @@ class Onlooker:
         self.seen.append((step, loss))
         if self.after is not None:
             self.after(step)
+
+    def validated(self, step: int, row: Row, best: bool) -> None:
+        self.notes.append(loop.validation_note(step, row, best))
 
     def note(self, text: str) -> None:
         self.notes.append(text)

@@ -37,7 +37,7 @@ CORE, NETS, FAMILIES = "pipeline.core", "pipeline.nets", "pipeline.families"
 ALGORITHMS, TASKS = "pipeline.algorithms", "pipeline.tasks"
 STORAGE, ENGINE, RUNTIME = "pipeline.storage", "pipeline.engine", "pipeline.runtime"
 TRACKING, SERVING, RECIPES = "pipeline.tracking", "pipeline.serving", "pipeline.recipes"
-RUNS, COMPARISON, PICTURES = "pipeline.runs", "pipeline.comparison", "pipeline.pictures"
+RUNS, COMPARISON, SWEEPS, PICTURES = "pipeline.runs", "pipeline.comparison", "pipeline.sweeps", "pipeline.pictures"
 COMPOSED = ("pipeline.config", "pipeline.derived", "pipeline.tracking.commit")
 TESTING = "pipeline.testing"
 ARRAYS = ("torch", "numpy")
@@ -108,6 +108,12 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/comparison/": Rule(
         (CORE, NETS, ALGORITHMS, ENGINE, STORAGE, TRACKING, RECIPES, RUNS, COMPARISON, "pipeline.config"),
         ("numpy", "annotated_types", "pydantic"),
+    ),
+    "pipeline/sweeps/": Rule(
+        (CORE, ENGINE, STORAGE, TRACKING, RECIPES, RUNS, SWEEPS, "pipeline.build", "pipeline.config")
+        + ("pipeline.comparison.leaderboard", "pipeline.runtime.job"),
+        ("numpy", "matplotlib"),
+        ("optuna",),
     ),
     "jobs/": JOB,
 }

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,20 +23,17 @@ from pipeline.comparison.protocol import Choice, Method, Protocol, read
 from pipeline.config import Recipe, file_fields, load
 from pipeline.core.failures import ConfigError, InternalError
 from pipeline.engine.durability.journal import Journal
-from pipeline.engine.interfaces import Status
-from pipeline.engine.loop import ProgressListener
+from pipeline.engine.evaluate import Row
+from pipeline.engine.loop import Enough, ProgressListener
 from pipeline.runs import recorded
 from pipeline.runs.older import as_first_recorded
+from pipeline.runs.parent import DESCRIPTION, held, parent_run
 from pipeline.runs.paths import absolute
 from pipeline.runs.recorded import Result
 from pipeline.runs.run import RunOptions, RunResult, train_run
 from pipeline.runs.run_folder import validate_folder
 from pipeline.storage import named, storage_at
-from pipeline.storage.texts import read_word
-from pipeline.tracking.mlflow_tracker import MLflowTracker
 
-DESCRIPTION = "mlflow.note.content"
-"""The tag that MLflow shows at the top of a run's page, as Markdown."""
 WARM_UP = 0.3
 """The share of a trial that is not counted, because workers start seconds apart."""
 CURVE = 5
@@ -88,7 +84,10 @@ def compare(
     wanted = recipes_of(name, protocol, only, overrides)
     folder = Path(named(options.output if options.output is not None else "runs/compare")) / Path(name).stem
     done = {one.method: (one.summary["identity"], one.summary["steps"]) for one in recorded.load(kept)}
-    with _parent(name, protocol, folder, next(iter(wanted.values()))) as (tracker, parent):
+    budget = {"seconds": str(protocol.seconds), "tasks": str(protocol.tasks)}
+    tracking, told = absolute(next(iter(wanted.values()))).tracking, {DESCRIPTION: protocol.about}
+    storage = storage_at(folder)
+    with held(storage), parent_run(storage, tracking, f"compare {name}", budget, told) as (tracker, parent):
         for key, recipe in wanted.items():
             question = identity(protocol, recipe, protocol.methods[key].choose)
             identity_done, steps_done = done.get(key, ("", 0))
@@ -174,10 +173,6 @@ def _train(
     return train_run(recipe.model_copy(update={"steps": steps}), options._replace(resume=resume), listener)
 
 
-class _Enough(Exception):
-    """Raised when a trial has run long enough."""
-
-
 class _Stopwatch:
     """Ends a run ``seconds`` after its first step and measures its steps per second once all workers have started."""
 
@@ -198,7 +193,9 @@ class _Stopwatch:
         elif now - self._began >= self.seconds:
             since, done = self._since
             self.rate = (step - done) / (now - since)
-            raise _Enough
+            raise Enough
+
+    def validated(self, step: int, row: Row, best: bool) -> None: ...
 
     def note(self, text: str) -> None: ...
 
@@ -211,7 +208,7 @@ def _steps_per_second(recipe: Recipe, options: RunOptions, trial_s: float) -> fl
         trial = recipe.model_copy(update={"steps": 100_000, "tracking": tracking})
         try:
             train_run(trial, options._replace(output=Path(folder, "trial")), stopwatch)
-        except _Enough:
+        except Enough:
             return stopwatch.rate
     raise InternalError(f"{recipe.name}: {trial.steps} steps took less than {trial_s} s")
 
@@ -249,30 +246,3 @@ def _curve(folder: str, metric: str) -> list[tuple[int, float]]:
     found = np.array([(entry.step, entry.metrics[name]) for entry in entries if name in entry.metrics])
     pieces = [piece for piece in np.array_split(found, CURVE) if len(piece)]
     return [(int(piece[-1, 0]), round(float(piece[:, 1].mean()), 4)) for piece in pieces]
-
-
-@contextmanager
-def _parent(name: str, protocol: Protocol, folder: Path, recipe: Recipe) -> Iterator[tuple[MLflowTracker, str]]:
-    """The parent run in MLflow: a new one, or that of the comparison that was stopped."""
-    tracking = absolute(recipe).tracking
-    tracker = MLflowTracker(tracking.uri, tracking.experiment)
-    storage = storage_at(folder)
-    storage.lock()
-    storage.claim()
-    before = read_word(storage, "tracked_run")
-    budget = {"seconds": str(protocol.seconds), "tasks": str(protocol.tasks)}
-    run = tracker.start(before, f"compare {name}", budget, {DESCRIPTION: protocol.about})
-    status: Status = "FAILED"
-    try:
-        storage.write("tracked_run", run.encode())
-        yield tracker, run
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        try:
-            storage.check()  # the MLflow run belongs to the process that took the comparison over
-            tracker.end(status)
-        finally:
-            storage.release()

@@ -86,6 +86,12 @@ class CorruptionError(PipelineError):
     exit_code = 9
 
 
+class SweepError(PipelineError):
+    """Some children of a sweep failed. The others were trained and compared."""
+
+    exit_code = 10
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asked the process to end. It is no ``Exception``, so that no handler takes it for a fault."""
 

@@ -35,14 +35,28 @@ class Plan:
     higher_is_better: bool
 
 
+class Enough(Exception):
+    """Raised by a listener to end a run before its last step. What is done is kept, and the run can be resumed."""
+
+
 class ProgressListener(Protocol):
-    """Receives a run's progress."""
+    """Receives a run's progress. Each method may raise ``Enough``."""
 
     def start(self, steps: int, done: int) -> None: ...
 
     def step(self, step: int, loss: float, metrics: dict[str, float], tasks_per_s: float) -> None: ...
 
+    def validated(self, step: int, row: Row, best: bool) -> None:
+        """The validation of ``step``: the deciding metric after the last inner step, and whether it is the best."""
+        ...
+
     def note(self, text: str) -> None: ...
+
+
+def validation_note(step: int, row: Row, best: bool) -> str:
+    """What is printed of a validation."""
+    spread = "" if math.isnan(row.ci95) else f" ± {row.ci95:.4f}"
+    return f"step {step}: validation {row.metric} {row.mean:.4f}{spread}{' (best so far)' if best else ''}"
 
 
 class TrainResult(NamedTuple):
@@ -114,10 +128,7 @@ class _Session:
         last = [row for row in rows if row.metric == self.plan.metric][-1]
         score = last.mean if self.plan.higher_is_better else -last.mean
         best = self.plan.keeps_best and self.executor.keep_best(step, score, key)
-        spread = "" if math.isnan(last.ci95) else f" ± {last.ci95:.4f}"
-        self.listener.note(
-            f"step {step}: validation {last.metric} {last.mean:.4f}{spread}{' (best so far)' if best else ''}"
-        )
+        self.listener.validated(step, last, best)
         self.before = time.perf_counter()
 
 

@@ -21,6 +21,8 @@ from rich.table import Table
 from pipeline.core.failures import DataError
 from pipeline.core.losses import loss_of_metric
 from pipeline.core.world import ENVIRONMENT_STEPS
+from pipeline.engine.evaluate import Row
+from pipeline.engine.loop import validation_note
 from pipeline.runs.doctor import Finding
 from pipeline.runs.recorded import RESULTS, Result, baselines, unit_of
 
@@ -83,6 +85,10 @@ class Progress:
         self._pending = (step, text)
         if self._printed_at is None or step >= self._steps or self._now() - self._printed_at >= LINE_S:
             self._print_line()
+
+    def validated(self, step: int, row: Row, best: bool) -> None:
+        """Print the validation of a step."""
+        self.note(validation_note(step, row, best))
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""

@@ -13,6 +13,7 @@ from pipeline.core.failures import FencedError, StorageError
 from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.interfaces import Executor, Status
+from pipeline.engine.loop import Enough
 from pipeline.storage.interface import Storage
 from pipeline.storage.texts import read_word
 from pipeline.tracking.run_ender import RunEnder, has_finished
@@ -27,9 +28,11 @@ def end_early(executor: Executor, error: BaseException, recipe: Recipe, storage:
     Raises:
         FencedError: the error is a ``StorageError`` that came of another process's taking over the run.
     """
-    killed = isinstance(error, KeyboardInterrupt)
+    status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+    if isinstance(error, Enough):
+        status = "FINISHED"
     try:
-        for note in _end(executor, "KILLED" if killed else "FAILED", recipe, storage):
+        for note in _end(executor, status, recipe, storage):
             error.add_note(note)
     except FencedError as fenced:
         if isinstance(error, StorageError):

@@ -60,6 +60,23 @@ def connect(address: str | None, workers: Workers) -> bool:
     return started
 
 
+@contextmanager
+def joined(address: str | None, workers: Workers) -> Iterator[None]:
+    """``connect`` for all runs inside the block. A cluster that was started here ends with the block.
+
+    A process that was asked to end does not wait for it: Ray takes more than a second to shut down.
+    """
+    started, stop = connect(address, workers), ray.shutdown
+    try:
+        yield
+    except KeyboardInterrupt:
+        stop = stop_local_raylet
+        raise
+    finally:
+        if started:
+            stop()
+
+
 def join(address: str) -> str:
     """Join the cluster at ``address``; returns HOST:PORT of its dashboard, "" where it has none.
 

@@ -26,6 +26,8 @@ class Rates:
     def step(self, step: int, loss: float, metrics: dict[str, float], tasks_per_s: float) -> None:
         self._rates.append(tasks_per_s / self.recipe.tasks_per_step)
 
+    def validated(self, *validation: object) -> None: ...
+
     def note(self, text: str) -> None: ...
 
     def array(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import jobs
+import jobs.options
 from pipeline.core import failures
 from pipeline.core.failures import PipelineError
 
@@ -31,6 +31,7 @@ EXIT_CODES = {
     "ForeignFileError": 2,
     "FencedError": 8,
     "CorruptionError": 9,
+    "SweepError": 10,
     "InternalError": 70,
 }
 

@@ -81,6 +81,9 @@ class ProgressListener:
         if step == self.stop_after:
             raise KeyboardInterrupt
 
+    def validated(self, step: int, row: Row, best: bool) -> None:
+        self.note(loop.validation_note(step, row, best))
+
     def note(self, text: str) -> None:
         self.notes.append(text)
 

@@ -17,6 +17,8 @@ import jobs
 from pipeline.config import load
 from pipeline.runs import recorded
 from pipeline.runs.report import final_table, in_the_end
+from pipeline.storage.local import Local
+from pipeline.sweeps.request import Request, prepare
 from tests import small_images as patterns
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
@@ -197,6 +199,9 @@ def understood(words: list[str]) -> None:
         pytest.fail(f"the job does not take: {line}")
     except (ImportError, AttributeError) as error:
         pytest.fail(f"no job is called {words[2]} ({error}): {line}")
+    if words[2] == "jobs.sweep" and "RECIPE" not in words:
+        asked = Request(arguments.recipe, tuple(arguments.overrides), arguments.search, arguments.samples)
+        prepare(asked, Local(ROOT / "nowhere"))
     if words[2] in ("jobs.train", "jobs.evaluate") and not {"DIR", "RECIPE"} & set(words) and "--import" not in words:
         load(getattr(arguments, "recipe", "sinusoid_maml"), [one for one in arguments.overrides if one != "key=value"])
     return None

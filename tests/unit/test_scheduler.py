@@ -517,6 +517,8 @@ class Silent:
     def step(self, step: int, loss: float, metrics: dict[str, float], tasks_per_s: float) -> None:
         assert np.isfinite(loss)
 
+    def validated(self, *validation: object) -> None: ...
+
     def note(self, text: str) -> None: ...
 
 

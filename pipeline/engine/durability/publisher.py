@@ -171,12 +171,7 @@ class Publisher:
 
     def _start(self) -> None:
         self.storage.check()
-        key = read_word(self.storage, "tracked_key")
-        if key is None:
-            # It is on disk before the tracked run exists, so that a process that was interrupted in between finds the
-            # run again.
-            key = uuid.uuid4().hex
-            self.storage.write("tracked_key", key.encode())
+        key = tracked_key(self.storage)
         before = read_word(self.storage, "tracked_run")
         run = self.tracker.start(before, self.run.name, self.run.params, {RUN_KEY: key, **self.run.tags})
         self._known = True
@@ -186,6 +181,18 @@ class Publisher:
             self.storage.remove("journal.sent")  # a new run has seen nothing yet
             self.storage.write("tracked_run", run.encode())
         self._started = True
+
+
+def tracked_key(storage: Storage) -> str:
+    """The value of the tag ``RUN_KEY``.
+
+    It is on disk before the tracked run exists, so that a process that was interrupted in between finds the run again.
+    """
+    key = read_word(storage, "tracked_key")
+    if key is None:
+        key = uuid.uuid4().hex
+        storage.write("tracked_key", key.encode())
+    return key
 
 
 def windows(entries: Sequence[Entry], log_every: int) -> tuple[list[Entry], int]:
