@@ -118,11 +118,10 @@ def net_of(recipe: Recipe, spec: Spec) -> Net:
     return kind.for_tasks(config, spec, head=needs.head, normalised=normalised)
 
 
-def build_worker(recipe: Recipe, components: Components) -> Worker:
-    """The worker that learns and scores a recipe's tasks."""
-    return Worker(
-        components.algorithm, components.source, components.layout, plain(recipe.numerics, Numerics), recipe.chunk_size
-    )
+def build_worker(recipe: Recipe, components: Components, *, answers: bool = False) -> Worker:
+    """The worker that learns and scores a recipe's tasks, and reports their ``answers`` if asked to."""
+    algorithm, source, layout, _ = components
+    return Worker(algorithm, source, layout, plain(recipe.numerics, Numerics), recipe.chunk_size, answers=answers)
 
 
 def received(text: str) -> Recipe:
@@ -140,11 +139,12 @@ class BuildWorker:
 
     recipe: str
     plugins: tuple[str, ...] = ()
+    answers: bool = False
 
     def __call__(self) -> Worker:
         import_plugins(self.plugins)
         recipe = received(self.recipe)
-        return build_worker(recipe, build_components(recipe))
+        return build_worker(recipe, build_components(recipe), answers=self.answers)
 
 
 @dataclass(frozen=True)
@@ -273,8 +273,8 @@ def build_executor(
 
 
 def build_pool(recipe: Recipe, kind: str, address: str | None, timeouts: Timeouts) -> WorkerPool:
-    """A pool of workers without a parameter actor, to evaluate a theta on disk."""
-    worker = BuildWorker(json.dumps(recipe.public()), imported())
+    """A pool of workers without a parameter actor, to evaluate a theta on disk. They report answers too."""
+    worker = BuildWorker(json.dumps(recipe.public()), imported(), answers=True)
     if kind == "serial":
         return WorkerPool(InProcess(worker()), Monotonic(), Scheduler(timeouts), workers=1)
     from pipeline.runtime.transport import RayTransport

@@ -36,7 +36,7 @@ CORE, NETS, FAMILIES = "pipeline.core", "pipeline.nets", "pipeline.families"
 ALGORITHMS, TASKS = "pipeline.algorithms", "pipeline.tasks"
 STORAGE, ENGINE, RUNTIME = "pipeline.storage", "pipeline.engine", "pipeline.runtime"
 TRACKING, SERVING, RECIPES = "pipeline.tracking", "pipeline.serving", "pipeline.recipes"
-RUNS, COMPARISON = "pipeline.runs", "pipeline.comparison"
+RUNS, COMPARISON, PICTURES = "pipeline.runs", "pipeline.comparison", "pipeline.pictures"
 COMPOSED = ("pipeline.config", "pipeline.tracking.commit")
 TESTING = "pipeline.testing"
 ARRAYS = ("torch", "numpy")
@@ -63,6 +63,7 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/runtime/": Rule((CORE, ENGINE, RUNTIME), (*ARRAYS, "ray")),
     "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow", "matplotlib"), ("alembic",)),
     "pipeline/serving/": Rule((CORE, ENGINE, SERVING), (*ARRAYS, "safetensors")),
+    "pipeline/pictures/": Rule((CORE, PICTURES), (*ARRAYS, "matplotlib")),
     "pipeline/recipes/": Rule((CORE,), ("yaml",)),
     "pipeline/testing/": Rule((CORE, NETS, TASKS, ENGINE, TESTING), ARRAYS, ("pytest",)),
     "pipeline/config/": Rule(
@@ -80,7 +81,7 @@ ALLOWED: dict[str, Rule] = {
     ),
     "pipeline/runs/": Rule(
         (
-            *(CORE, ENGINE, STORAGE, SERVING, TRACKING, RECIPES, RUNS),
+            *(CORE, ENGINE, STORAGE, SERVING, TRACKING, PICTURES, RECIPES, RUNS),
             *(
                 "pipeline.build",
                 "pipeline.config",

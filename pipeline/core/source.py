@@ -204,3 +204,12 @@ class HasClasses(Protocol):
     def contents(self, split: Split) -> frozenset[str]:
         """One identifier for each class of a split, equal for the same examples in any file."""
         ...
+
+
+@runtime_checkable
+class NamesClasses(Protocol):
+    """A source that says which class each slot of an evaluation task is, in ``Task.classes``."""
+
+    def class_names(self, split: Split) -> Sequence[str]:
+        """The names of the classes that evaluation tasks of a split are drawn from, by their numbers."""
+        ...

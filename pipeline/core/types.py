@@ -180,13 +180,18 @@ PADDING, END, UNKNOWN = 0, 1, 2
 
 
 class Task(NamedTuple, Generic[D]):
-    """One few-shot problem. Only the algorithm looks inside ``support`` and ``query``."""
+    """One few-shot problem. Only the algorithm looks inside ``support`` and ``query``.
+
+    ``classes`` are the numbers of the classes in its slots, as ``NamesClasses`` counts them; empty where a source has
+    no names for them.
+    """
 
     id: str
     support: D
     query: D
     ways: int = 1
     weight: float = 1.0
+    classes: tuple[int, ...] = ()
 
 
 class Context(NamedTuple):

@@ -161,7 +161,7 @@ def result_table(evaluation: Mapping[str, Any], beside: Sequence[Result] = ()) -
         add("this run", theta, steps, values, other)
     for one in beside:
         add(f"{one.method} ({one.evaluation['normalisation']})", "last", *in_the_end(one.evaluation))
-    return f"{_title(evaluation)}\n{_plain(table)}"
+    return f"{_title(evaluation)}\n{plain(table)}"
 
 
 def in_the_end(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
@@ -189,7 +189,7 @@ def findings_table(findings: Sequence[Finding]) -> str:
         table.add_column(column)
     for one in findings:
         table.add_row("ok" if one.good else "FAIL", one.check, one.found, "" if one.good else one.fix)
-    return _plain(table)
+    return plain(table)
 
 
 def key_values(rows: Mapping[str, object]) -> str:
@@ -237,7 +237,7 @@ def _behind(unit: str) -> str:
     return f" {unit}" if unit not in ("", "share") else ""
 
 
-def _plain(table: Table) -> str:
+def plain(table: Table) -> str:
     """The table as text, the same on a terminal and in a file, and as wide as it needs to be."""
     stream = io.StringIO()
     Console(file=stream, width=1000, color_system=None, markup=False, emoji=False).print(table)

@@ -19,6 +19,7 @@ from pipeline.core.flat import sha256
 from pipeline.core.losses import LOSSES
 from pipeline.core.source import Named
 from pipeline.engine import loop
+from pipeline.engine.answers import Tally
 from pipeline.engine.durability.checkpoint import read_checkpoint
 from pipeline.engine.durability.coordinator import BEST
 from pipeline.engine.evaluate import Scores, evaluate
@@ -30,6 +31,7 @@ from pipeline.runs.end_files import end_files
 from pipeline.runs.paths import absolute, output_folder, refuse_relative
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
+from pipeline.runs.tally import tally_of
 from pipeline.runtime.job import in_ray_job
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
@@ -167,27 +169,37 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate the last theta of a run (and its best on validation), with other tasks or normalisation if overridden.
 
-    ``tell`` receives what the workers wait for.
+    ``tell`` receives what the workers wait for. Of a classification, the answers of the last theta are told too:
+    ``calibration``, and ``classes`` and ``confusions`` where the source names its classes.
 
     Raises:
         ConfigError: no run in ``folder``, overrides that change what theta is, or classes that were trained on.
     """
+    return evaluate_tasks(folder, overrides, options, tell)[0]
+
+
+def evaluate_tasks(
+    folder: str | Path, overrides: Sequence[str], options: RunOptions, tell: Callable[[str], None]
+) -> tuple[dict[str, Any], Scores]:
+    """``evaluate_run``, and each task's scores at the last theta."""
     recipe = absolute(validate_folder(folder, overrides))
     components = dry_run(recipe, learn=False)
     named = any(override.startswith("source") for override in overrides)
     checkpoint, note = newest(folder, None if named else components.source.fingerprint)
     vector = pack(components.layout, checkpoint)
     other = other_data(folder, recipe, components.source, checkpoint)
-    _, rows = _scored(recipe, components, vector, options, folder, tell)
+    tally = tally_of(recipe, components)
+    scores, rows = _scored(recipe, components, vector, options, folder, tell, tally)
     if other:
         rows = [row | {"set": getattr(recipe.source, "split", ""), "other_data": other} for row in rows]
-    return {
+    facts = {
         "recipe": recipe.name,
         "step": checkpoint.step,
         "theta_sha256": sha256(torch.from_numpy(vector)),
         "note": note,
         "evaluation": evaluation_facts(recipe, components, rows),
     }
+    return facts | (tally.facts() if tally is not None else {}), scores
 
 
 def _scored(
@@ -197,20 +209,29 @@ def _scored(
     options: RunOptions,
     folder: str | Path,
     tell: Callable[[str], None],
+    tally: Tally | None = None,
 ) -> tuple[Scores, list[dict[str, Any]]]:
     """Like ``_final_scores``, with workers of its own and without writing to a run."""
     pool = build_pool(recipe, options.executor, options.address, options.timeouts)
     pool.note = tell
     with closing(pool.transport), pool.stop.listening():
-        return _final_scores(pool, vector, recipe, components, folder)
+        return _final_scores(pool, vector, recipe, components, folder, tally)
 
 
 def _final_scores(
-    scorer: Scorer, vector: np.ndarray, recipe: Recipe, components: Components, folder: str | Path
+    scorer: Scorer,
+    vector: np.ndarray,
+    recipe: Recipe,
+    components: Components,
+    folder: str | Path,
+    tally: Tally | None = None,
 ) -> tuple[Scores, list[dict[str, Any]]]:
-    """Each task's scores at the last theta, and rows of it and of the best on validation."""
+    """Each task's scores at the last theta, and rows of it and of the best on validation.
+
+    ``tally`` receives the answers of the last theta.
+    """
     plan = evaluation_plan(recipe, components.source)
-    scores = evaluate(scorer, vector, plan)
+    scores = evaluate(scorer, vector, plan, tally)
     rows = [{"theta": "last", **row._asdict()} for row in scores.rows()]
     storage = storage_at(folder)
     if recipe.evaluation.validate_every and BEST in storage.names(""):

@@ -62,6 +62,13 @@ class Classes:
         counts = np.diff(self._file.offsets)
         return frozenset(f"{self._file.checksums[one]:08x}/{counts[one]}" for one in self._classes.get(split, []))
 
+    def names(self, split: Split, rotations: Rotations) -> list[str]:
+        """The names of the classes by the numbers that ``draw`` gives; a quarter turn that is a class has its own."""
+        names = [self._file.names[index] for index in self._classes.get(split, [])]
+        if rotations != "classes":
+            return names
+        return [f"{name}, turned by {turn * 90}°" if turn else name for name in names for turn in range(QUARTERS)]
+
     def draw(
         self, rng: np.random.Generator, split: Split, shape: TaskShape, rotations: Rotations
     ) -> tuple[Pixels, npt.NDArray[np.int64]]:

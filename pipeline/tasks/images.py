@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -96,6 +97,9 @@ class Images:
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)
 
+    def class_names(self, split: Split) -> Sequence[str]:
+        return self._classes.names(split, self._rotations[False])
+
     def sample(self, ticket: Ticket) -> Task[Batch]:
         shape, rng, training = self._shapes.of(ticket), ticket.rng("task"), ticket.purpose == "train"
         drawn = self._training if training else shape
@@ -112,7 +116,7 @@ class Images:
             # Drawn last: in either order, a ticket has the same images.
             order = torch.from_numpy(rng.permutation(len(query.y)))
             query = Batch(query.x[order], query.y[order])
-        return Task(ticket.id, support, query, shape.ways)
+        return Task(ticket.id, support, query, shape.ways, classes=tuple(numbers[: shape.ways].tolist()))
 
     def _batch(self, pixels_WN: Pixels, labels_W: npt.NDArray[np.int64]) -> Batch:
         ways, each, *_ = pixels_WN.shape

@@ -1,0 +1,1 @@
+"""Pictures of runs: pure functions from numbers to figures."""
