@@ -213,3 +213,16 @@ class NamesClasses(Protocol):
     def class_names(self, split: Split) -> Sequence[str]:
         """The names of the classes that evaluation tasks of a split are drawn from, by their numbers."""
         ...
+
+
+@runtime_checkable
+class HasSizes(Protocol):
+    """A source whose tasks are drawn from classes of known sizes, so that tasks can be fitted to them."""
+
+    def class_sizes(self, split: Split, *, training: bool) -> Sequence[int]:
+        """How many examples each class of a split has, for tasks of training or of evaluation.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        ...

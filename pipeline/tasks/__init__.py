@@ -27,6 +27,7 @@ from pipeline.tasks.quadratics import Quadratics
 from pipeline.tasks.sequences import Sequences
 from pipeline.tasks.sine_stream import SineStream
 from pipeline.tasks.sinusoid import Sinusoid
+from pipeline.tasks.table import Table
 from pipeline.tasks.waves_and_hinges import WavesAndHinges
 
 SOURCES: dict[str, type[TaskSource[Any]]] = {
@@ -34,6 +35,7 @@ SOURCES: dict[str, type[TaskSource[Any]]] = {
     "images": Images,
     "sequences": Sequences,
     "image_sets": ImageSets,
+    "table": Table,
     "quadratics": Quadratics,
     "gp_curves": GPCurves,
     "completion": Completion,

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.tasks import arrowfile
-from pipeline.tasks.arrowfile import SplitSet, Unfit, check_splits, split_lines
+from pipeline.tasks.arrowfile import SplitSet, Unfit, split_lines
+from pipeline.tasks.class_index import check_index, check_labels, labels_of, offsets_of
 
 FORMAT = 2
 _CONTENT = 1  # part of the content hash, which is the same in both formats
@@ -78,8 +79,8 @@ def write(
     checksums = [zlib.crc32(images[first:last].data) for first, last in zip(offsets, offsets[1:], strict=False)]
     hashes = {"source": source, "content": _content(images, described), "checksums": checksums}
     about = {"format": FORMAT, **described, **hashes}
-    label = pa.array(np.repeat(np.arange(len(names), dtype=np.int32), counts))
-    arrowfile.write_batch(path, {"image": pa.FixedShapeTensorArray.from_numpy_ndarray(images), "label": label}, about)
+    columns = {"image": pa.FixedShapeTensorArray.from_numpy_ndarray(images), "label": labels_of(counts)}
+    arrowfile.write_batch(path, columns, about)
     return read(path)
 
 
@@ -91,8 +92,8 @@ def read(path: Path) -> ClassFile:
     """
     try:
         batch = arrowfile.only_batch(path, _check_schema)
-        about = arrowfile.described(batch, FORMAT, _check)
-        offsets = _offsets(batch, about)
+        about = arrowfile.described(batch, FORMAT, check_index)
+        offsets = offsets_of(batch, about)
     except Unfit as reason:
         raise arrowfile.refused(path, reason) from None
     images = cast(Pixels, batch.column("image").to_numpy_ndarray())
@@ -104,35 +105,11 @@ def _check_schema(schema: pa.Schema) -> None:
     if schema.names != ["image", "label"]:
         raise Unfit(f"has the columns {', '.join(schema.names)}, expected image, label")
     image, label = schema.types
-    if label != pa.int32():
-        raise Unfit(f"has labels of type {label}, expected int32")
+    check_labels(label)
     tensor = isinstance(image, pa.FixedShapeTensorType) and image.value_type == pa.uint8()
     in_order = tensor and image.permutation in (None, sorted(image.permutation or []))
     if not in_order or len(image.shape) not in (2, 3) or image.shape[2:] not in ([], [3]) or min(image.shape) < 1:
         raise Unfit(f"has images of type {image}, expected fixed_shape_tensor of uint8, [H, W] or [H, W, 3]")
-
-
-def _offsets(batch: pa.RecordBatch, about: Mapping[str, Any]) -> npt.NDArray[np.int64]:
-    """The class offsets, checked against the labels of the rows."""
-    offsets = np.array(about["offsets"], dtype=np.int64)
-    labels = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    if not np.array_equal(batch.column("label").to_numpy(), labels):
-        raise Unfit("has rows that are not sorted by class as its offsets say")
-    return offsets
-
-
-def _check(about: Any, rows: int) -> None:
-    """Raise where names, offsets and split sets of the metadata do not fit together or the number of rows."""
-    names, offsets, splits = about["names"], about["offsets"], about["splits"]
-    if not all(isinstance(text, str) for text in (*names, about["source"], about["content"])):
-        raise Unfit("has names or hashes that are not text")
-    if not all(type(offset) is int for offset in offsets) or offsets[0] != 0 or offsets[-1] != rows:
-        raise Unfit(f"has class offsets that do not run from 0 to its {rows} rows")
-    if len(names) != len(offsets) - 1 or any(low >= high for low, high in zip(offsets, offsets[1:], strict=False)):
-        raise Unfit("has class offsets that do not fit its class names")
-    if len(about["checksums"]) != len(names) or not all(type(one) is int for one in about["checksums"]):
-        raise Unfit("has checksums that do not fit its class names")
-    check_splits(splits, len(names), "class")
 
 
 def _content(images: Pixels, described: Mapping[str, Any]) -> str:

@@ -67,7 +67,6 @@ class Completion:
                 )
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
-        self._classes.require("train", ONE_IMAGE, "none")
 
     def spec(self) -> Spec:
         return Spec(Points, (2,), self._channels, "values", "gaussian")

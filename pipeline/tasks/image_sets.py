@@ -54,7 +54,7 @@ class ImageSets:
     support set is ordered by slot. Queries are of all classes, in random order.
 
     Raises:
-        DataError: the file is missing, damaged or has no such split set; or the split ``train`` cannot fill its shape.
+        DataError: the file is missing, damaged or has no such split set.
         ConfigError: tasks have no shots; the sets or the classes cannot be shared out equally.
     """
 
@@ -73,10 +73,12 @@ class ImageSets:
         }
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
-        self._classes.require("train", self._drawn(shapes.train), config.train_rotations)
 
     def spec(self) -> Spec:
         return Spec(Sets, self._classes.input_shape, self._shapes.train.ways, "slots", "cross_entropy_by_part")
+
+    def class_sizes(self, split: Split, *, training: bool) -> list[int]:
+        return self._classes.class_sizes(split, self._rotations[training])
 
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)

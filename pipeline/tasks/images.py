@@ -62,7 +62,7 @@ class Images:
     ``labels`` says so). A support set is ordered by slot and then by draw, queries as ``query_order`` says.
 
     Raises:
-        DataError: the file is missing, damaged or has no such split set; or the split ``train`` cannot fill its shape.
+        DataError: the file is missing, damaged or has no such split set.
         ConfigError: tasks have no shots, or there are too few classes to remember.
     """
 
@@ -79,20 +79,25 @@ class Images:
         self._shuffled = config.query_order == "shuffled"
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
-        available = self._classes.count("train", config.train_rotations)
-        if config.remember and shapes.train.ways + config.remember > available:
-            raise ConfigError(
-                f"source.remember: {config.remember} classes beside task.train.ways = {shapes.train.ways}, and the "
-                f"split 'train' of {config.split!r} in {config.path} has {available}; use at most "
-                f"{max(available - shapes.train.ways, 0)}"
-            )
         self._training = replace(shapes.train, ways=shapes.train.ways + config.remember)
-        self._classes.require("train", self._training, config.train_rotations)
+        if config.remember:
+            self._require_remembered(config)
+
+    def _require_remembered(self, config: ImagesConfig) -> None:
+        ways, available = self._shapes.train.ways, len(self.class_sizes("train", training=True))
+        if ways + config.remember > available:
+            raise ConfigError(
+                f"source.remember: {config.remember} classes beside task.train.ways = {ways}, and the split 'train' of "
+                f"{config.split!r} in {config.path} has {available}; use at most {max(available - ways, 0)}"
+            )
 
     def spec(self) -> Spec:
-        shape = self._shapes.train
-        outputs = shape.ways if self._labels == "slots" else self._classes.count("train", self._rotations[True])
+        classes = self._labels == "classes"
+        outputs = len(self.class_sizes("train", training=True)) if classes else self._shapes.train.ways
         return Spec(Batch, self._classes.input_shape, outputs, self._labels, "cross_entropy")
+
+    def class_sizes(self, split: Split, *, training: bool) -> list[int]:
+        return self._classes.class_sizes(split, self._rotations[training])
 
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)

@@ -59,7 +59,7 @@ class Sequences:
     is sampled, so that one ingested file serves every size.
 
     Raises:
-        DataError: the file is missing, damaged or has no such split set; or the split ``train`` cannot fill its shape.
+        DataError: the file is missing, damaged or has no such split set.
         ConfigError: ``side`` is more than the images have.
     """
 
@@ -70,7 +70,6 @@ class Sequences:
         self._training_order = config.training_order
         self._rotations: dict[bool, Rotations] = {True: config.train_rotations, False: config.eval_rotations}
         self.evaluation = {"rotations": config.eval_rotations}
-        self._classes.require("train", shapes.train, config.train_rotations)
         self.splits: tuple[Split, ...] = self._classes.splits
         colours, *sides = self._classes.input_shape
         if config.side is not None and config.side > min(sides):
@@ -86,6 +85,9 @@ class Sequences:
 
     def spec(self) -> Spec:
         return Spec(Stream, self._input_shape, self._shapes.train.ways, "slots", "cross_entropy")
+
+    def class_sizes(self, split: Split, *, training: bool) -> list[int]:
+        return self._classes.class_sizes(split, self._rotations[training])
 
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)

@@ -27,11 +27,12 @@ from pipeline.nets.normalisation import MODES, Mode
 from pipeline.nets.search_space import SearchSpace
 from pipeline.nets.seq2seq import Seq2Seq
 from pipeline.tasks import SOURCES
+from pipeline.tasks.table import Table
 from pipeline.tasks.transduction import Transduction
 from pipeline.testing.case import Case, assemble
 from pipeline.testing.checks import checks_of
 from pipeline.testing.tasks import SPECS, small_tasks, taken_by
-from tests import small_pairs
+from tests import small_pairs, small_table
 
 WIDEST = 32
 LIMITS = {"steps": 2, "batch": 4, "slots": 4, "every": 1, "size": 2}
@@ -227,9 +228,11 @@ def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:
 
 
 def make_source(name: str, images: Path) -> TaskSource[Any]:
-    """A registered source with its defaults; ``path`` fields get the small image file."""
+    """A registered source with its defaults; ``path`` fields get the small file of its kind."""
     kind = SOURCES[name]
-    places = {"path": str(pairs_beside(images) if issubclass(kind, Transduction) else images)}
+    others = {Transduction: pairs_beside, Table: table_beside}
+    place = next((beside(images) for family, beside in others.items() if issubclass(kind, family)), images)
+    places = {"path": str(place)}
     needed = {
         field.name: places[field.name]
         for field in dataclasses.fields(kind.Config)
@@ -249,3 +252,9 @@ def pairs_beside(images: Path) -> Path:
     """The small file of pairs in the folder of the small images, written when it is first asked for."""
     path = images.with_name("pairs.arrow")
     return path if path.exists() else small_pairs.write(path)
+
+
+def table_beside(images: Path) -> Path:
+    """The small table in the folder of the small images, written when it is first asked for."""
+    path = images.with_name("table.arrow")
+    return path if path.exists() else small_table.write(path)

@@ -220,7 +220,7 @@ def test_a_missing_file_says_how_to_make_it(tmp_path):
 )
 def test_what_the_file_cannot_fill_is_refused(path, split, shape, says):
     with pytest.raises(DataError, match=says) as refused:
-        source(path, split, **shape)
+        source(path, split, **shape).sample(ticket(0))
     assert "\n" not in str(refused.value)
 
 
@@ -236,7 +236,18 @@ def test_quarter_turns_need_squares(tmp_path):
     classfile.write(tmp_path / "wide.arrow", pixels(4, 6), COUNTS, NAMES, SPLITS, "source")
     assert source(tmp_path / "wide.arrow").sample(ticket(0)).support.x.shape == (6, 1, 4, 6)
     with pytest.raises(DataError, match="square images, these are 4×6; use source.train_rotations=none"):
-        source(tmp_path / "wide.arrow", rotations="random")
+        source(tmp_path / "wide.arrow", rotations="random").sample(ticket(0))
+
+
+def test_images_for_an_evaluation_alone_need_no_training_classes(tmp_path):
+    splits = {"folder": {"test": list(range(len(NAMES)))}}
+    classfile.write(tmp_path / "new.arrow", pixels(5, 5), COUNTS, NAMES, splits, "source")
+    images = source(tmp_path / "new.arrow", "folder")
+    assert images.spec().outputs == 3
+    assert images.sample(ticket(0, "test")).support.x.shape[0] == 6
+    assert sorted(images.class_sizes("test", training=False)) == sorted(COUNTS)
+    with pytest.raises(DataError, match="split 'train' of 'folder': there is none; the set has test"):
+        images.sample(ticket(0))
 
 
 def by_class(path, rotations="none", **shape) -> Images:
