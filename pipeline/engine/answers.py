@@ -20,7 +20,7 @@ from pipeline.engine.statistics import (
     ClassAccuracy,
     Confusion,
     calibration,
-    effective_answers,
+    design_effect,
     wilson,
 )
 
@@ -34,8 +34,8 @@ def summary(logits_QC: Tensor, y_Q: Tensor) -> Params:
     Bins are closed on the right: (0, 1/15], (1/15, 2/15] …
     """
     log_p_QC = torch.log_softmax(logits_QC.double(), -1)
-    p_QC = log_p_QC.exp()
-    confidence_Q, answer_Q = p_QC.max(-1)
+    p_QC = torch.softmax(logits_QC.double(), -1)
+    answer_Q, confidence_Q = logits_QC.argmax(-1), p_QC.amax(-1)
     slots = torch.eye(logits_QC.shape[-1], dtype=torch.float64, device=logits_QC.device)
     asked_QC, answer_QC = slots[y_Q], slots[answer_Q]
     right_Q = (answer_Q == y_Q).double()
@@ -94,11 +94,11 @@ class Tally:
 
     def by_class(self) -> list[ClassAccuracy]:
         """The classes that were asked for, the hardest first: those whose interval ends lowest."""
-        found = []
-        for name, (tasks, asked, right, *squares) in zip(self._names, self._sums.tolist(), strict=True):
+        effect, found = design_effect(self._sums), []
+        for name, (tasks, asked, right, *_) in zip(self._names, self._sums.tolist(), strict=True):
             if asked:
-                low, high = wilson(right / asked, effective_answers(tasks, asked, right, squares))
-                found.append(ClassAccuracy(name, right / asked, low, high, tasks, asked))
+                interval = wilson(right / asked, asked / effect)
+                found.append(ClassAccuracy(name, right / asked, *interval, tasks, asked))
         return sorted(found, key=lambda one: (one.high, one.accuracy, one.name))
 
     def confusions(self) -> list[Confusion]:

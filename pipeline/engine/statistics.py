@@ -70,26 +70,21 @@ class Confusion(NamedTuple):
     times: int
 
 
-def effective_answers(tasks: int, asked: int, right: int, squares: Sequence[int]) -> float:
-    """How many independent answers are worth as much as a class's answers, which come task by task.
+def design_effect(sums_K6: np.ndarray) -> float:
+    """By how much the variance of a class's accuracy is larger than if all its answers were independent, at least 1.
 
-    Answers of one task share its support set and its other classes. The variance of the share of right answers over
-    tasks says how alike they are. The result lies between the number of tasks and that of answers; where the variance
-    cannot be told (one task, or all answers right or wrong) it is the number of tasks.
+    They are not: answers of one task share its support set and its other classes. It is told from all classes
+    together, since one class alone has few tasks.
 
     Args:
-        tasks: in which the class was.
-        asked: n, its queries.
-        right: r, those that were answered right.
-        squares: the sums over tasks of n², n·r and r².
+        sums_K6: of each class the number of tasks T, of queries n and of right answers r, and the sums over tasks of
+            n², n·r and r².
     """
+    tasks, asked, right, n2, nr, r2 = sums_K6[sums_K6[:, 0] > 1].T.astype(np.float64)
     share = right / asked
-    n2, nr, r2 = squares
-    residual = r2 - 2 * share * nr + share * share * n2  # Σ (r - share · n)²
-    if tasks < 2 or not 0 < share < 1 or residual <= 0:
-        return float(tasks)
-    variance = residual / asked**2 * tasks / (tasks - 1)
-    return float(min(max(share * (1 - share) / variance, tasks), asked))
+    residual = (r2 - 2 * share * nr + share * share * n2) * tasks / (tasks - 1)  # Σ (r - share · n)²
+    independent = float((asked * share * (1 - share)).sum())
+    return max(1.0, float(residual.sum()) / independent) if independent else 1.0
 
 
 def wilson(share: float, answers: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from pipeline.build import build_components, evaluation_plan
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.losses import LOSSES
 from pipeline.engine.evaluate import EvaluationPlan
-from pipeline.engine.statistics import paired
+from pipeline.engine.statistics import Difference, paired
 from pipeline.runs.paths import absolute
 from pipeline.runs.run import RunOptions, evaluate_run, evaluate_tasks
 from pipeline.runs.run_folder import validate_folder
@@ -46,18 +46,26 @@ def evaluate_pair(
     (first, ours), (second, theirs) = (evaluate_tasks(one, overrides, options, tell) for one in (folder, against))
     metric = first["evaluation"]["metric"]
     difference = paired(ours.metrics[metric][:, -1], theirs.metrics[metric][:, -1])
-    higher = (difference.mean > 0) == first["evaluation"]["higher_is_better"]
-    told = {
-        "run": str(folder),
-        "against": str(against),
-        "metric": metric,
-        "unit": first["evaluation"]["unit"],
+    runs = {"run": str(folder), "against": str(against)}
+    return first | {
+        "difference": runs | difference_facts(difference, first["evaluation"], *runs.values()),
+        "other": second,
+    }
+
+
+def difference_facts(
+    difference: Difference, evaluation: Mapping[str, Any], folder: str, against: str
+) -> dict[str, Any]:
+    """A difference of the metric that an evaluation is judged by, and which of the two runs is better."""
+    higher = (difference.mean > 0) == evaluation["higher_is_better"]
+    return {
+        "metric": evaluation["metric"],
+        "unit": evaluation["unit"],
         "mean": difference.mean,
         "ci95": difference.half_width,
         "tasks": difference.tasks,
-        "better": str(folder if higher else against) if difference.shown else None,
+        "better": (folder if higher else against) if difference.shown else None,
     }
-    return first | {"difference": told, "other": second}
 
 
 def evaluate_and_draw(
