@@ -145,18 +145,10 @@ def test_a_run_beside_itself_shows_no_difference(runs):
 
 
 @pytest.mark.parametrize(
-    ("better", "higher", "says"),
-    [
-        ("A", True, "A is better than B by 1.50 ± 0.40 percentage points of accuracy on the same 600 tasks"),
-        ("B", False, "B is better than A by 1.50 ± 0.40 percentage points of accuracy on the same 600 tasks"),
-        (
-            None,
-            True,
-            "no difference shown: A less B is +1.50 ± 0.40 percentage points of accuracy on the same 600 tasks",
-        ),
-    ],
+    ("better", "says"),
+    [("A", "A is better than B by "), ("B", "B is better than A by "), (None, "no difference shown: A less B is +")],
 )
-def test_a_difference_is_one_sentence(better, higher, says):
+def test_a_difference_is_one_sentence(better, says):
     told = {"run": "A", "against": "B", "metric": "accuracy", "unit": "share", "mean": 0.015, "ci95": 0.004}
     assert difference_line(told | {"tasks": 600, "better": better}) == (
         f"{says}1.50 ± 0.40 percentage points of accuracy on the same 600 tasks (paired, 95% interval)"
