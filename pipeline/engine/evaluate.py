@@ -18,6 +18,10 @@ from pipeline.engine.interfaces import Scorer
 from pipeline.engine.statistics import interval
 
 
+WAVE = 512
+"""Chunks that a scheduler is given at once."""
+
+
 @dataclass(frozen=True)
 class EvaluationPlan:
     """The evaluation tasks, drawn from their own seed, not the run's.
@@ -81,12 +85,14 @@ class Scores(NamedTuple):
 def evaluate(scorer: Scorer, theta: Any, plan: EvaluationPlan, tally: Tally | None = None) -> Scores:
     """Scores of theta on the plan's tasks, before adaptation and after inner steps.
 
-    ``tally`` receives the answers. No report is kept: the scores are copied into one array for each metric.
+    ``tally`` receives the answers. No report is kept: the scores are copied into one array for each metric. Chunks are
+    handed out in waves, since a scheduler remembers those of its present and its last submission.
     """
     chunks = chunks_of(plan.seed, 0, plan.tasks, plan.chunk_size, purpose="evaluate", split=plan.split)
     points: tuple[int, ...] = ()
     metrics: dict[str, np.ndarray] = {}
-    for report in scorer.score(theta, chunks):
+    waves = (chunks[first : first + WAVE] for first in range(0, len(chunks), WAVE))
+    for report in (report for wave in waves for report in scorer.score(theta, wave)):
         points, first = report.points, report.chunk * plan.chunk_size
         for name, values in report.metrics.items():
             if name not in metrics:
