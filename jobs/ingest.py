@@ -1,4 +1,4 @@
-"""Convert published data, or images of your own, to the file that tasks are sampled from."""
+"""Convert published data, or data of your own, to the file that tasks are sampled from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from jobs import run
+from jobs.own_data import add_own, ingest_own
 
 PUBLISHED = {
     "omniglot": "Omniglot's 1623 characters, 28×28, ink = 1, from its two zips; PATH may be the word download",
@@ -23,37 +24,24 @@ def parser() -> argparse.ArgumentParser:
         published = commands.add_parser(name, help=holds)
         published.add_argument("--from", dest="path", type=Path, required=True, metavar="PATH", help="a folder")
         published.add_argument("--to", type=Path, default=Path(f"data/{name}.arrow"), metavar="FILE")
-    folder = commands.add_parser("folder", help="your own images as CLASS/IMAGE or {train,val,test}/CLASS/IMAGE")
-    folder.add_argument("path", type=Path, metavar="PATH")
-    folder.add_argument("--to", type=Path, metavar="FILE", help="default: data/NAME OF PATH.arrow")
-    folder.add_argument("--size", type=int, default=84, help="side in pixels; images become squares (default 84)")
-    folder.add_argument("--mode", choices=("grey", "rgb"), default="rgb")
-    folder.add_argument("--split", type=shares, metavar="TRAIN,VAL,TEST", help="shares of classes: 0.64,0.16,0.20")
-    folder.add_argument("--seed", type=int, default=0, help="draws the classes of the split (default 0)")
-    folder.add_argument("--skip-unreadable", action="store_true", help="leave out what cannot be read, and say so")
-    folder.add_argument("--min-images", type=int, default=1, metavar="N", help="leave out classes with fewer")
+    add_own(commands)
     return parser
-
-
-def shares(text: str) -> tuple[float, ...]:
-    return tuple(float(share) for share in text.split(","))
 
 
 def main() -> None:
     asked = parser().parse_args()
-    from pipeline.tasks.ingest import captions, folder, g2p, inflection, omniglot
+    from pipeline.tasks.ingest import captions, g2p, inflection, omniglot
 
-    notes, to = list[str](), asked.to
-    if asked.command == "folder":
-        chosen = (asked.size, asked.mode, asked.split, asked.seed, asked.skip_unreadable, asked.min_images)
+    notes, to, lines = list[str](), asked.to, list[str]()
+    if asked.command not in PUBLISHED:
         to = to or Path("data") / f"{asked.path.resolve().name}.arrow"
-        file, notes = folder.ingest(asked.path, to, folder.Options(*chosen))
+        file, notes, lines = ingest_own(asked, to)
     elif asked.command == "omniglot":
         file = omniglot.ingest(omniglot.archives_of(asked.path), to)
     else:
         file, notes = {"g2p": g2p, "inflection": inflection, "captions": captions}[asked.command].ingest(asked.path, to)
     print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
-    print(f"{file.summary()}\nfile {to}")
+    print(f"{file.summary()}\nfile {to}", *lines, sep="\n")
 
 
 if __name__ == "__main__":

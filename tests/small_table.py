@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.standardise import Standardise
 from pipeline.tasks import tablefile
+from pipeline.tasks.standardise import Standardise
 
 CLASSES, EACH, COLUMNS = 24, 20, 6
 SPLITS = {"random": {"train": range(12), "val": range(12, 16), "test": range(16, 24)}}
@@ -25,5 +25,6 @@ def write(path: Path) -> Path:
     raw, names = rows(), [f"class {number:02}" for number in range(CLASSES)]
     splits = {name: {split: list(classes) for split, classes in sets.items()} for name, sets in SPLITS.items()}
     fitted = Standardise.fit([f"c{number}" for number in range(COLUMNS)], raw[: 12 * EACH])
-    tablefile.write(path, fitted.apply(raw), [EACH] * CLASSES, names, splits, "made by tests/small_table.py", fitted)
+    features = fitted.prepare(raw, "raw")
+    tablefile.write(path, features, [EACH] * CLASSES, names, splits, "made by tests/small_table.py", fitted)
     return path

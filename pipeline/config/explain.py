@@ -38,7 +38,7 @@ def _place(details: Any, data: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _sentence(path: list[str], found: Sequence[Any], data: Mapping[str, Any]) -> str:
     # A value of the right type that is out of bounds is told by its bounds.
-    details, *others = [one for one in found if not one["type"].endswith("_type")][:1] or found
+    details, *others = [one for one in found if not one["type"].endswith(("_type", "literal_error"))][:1] or found
     dotted, at = ".".join(path), details["input"]
     if details["type"] == "extra_forbidden":
         known = _known_keys(path[:-1], data)

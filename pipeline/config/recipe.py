@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, create_model
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.config.sections import (
+    AUTO,
     MAX_TASKS,
     Checkpoint,
     Evaluation,
@@ -26,6 +27,7 @@ from pipeline.config.sections import (
 )
 from pipeline.config.since import settings_since
 from pipeline.core.bounds import OuterSteps
+from pipeline.core.failures import ConfigError
 from pipeline.core.plugins import imported
 from pipeline.core.redact import redact_uri
 from pipeline.core.source import TaskShape, TaskShapes
@@ -71,7 +73,16 @@ class Recipe(Section):
     tracking: Annotated[Tracking, MayChange()] = Field(default_factory=Tracking)
 
     def shapes(self) -> TaskShapes:
+        """Raises ``ConfigError`` where a size is still ``auto``."""
+        open_sizes = self.open_sizes()
+        if open_sizes:
+            raise ConfigError(f"{open_sizes[0]}: auto is fitted when a run begins; here give a number")
         return TaskShapes(plain(self.task.train, TaskShape), plain(self.task.eval, TaskShape))
+
+    def open_sizes(self) -> list[str]:
+        """The sizes of tasks that are ``auto``, by dotted key."""
+        sizes = self.task.model_dump()
+        return [f"task.{phase}.{name}" for phase, one in sizes.items() for name, size in one.items() if size == AUTO]
 
     def public(self) -> dict[str, Any]:
         """Keys and values as they are printed, saved with the run and logged: without the tracking URI's secrets."""

@@ -83,11 +83,29 @@ MAX_TASKS = 1 << 20
 """Of one step or one evaluation: more is a slip, and their tickets would fill the driver's memory."""
 
 
-class Tasks(Section):
-    """Shapes of training and of evaluation tasks."""
+AUTO = "auto"
+"""A size of a task that is fitted to the classes of the data when a run begins."""
 
-    train: section_of(TaskShape)  # type: ignore[valid-type]
-    eval: Annotated[section_of(TaskShape), MayChange()]  # type: ignore[valid-type]
+
+def _shape_section() -> type[Section]:
+    """``TaskShape`` as a section whose sizes may be ``auto``."""
+    hints = typing.get_type_hints(TaskShape, include_extras=True)
+    fields: dict[str, Any] = {
+        field.name: (hints[field.name] | Literal["auto"], _default(field)) for field in dataclasses.fields(TaskShape)
+    }
+    return create_model(TaskShape.__qualname__, __base__=Section, __doc__=_doc(TaskShape), **fields)
+
+
+class Tasks(Section):
+    """Shapes of training and of evaluation tasks.
+
+    What is ``auto`` is fitted to the classes of the data when a run begins: 5 ways, or 20 in training without a head; 5
+    shots where each class has 10 examples or more, else 1; the other examples are queries, up to 15, or 5 in training.
+    All are less where there is less. The run's recipe has the numbers.
+    """
+
+    train: _shape_section()  # type: ignore[valid-type]
+    eval: Annotated[_shape_section(), MayChange()]  # type: ignore[valid-type]
 
 
 class Evaluation(Section):

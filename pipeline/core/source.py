@@ -217,10 +217,10 @@ class NamesClasses(Protocol):
 
 @runtime_checkable
 class HasSizes(Protocol):
-    """A source whose tasks are drawn from classes of known sizes, so that tasks can be fitted to them."""
+    """A source whose tasks take shots + queries examples of each class, so that tasks can be fitted to its classes."""
 
-    def class_sizes(self, split: Split, *, training: bool) -> Sequence[int]:
-        """How many examples each class of a split has, for tasks of training or of evaluation.
+    def class_sizes(self, split: Split, *, training: bool) -> Sequence[tuple[str, int]]:
+        """The name of each class of a split and how many examples it has, for tasks of training or of evaluation.
 
         Raises:
             DataError: there is no such split.

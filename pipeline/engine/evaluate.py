@@ -17,7 +17,6 @@ from pipeline.engine.chunks import chunks_of
 from pipeline.engine.interfaces import Scorer
 from pipeline.engine.statistics import interval
 
-
 WAVE = 512
 """Chunks that a scheduler is given at once."""
 

@@ -14,10 +14,9 @@ import torch
 
 from pipeline.build import Components, build_executor, build_pool, evaluation_plan, plan_of, worker_count
 from pipeline.config import Recipe
+from pipeline.config.fitted import fitted
 from pipeline.core.failures import ConfigError, ResumeError
 from pipeline.core.flat import sha256
-from pipeline.core.losses import LOSSES
-from pipeline.core.source import Named
 from pipeline.engine import loop
 from pipeline.engine.answers import Tally
 from pipeline.engine.durability.checkpoint import read_checkpoint
@@ -28,6 +27,7 @@ from pipeline.engine.loop import ProgressListener, TrainResult
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runs.dry_run import check_folder, dry_run
 from pipeline.runs.end_files import end_files
+from pipeline.runs.evaluation_facts import evaluation_facts
 from pipeline.runs.paths import absolute, output_folder, refuse_relative
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
@@ -73,6 +73,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
     recipe = absolute(recipe)
     folder = output_folder(recipe.name, options.output, resume=options.resume)
     _look_for_tracker(recipe, storage_at(folder), listener)
+    recipe = fitted(recipe, listener.note)
     components = dry_run(recipe, listener.note)
     check_folder(recipe, components, storage_at(folder))
     finished = finished_summary(recipe, components.source.fingerprint, storage_at(folder)) if options.resume else None
@@ -182,7 +183,7 @@ def evaluate_tasks(
     folder: str | Path, overrides: Sequence[str], options: RunOptions, tell: Callable[[str], None]
 ) -> tuple[dict[str, Any], Scores]:
     """``evaluate_run``, and each task's scores at the last theta."""
-    recipe = absolute(validate_folder(folder, overrides))
+    recipe = fitted(absolute(validate_folder(folder, overrides)), tell, learn=False)
     components = dry_run(recipe, learn=False)
     named = any(override.startswith("source") for override in overrides)
     checkpoint, note = newest(folder, None if named else components.source.fingerprint)
@@ -240,31 +241,6 @@ def _final_scores(
         best = pack(components.layout, kept)
         rows += [{"theta": "best", **row._asdict()} for row in evaluate(scorer, best, plan).rows()]
     return scores, rows
-
-
-def evaluation_facts(recipe: Recipe, components: Components, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows with the conditions under which they were measured."""
-    plan, source = evaluation_plan(recipe, components.source), components.source
-    names = source.task_names(plan.split) if isinstance(source, Named) else ()
-    return {
-        "split": plan.split,
-        "set": getattr(recipe.source, "split", ""),
-        "tasks": plan.tasks,
-        "hash": plan.hash,
-        "data": plan.data,
-        "normalisation": recipe.normalisation,
-        **{key: getattr(plan.shape, key) for key in ("ways", "shots", "queries")},
-        "settings": dict(plan.settings),
-        **({"names": [names[number % len(names)] for number in range(plan.tasks)]} if names else {}),
-        **_judged_by(components),
-        "rows": list(rows),
-    }
-
-
-def _judged_by(components: Components) -> dict[str, Any]:
-    """The metric, its direction and its unit: recorded, so that a table needs no plug-in that defined them."""
-    loss = LOSSES[components.source.spec().loss]
-    return {"metric": loss.metric, "higher_is_better": loss.higher_is_better, "unit": loss.unit}
 
 
 def _summary(

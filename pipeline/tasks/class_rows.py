@@ -54,16 +54,16 @@ class ClassRows(Generic[F]):
         self.splits: tuple[Split, ...] = tuple(self._classes)
         self.fingerprint = f"{self.file.content}/{split_set}"
 
-    def sizes(self, split: Split, copies: int = 1) -> list[int]:
-        """How many rows each class of a split has; each class stands for ``copies`` classes.
+    def sizes(self, split: Split, copies: int = 1) -> list[tuple[str, int]]:
+        """The name and the number of rows of each class of a split; each class stands for ``copies`` classes.
 
         Raises:
             DataError: the split set has no such split.
         """
         if split not in self._classes:
             raise DataError(f"{self.place(split)}: there is none; the set has {', '.join(self.splits)}")
-        sizes: list[int] = np.diff(self.file.offsets)[self._classes[split]].repeat(copies).tolist()
-        return sizes
+        counts, indices = np.diff(self.file.offsets), self._classes[split].repeat(copies)
+        return [(self.file.names[index], int(counts[index])) for index in indices]
 
     def class_names(self, split: Split) -> list[str]:
         """The name of each class of a split, by the numbers that ``draw_rows`` gives."""

@@ -41,8 +41,8 @@ class Classes(ClassRows[ClassFile]):
         height, width, *colours = self.file.images.shape[1:]
         self.input_shape: tuple[int, ...] = (*(colours or [1]), height, width)
 
-    def class_sizes(self, split: Split, rotations: Rotations) -> list[int]:
-        """How many images each class has; there are four times as many classes where quarter turns are classes.
+    def class_sizes(self, split: Split, rotations: Rotations) -> list[tuple[str, int]]:
+        """The name and the number of images of each class; four times as many where quarter turns are classes.
 
         Raises:
             DataError: the split set has no such split.

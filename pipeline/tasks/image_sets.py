@@ -77,9 +77,6 @@ class ImageSets:
     def spec(self) -> Spec:
         return Spec(Sets, self._classes.input_shape, self._shapes.train.ways, "slots", "cross_entropy_by_part")
 
-    def class_sizes(self, split: Split, *, training: bool) -> list[int]:
-        return self._classes.class_sizes(split, self._rotations[training])
-
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)
 

@@ -96,7 +96,7 @@ class Images:
         outputs = len(self.class_sizes("train", training=True)) if classes else self._shapes.train.ways
         return Spec(Batch, self._classes.input_shape, outputs, self._labels, "cross_entropy")
 
-    def class_sizes(self, split: Split, *, training: bool) -> list[int]:
+    def class_sizes(self, split: Split, *, training: bool) -> list[tuple[str, int]]:
         return self._classes.class_sizes(split, self._rotations[training])
 
     def contents(self, split: Split) -> frozenset[str]:

@@ -86,9 +86,6 @@ class Sequences:
     def spec(self) -> Spec:
         return Spec(Stream, self._input_shape, self._shapes.train.ways, "slots", "cross_entropy")
 
-    def class_sizes(self, split: Split, *, training: bool) -> list[int]:
-        return self._classes.class_sizes(split, self._rotations[training])
-
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)
 

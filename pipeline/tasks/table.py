@@ -67,7 +67,7 @@ class Table:
         outputs = len(self._rows.sizes("train")) if classes else self._shapes.train.ways
         return Spec(Batch, self._rows.file.features.shape[1:], outputs, self._labels, "cross_entropy")
 
-    def class_sizes(self, split: Split, *, training: bool) -> list[int]:
+    def class_sizes(self, split: Split, *, training: bool) -> list[tuple[str, int]]:
         return self._rows.sizes(split)
 
     def contents(self, split: Split) -> frozenset[str]:

@@ -18,10 +18,10 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.standardise import Features, Standardise
 from pipeline.tasks import arrowfile
 from pipeline.tasks.arrowfile import SplitSet, Unfit, split_lines
 from pipeline.tasks.class_index import Offsets, check_index, check_labels, labels_of, offsets_of
+from pipeline.tasks.standardise import Features, Standardise
 
 FORMAT = 1
 
@@ -103,8 +103,10 @@ def read(path: Path) -> TableFile:
             raise Unfit(f"has {features.shape[1]} columns and a standardisation of {len(preparation.columns)}")
     except Unfit as reason:
         raise arrowfile.refused(path, reason) from None
-    described = (about[key] for key in ("names", "splits", "source", "content", "checksums"))
-    return TableFile(features, offsets, *described, preparation)
+    names, splits, source, content, checksums = (
+        about[key] for key in ("names", "splits", "source", "content", "checksums")
+    )
+    return TableFile(features, offsets, names, splits, source, content, checksums, preparation)
 
 
 def _check_schema(schema: pa.Schema) -> None:

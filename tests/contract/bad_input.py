@@ -214,9 +214,13 @@ ROWS = [
         r"inner_lr: expected a number, found '1e-3'",
         "algorithm.inner_lr='1e-3'",
     ),
-    train("B3", "text for a number", r"shots: expected a whole number, found 'five'", "task.train.shots=five"),
-    train("B3", "a fraction for a number", r"shots: expected a whole number, found 5\.0", "task.train.shots=5.0"),
-    train("B3", "true for a number", r"shots: expected a whole number, found True", "task.train.shots=true"),
+    train(
+        "B3", "text for a number", r"shots: expected a whole number or 'auto', found 'five'", "task.train.shots=five"
+    ),
+    train(
+        "B3", "a fraction for a number", r"shots: expected a whole number or 'auto', found 5\.0", "task.train.shots=5.0"
+    ),
+    train("B3", "true for a number", r"shots: expected a whole number or 'auto', found True", "task.train.shots=true"),
     train("B3", "a number for a section", r"tracking: expected keys and values, found 3", "tracking=3"),
     train("B4", "a rate of 0", r"lr: expected more than 0, found 0", "outer.model.lr=0"),
     train("B4", "no finite rate", r"lr: expected a finite number, found nan", "outer.model.lr=.nan"),
@@ -233,13 +237,23 @@ ROWS = [
     recipe("B5", "an empty file", "", r"expected keys and values, found None"),
     recipe("B5", "a list", "- a\n", r"expected keys and values, found \['a'\]"),
     recipe("B5", "no text at all", b"\xff\xfe\x00", r"mine\.yaml: cannot be read"),
-    images("B6", "more ways than classes", r"has 12 classes, tasks have 20 ways; use ways <= 12", "task.train.ways=20"),
-    images("B6", "more ways in evaluation", r"split 'test' .* has 8 classes, tasks have 9 ways", "task.eval.ways=9"),
+    images(
+        "B6",
+        "more ways than classes",
+        r"ways is 20, and there are 12 .* use task\.train\.ways=12 task\.eval\.ways=8",
+        "task.train.ways=20",
+    ),
+    images(
+        "B6",
+        "more ways in evaluation",
+        r"ways is 9, and there are 8 classes; use task\.eval\.ways=8",
+        "task.eval.ways=9",
+    ),
     images(
         "B7",
         "more images than a class has",
-        r"1 shots \+ 30 queries need 31 images per class, and 12 classes have fewer:"
-        r" 'pattern 00' \(20\).* ask for at most 20",
+        r"task\.train takes 1 shots \+ 30 queries of each class, and 12 classes have fewer: 'pattern 00' \(20\), .*"
+        r"; use task\.train\.queries=19 task\.eval\.queries=19",
         "task.train.queries=30",
     ),
     Row("B8", "a class of one image", lonely, r"and 1 classes have fewer: 'class 0' \(1\)"),

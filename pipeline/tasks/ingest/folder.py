@@ -19,14 +19,9 @@ from pipeline.tasks.ingest.copies import Copies
 from pipeline.tasks.ingest.links import OUTWARD, leads_out
 from pipeline.tasks.ingest.options import Options
 from pipeline.tasks.ingest.pictures import MAX_SIDE, SUFFIXES, UNREADABLE, decode, grey_bits, read, reason
-from pipeline.tasks.ingest.splits import chosen
+from pipeline.tasks.ingest.splits import SPELLINGS, check_shares, chosen, refuse_in_two
 from pipeline.tasks.ingest.wording import shown, some_of
 
-SPELLINGS: dict[str, Split] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 JUNK = ("__MACOSX", "@eaDir")
 """Folders that archive programs add."""
 MAX_DEPTH = 8
@@ -97,16 +92,9 @@ def ingest(folder: Path, to: Path, options: Options) -> Ingested:
 def _check(options: Options) -> None:
     if not 1 <= options.size <= MAX_SIDE:
         raise ConfigError(f"--size: {options.size} pixels; expected 1 to {MAX_SIDE}")
-    if not 0 <= options.seed < 1 << 32:
-        raise ConfigError(f"--seed: {options.seed}; expected 0 to {(1 << 32) - 1}")
     if options.min_images < 1:
         raise ConfigError(f"--min-images: {options.min_images}; expected 1 or more")
-    shares = options.split
-    if shares is None:
-        return
-    if len(shares) != 3 or min(shares) < 0 or not shares[0] or not math.isclose(sum(shares), 1, abs_tol=1e-6):
-        written = ",".join(map(str, shares))
-        raise ConfigError(f"--split: {written}; expected three shares that add up to 1, such as 0.64,0.16,0.20")
+    check_shares(options)
 
 
 def _look(folder: Path) -> _Tree:
@@ -115,20 +103,22 @@ def _look(folder: Path) -> _Tree:
     root = folder.resolve()
     folders = _folders(folder, root, other)
     by_split = _by_split(folder, folders)
-    if "train" not in by_split or len(by_split) < len(folders):
+    if len(by_split) < len(folders) or not _are_splits(by_split, root):
         return _Tree(_classes(folder, folders, root, other), None, other)
     classes: dict[str, list[Path]] = {}
     owner: dict[str, Split] = {}
     for split, path in by_split.items():
         of_split = _classes(path, _folders(path, root, other), root, other)
-        twice = [f"{name} in {owner[name]} and {split}" for name in of_split if name in owner]
-        if twice:
-            some = some_of(len(twice), "class", twice)
-            raise DataError(f"{folder}: {some} in two splits; the splits of few-shot learning share no class")
+        refuse_in_two(folder, [f"{name} in {owner[name]} and {split}" for name in of_split if name in owner])
         classes |= of_split
         owner |= dict.fromkeys(of_split, split)
     splits = {split: [name for name in classes if owner[name] == split] for split in by_split}
     return _Tree(dict(sorted(classes.items())), splits, other)
+
+
+def _are_splits(by_split: dict[Split, Path], root: Path) -> bool:
+    """Whether folders named like splits are splits. Without ``train``, one with images of its own is a class."""
+    return "train" in by_split or not any(_images(path, root, Counter()) for path in by_split.values())
 
 
 def _by_split(folder: Path, folders: dict[str, Path]) -> dict[Split, Path]:

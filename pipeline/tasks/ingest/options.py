@@ -1,8 +1,9 @@
-"""What a person may choose for a folder of images."""
+"""What a person may choose for a folder of images, or for a table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -21,3 +22,19 @@ class Options:
     seed: int = 0
     skip_unreadable: bool = False
     min_images: int = 1
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What a person may choose for a table.
+
+    ``label`` is the column of labels, ``leave_out`` the columns that are no features; ``split`` and ``seed`` are as for
+    images, ``min_rows`` leaves out classes with fewer, and ``like`` is an ingested table whose standardisation is kept.
+    """
+
+    label: str = "label"
+    leave_out: tuple[str, ...] = ()
+    split: tuple[float, ...] | None = None
+    seed: int = 0
+    min_rows: int = 1
+    like: Path | None = None
