@@ -54,10 +54,16 @@ class Components(NamedTuple):
     theta: Tensor
 
 
-def build_components(recipe: Recipe) -> Components:
-    """Raises ``ConfigError`` or ``DataError`` where the components do not fit each other."""
+def build_components(recipe: Recipe, outputs: int | None = None) -> Components:
+    """A recipe's components; ``outputs`` is how wide the network's output is, if the source does not decide it.
+
+    Raises:
+        ConfigError: the components do not fit each other.
+        DataError: the source cannot fill the recipe's tasks.
+    """
     source = source_of(recipe)
-    algorithm, layout, theta = build_model(recipe, source.spec())
+    spec = source.spec()
+    algorithm, layout, theta = build_model(recipe, spec if outputs is None else spec._replace(outputs=outputs))
     return Components(algorithm, source, layout, theta)
 
 
@@ -140,11 +146,12 @@ class BuildWorker:
     recipe: str
     plugins: tuple[str, ...] = ()
     answers: bool = False
+    outputs: int | None = None
 
     def __call__(self) -> Worker:
         import_plugins(self.plugins)
         recipe = received(self.recipe)
-        return build_worker(recipe, build_components(recipe), answers=self.answers)
+        return build_worker(recipe, build_components(recipe, self.outputs), answers=self.answers)
 
 
 @dataclass(frozen=True)
@@ -272,9 +279,11 @@ def build_executor(
     )
 
 
-def build_pool(recipe: Recipe, kind: str, address: str | None, timeouts: Timeouts) -> WorkerPool:
+def build_pool(
+    recipe: Recipe, kind: str, address: str | None, timeouts: Timeouts, outputs: int | None = None
+) -> WorkerPool:
     """A pool of workers without a parameter actor, to evaluate a theta on disk. They report answers too."""
-    worker = BuildWorker(json.dumps(recipe.public()), imported(), answers=True)
+    worker = BuildWorker(json.dumps(recipe.public()), imported(), answers=True, outputs=outputs)
     if kind == "serial":
         return WorkerPool(InProcess(worker()), Monotonic(), Scheduler(timeouts), workers=1)
     from pipeline.runtime.transport import RayTransport

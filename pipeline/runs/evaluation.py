@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import build_components, evaluation_plan
+from pipeline.build import evaluation_plan, source_of
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.losses import LOSSES
 from pipeline.engine.evaluate import EvaluationPlan
@@ -109,7 +109,7 @@ def _require_same_tasks(folder: str | Path, against: str | Path, overrides: Sequ
     plans, metrics = [], []
     for one in (folder, against):
         recipe = absolute(validate_folder(one, overrides))
-        source = build_components(recipe).source
+        source = source_of(recipe)
         plans.append(evaluation_plan(recipe, source))
         metrics.append(LOSSES[source.spec().loss].metric)
     ours, theirs = plans
@@ -128,7 +128,10 @@ def _differing(ours: EvaluationPlan, theirs: EvaluationPlan) -> str:
     def facts(plan: EvaluationPlan) -> dict[str, object]:
         shape = {f"task.eval.{key}": value for key, value in asdict(plan.shape).items()}
         evaluation = {f"evaluation.{key}": getattr(plan, key) for key in ("split", "seed", "tasks")}
-        return evaluation | shape | {KEYS["data"]: plan.data[:20], KEYS["settings"]: dict(plan.settings)}
+        content, slash, split_set = plan.data.partition("/")
+        return (
+            evaluation | shape | {KEYS["data"]: content[:8] + slash + split_set, KEYS["settings"]: dict(plan.settings)}
+        )
 
     other = facts(theirs)
     return ", ".join(f"{key} {other[key]} for {value}" for key, value in facts(ours).items() if other[key] != value)
@@ -138,5 +141,5 @@ def _require_drawable(folder: str | Path, overrides: Sequence[str], picture: Pat
     if picture.suffix != ".png" or not picture.parent.is_dir():
         raise ConfigError(f"--picture {picture}: expected the name of a .png file in a folder that exists")
     recipe = absolute(validate_folder(folder, overrides))
-    if tally_of(recipe, build_components(recipe)) is None:
+    if tally_of(recipe, source_of(recipe)) is None:
         raise ConfigError(f"--picture {picture}: tasks of the source {recipe.source.name} have no confidences to draw")

@@ -24,10 +24,11 @@ from pipeline.engine.durability.coordinator import BEST
 from pipeline.engine.evaluate import Scores, evaluate
 from pipeline.engine.interfaces import Scorer
 from pipeline.engine.loop import ProgressListener, TrainResult
+from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runs.dry_run import check_folder, dry_run
 from pipeline.runs.end_files import end_files
-from pipeline.runs.evaluation_facts import evaluation_facts
+from pipeline.runs.evaluation_facts import evaluation_facts, trained_outputs
 from pipeline.runs.paths import absolute, output_folder, refuse_relative
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
@@ -161,7 +162,8 @@ def _evaluate_again(
     """The result of a finished run, which is left as it is."""
     listener.note(f"{folder}: this run is finished; it is left as it is, and its evaluation is repeated")
     theta = pack(components.layout, newest(folder)[0])
-    scores, _ = _scored(recipe, components, theta, options, folder, listener.note)
+    pool = build_pool(recipe, options.executor, options.address, options.timeouts)
+    scores, _ = _scored(pool, recipe, components, theta, folder, listener.note)
     return RunResult(folder, finished, None, scores)
 
 
@@ -184,13 +186,15 @@ def evaluate_tasks(
 ) -> tuple[dict[str, Any], Scores]:
     """``evaluate_run``, and each task's scores at the last theta."""
     recipe = fitted(absolute(validate_folder(folder, overrides)), tell, learn=False)
-    components = dry_run(recipe, learn=False)
+    outputs = trained_outputs(folder)
+    components = dry_run(recipe, learn=False, outputs=outputs)
     named = any(override.startswith("source") for override in overrides)
     checkpoint, note = newest(folder, None if named else components.source.fingerprint)
     vector = pack(components.layout, checkpoint)
     other = other_data(folder, recipe, components.source, checkpoint)
-    tally = tally_of(recipe, components)
-    scores, rows = _scored(recipe, components, vector, options, folder, tell, tally)
+    tally = tally_of(recipe, components.source)
+    pool = build_pool(recipe, options.executor, options.address, options.timeouts, outputs)
+    scores, rows = _scored(pool, recipe, components, vector, folder, tell, tally)
     if other:
         rows = [row | {"set": getattr(recipe.source, "split", ""), "other_data": other} for row in rows]
     facts = {
@@ -204,16 +208,15 @@ def evaluate_tasks(
 
 
 def _scored(
+    pool: WorkerPool,
     recipe: Recipe,
     components: Components,
     vector: np.ndarray,
-    options: RunOptions,
     folder: str | Path,
     tell: Callable[[str], None],
     tally: Tally | None = None,
 ) -> tuple[Scores, list[dict[str, Any]]]:
-    """Like ``_final_scores``, with workers of its own and without writing to a run."""
-    pool = build_pool(recipe, options.executor, options.address, options.timeouts)
+    """Like ``_final_scores``, without writing to a run. The pool is closed."""
     pool.note = tell
     with closing(pool.transport), pool.stop.listening():
         return _final_scores(pool, vector, recipe, components, folder, tally)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pipeline.build import Components
+from typing import Any
+
 from pipeline.config import Recipe
 from pipeline.core.losses import LOSSES
-from pipeline.core.source import NamesClasses
+from pipeline.core.source import NamesClasses, TaskSource
 from pipeline.core.types import Batch, Sets
 from pipeline.engine.answers import Tally
 
 
-def tally_of(recipe: Recipe, components: Components) -> Tally | None:
+def tally_of(recipe: Recipe, source: TaskSource[Any]) -> Tally | None:
     """What adds up the answers of the final table's tasks; none where they are no classification of examples."""
-    source = components.source
     spec = source.spec()
     if not (LOSSES[spec.loss].logits and spec.data in (Batch, Sets)):
         return None

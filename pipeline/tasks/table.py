@@ -63,8 +63,9 @@ class Table:
         self.fingerprint = self._rows.fingerprint
 
     def spec(self) -> Spec:
-        classes = self._labels == "classes"
-        outputs = len(self._rows.sizes("train")) if classes else self._shapes.train.ways
+        # A file of new classes alone, to evaluate a trained run on, has none to train on.
+        classes = len(self._rows.sizes("train")) if "train" in self.splits else 0
+        outputs = self._shapes.train.ways if self._labels == "slots" else classes
         return Spec(Batch, self._rows.file.features.shape[1:], outputs, self._labels, "cross_entropy")
 
     def class_sizes(self, split: Split, *, training: bool) -> list[tuple[str, int]]:
