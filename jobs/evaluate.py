@@ -1,4 +1,4 @@
-"""``python -m jobs.evaluate RUN [key=value …]``: evaluates a run's theta on fixed tasks, its own or others."""
+"""``python -m jobs.evaluate RUN|MODEL [key=value …]``: evaluates a run's theta on fixed tasks, its own or others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs.output import stdout_for_the_result
 
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(prog="python -m jobs.evaluate", description="Evaluate a trained run.")
-    described.add_argument("folder", metavar="RUN", help="the run's folder, or its URI")
+    described.add_argument("folder", metavar="RUN", help="a run's folder or URI, or models:/NAME@champion")
     described.add_argument(
         "overrides",
         nargs="*",
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_executor(described)
     described.add_argument("--workers", type=int, metavar="N", help="Ray workers")
-    described.add_argument("--against", metavar="RUN", help="another run: the paired difference on the same tasks")
+    described.add_argument("--against", metavar="RUN", help="another: the paired difference on the same tasks")
     described.add_argument("--picture", metavar="PNG", help="write the reliability diagram to this file")
     described.add_argument("--json", action="store_true", help="print the result as JSON")
     add_plugins(described)

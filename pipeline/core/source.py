@@ -84,6 +84,7 @@ class Spec(NamedTuple):
         integers: whether inputs are whole numbers, such as the ids of tokens, that must not become floats.
         tokens: what a network of sequences must know beside, for tasks of ``Pairs`` alone.
         actions: what a policy chooses from, for tasks of a ``Simulator`` alone.
+        bounds: the least and the greatest value of an input; None where inputs may have any.
     """
 
     data: type
@@ -94,6 +95,7 @@ class Spec(NamedTuple):
     integers: bool = False
     tokens: Tokens | None = None
     actions: Actions | None = None
+    bounds: tuple[float, float] | None = None
 
 
 class TaskSource(Protocol[D]):
@@ -225,4 +227,26 @@ class HasSizes(Protocol):
         Raises:
             DataError: there is no such split.
         """
+        ...
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """A source whose inputs were made of raw ones, such as pictures."""
+
+    @property
+    def preparation(self) -> Mapping[str, Any] | None:
+        """How, as JSON has it, so that serving does the same; None where the data do not say."""
+        ...
+
+
+class Preparation(Protocol):
+    """Makes inputs of raw ones, as it was done with the training data."""
+
+    def takes(self, values: Any) -> bool:
+        """Whether ``values`` are raw inputs, and not inputs as training has them."""
+        ...
+
+    def prepare(self, values: Any, name: str) -> np.ndarray:
+        """N raw inputs as inputs [N, *input]. Raises ``DataError`` that begins with ``name``."""
         ...

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.build import evaluation_plan, source_of
+from pipeline.config import Recipe
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.losses import LOSSES
 from pipeline.engine.evaluate import EvaluationPlan
 from pipeline.engine.statistics import Difference, paired
+from pipeline.runs.models import folder_of
 from pipeline.runs.paths import absolute
 from pipeline.runs.run import RunOptions, evaluate_run, evaluate_tasks
 from pipeline.runs.run_folder import validate_folder
@@ -105,10 +107,15 @@ def _draw(calibration: Mapping[str, Any], picture: Path) -> None:
         ) from None
 
 
+def _recipe_of(run: str | Path, overrides: Sequence[str]) -> Recipe:
+    with folder_of(run) as folder:
+        return absolute(validate_folder(folder, overrides))
+
+
 def _require_same_tasks(folder: str | Path, against: str | Path, overrides: Sequence[str]) -> None:
     plans, metrics = [], []
     for one in (folder, against):
-        recipe = absolute(validate_folder(one, overrides))
+        recipe = _recipe_of(one, overrides)
         source = source_of(recipe)
         plans.append(evaluation_plan(recipe, source))
         metrics.append(LOSSES[source.spec().loss].metric)
@@ -140,6 +147,6 @@ def _differing(ours: EvaluationPlan, theirs: EvaluationPlan) -> str:
 def _require_drawable(folder: str | Path, overrides: Sequence[str], picture: Path) -> None:
     if picture.suffix != ".png" or not picture.parent.is_dir():
         raise ConfigError(f"--picture {picture}: expected the name of a .png file in a folder that exists")
-    recipe = absolute(validate_folder(folder, overrides))
+    recipe = _recipe_of(folder, overrides)
     if tally_of(recipe, source_of(recipe)) is None:
         raise ConfigError(f"--picture {picture}: tasks of the source {recipe.source.name} have no confidences to draw")

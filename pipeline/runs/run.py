@@ -29,9 +29,11 @@ from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runs.dry_run import check_folder, dry_run
 from pipeline.runs.end_files import end_files
 from pipeline.runs.evaluation_facts import evaluation_facts, trained_outputs
+from pipeline.runs.models import folder_of
 from pipeline.runs.paths import absolute, output_folder, refuse_relative
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
+from pipeline.runs.scores import scores_file
 from pipeline.runs.tally import tally_of
 from pipeline.runtime.job import in_ray_job
 from pipeline.storage import storage_at
@@ -105,6 +107,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
             if finished is not None:  # the speeds that were measured in training are kept
                 summary = finished | {"evaluation": summary["evaluation"]}
             files = end_files(recipe, components, vector, summary, listener.note)
+            files |= scores_file(summary["evaluation"], scores)
             return RunResult(folder, summary, executor.close("FINISHED", files), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder is unchanged, in MLflow too
             executor.close("FAILED", {})
@@ -162,7 +165,7 @@ def _evaluate_again(
     """The result of a finished run, which is left as it is."""
     listener.note(f"{folder}: this run is finished; it is left as it is, and its evaluation is repeated")
     theta = pack(components.layout, newest(folder)[0])
-    pool = build_pool(recipe, options.executor, options.address, options.timeouts)
+    pool = build_pool(recipe, options.executor, options.address, options.timeouts, None)
     scores, _ = _scored(pool, recipe, components, theta, folder, listener.note)
     return RunResult(folder, finished, None, scores)
 
@@ -172,8 +175,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate the last theta of a run (and its best on validation), with other tasks or normalisation if overridden.
 
-    ``tell`` receives what the workers wait for. Of a classification, the answers of the last theta are told too:
-    ``calibration``, and ``classes`` and ``confusions`` where the source names its classes.
+    ``folder`` may also be a model in MLflow, as ``pipeline.load`` takes it. ``tell`` receives what workers wait for. Of
+    a classification, the answers of the last theta are told too: ``calibration``, and ``classes`` and ``confusions``
+    where the source names its classes.
 
     Raises:
         ConfigError: no run in ``folder``, overrides that change what theta is, or classes that were trained on.
@@ -185,6 +189,13 @@ def evaluate_tasks(
     folder: str | Path, overrides: Sequence[str], options: RunOptions, tell: Callable[[str], None]
 ) -> tuple[dict[str, Any], Scores]:
     """``evaluate_run``, and each task's scores at the last theta."""
+    with folder_of(folder) as place:
+        return _evaluated(place, overrides, options, tell)
+
+
+def _evaluated(
+    folder: str | Path, overrides: Sequence[str], options: RunOptions, tell: Callable[[str], None]
+) -> tuple[dict[str, Any], Scores]:
     recipe = fitted(absolute(validate_folder(folder, overrides)), tell, learn=False)
     outputs = trained_outputs(folder)
     components = dry_run(recipe, learn=False, outputs=outputs)

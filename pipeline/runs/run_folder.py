@@ -18,7 +18,7 @@ from pipeline.core.failures import ConfigError, DataError, InternalError, Resume
 from pipeline.core.flat import Layout
 from pipeline.core.plugins import PLUGINS, imported
 from pipeline.core.seeding import Ticket
-from pipeline.core.source import HasClasses, HasTexts, Spec, TaskSource, TextTasks
+from pipeline.core.source import HasClasses, HasTexts, Preparation, Spec, TaskSource, TextTasks
 from pipeline.core.types import MetaParams, Score
 from pipeline.engine.durability.checkpoint import FORMAT, Checkpoint, Checkpoints, name_of
 from pipeline.engine.durability.identity import is_identity
@@ -28,6 +28,7 @@ from pipeline.serving.learner import Learner, refuse_transductive
 from pipeline.serving.task import TASK, spec_of
 from pipeline.storage import storage_at
 from pipeline.storage.texts import read_text
+from pipeline.tasks.preparation import PicturePreparation
 from pipeline.tasks.texts import Texts
 
 
@@ -165,23 +166,31 @@ def load_learner(folder: str | Path, normalisation: str | None) -> Learner:
     recipe = validate_folder(folder, [] if normalisation is None else [f"normalisation={normalisation}"])
     if normalisation is None:
         refuse_transductive(recipe.normalisation)
-    spec, texts = _served_tasks(folder, recipe)
-    algorithm, layout, _ = build_model(recipe, spec)
+    served = _served_tasks(folder, recipe)
+    algorithm, layout, _ = build_model(recipe, served[0])
     checkpoint, note = newest(folder)
     if note:
         warnings.warn(note, stacklevel=3)
-    return Learner(algorithm, layout.unpack(torch.from_numpy(pack(layout, checkpoint))), spec, texts)
+    return Learner(algorithm, layout.unpack(torch.from_numpy(pack(layout, checkpoint))), *served)
 
 
-def _served_tasks(folder: str | Path, recipe: Recipe) -> tuple[Spec, TextTasks | None]:
-    """The spec of a run's tasks, and what serves their texts. Only runs of before this file need their data."""
+def _served_tasks(folder: str | Path, recipe: Recipe) -> tuple[Spec, TextTasks | None, Preparation | None]:
+    """The spec of a run's tasks, and what serves their texts and prepares their pictures.
+
+    Only runs of before this file need their data.
+    """
     text = read_text(storage_at(folder), TASK)
     if text is None:
         source = source_of(recipe)
-        return source.spec(), source.texts if isinstance(source, HasTexts) else None
+        return source.spec(), source.texts if isinstance(source, HasTexts) else None, None
     try:
         told = json.loads(text)
-        return spec_of(told), None if told["texts"] is None else Texts.restored(told["texts"])
+        texts, preparation = told["texts"], told.get("preparation")
+        return (
+            spec_of(told),
+            None if texts is None else Texts.restored(texts),
+            None if preparation is None else PicturePreparation.restored(preparation),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder}/{TASK}: is damaged ({error!r}); put back a copy, or remove it") from None
 

@@ -15,10 +15,10 @@ from pipeline.core.algorithm import Algorithm, Searches
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.flat import cast
 from pipeline.core.seeding import Ticket
-from pipeline.core.source import Spec, TextTasks
+from pipeline.core.source import Preparation, Spec, TextTasks
 from pipeline.core.types import Context, MetaParams, Points, Sets, Task
 from pipeline.serving.agent import Actor
-from pipeline.serving.arrays import numbers
+from pipeline.serving.arrays import as_tensor, check_bounds, check_outputs, numbers
 from pipeline.serving.texts import TextPredictor, text_pairs
 
 SERVED = Ticket(0, "serve", "test", 0, 0)
@@ -33,12 +33,19 @@ class Learner:
         theta: its meta-parameters.
         spec: that of the tasks of training.
         texts: what serves tasks of pairs of texts.
+        preparation: what makes inputs of raw ones, such as pictures.
     """
 
     def __init__(
-        self, algorithm: Algorithm[Any, Any], theta: MetaParams, spec: Spec, texts: TextTasks | None = None
+        self,
+        algorithm: Algorithm[Any, Any],
+        theta: MetaParams,
+        spec: Spec,
+        texts: TextTasks | None = None,
+        preparation: Preparation | None = None,
     ) -> None:
         self.algorithm, self.theta, self.spec, self.texts = algorithm, theta, spec, texts
+        self.preparation = preparation
         self.dtype = next(iter(next(iter(theta.values())).values())).dtype
         self._rng = SERVED.rng("noise")
 
@@ -47,8 +54,10 @@ class Learner:
 
         Args:
             support_x: inputs [N, *input], anything that ``numpy.asarray`` takes, in the range of the training inputs;
-                of a language N texts, or N pairs of texts; of an agent's world a list of episodes, each (observations,
-                actions, rewards), or nothing for the agent before any experience.
+                or N pictures of any sizes: paths, files' bytes, PIL images, or arrays of uint8 [H, W], [H, W, 3] or
+                [H, W, 4], which are prepared as ingest prepared the training pictures; of a language N texts, or N
+                pairs of texts; of an agent's world a list of episodes, each (observations, actions, rewards), or
+                nothing for the agent before any experience.
             support_y: N labels of any hashable kind, or values [N, outputs] for a regression; of a language N texts, or
                 nothing beside pairs.
 
@@ -89,11 +98,14 @@ class Learner:
     def inputs(self, values: Any, name: str) -> Tensor:
         """``values`` as a tensor [N, *input] of theta's dtype; integers stay integers where the tasks' inputs are."""
         expected = f"expected (N, {', '.join(map(str, self.spec.input_shape))}) with N >= 1"
+        if self.preparation is not None and self.preparation.takes(values):
+            values = self.preparation.prepare(values, name)
         array = numbers(values, name, expected)
         if array.ndim != 1 + len(self.spec.input_shape) or array.shape[1:] != self.spec.input_shape or not len(array):
             raise DataError(f"{name}: shape {array.shape}, {expected}")
         if not self.spec.integers:
-            return torch.from_numpy(np.array(array)).to(self.dtype)
+            check_bounds(array, name, self.spec.bounds)
+            return as_tensor(array, self.dtype, name)
         if not np.issubdtype(array.dtype, np.integer):
             raise DataError(f"{name}: dtype {array.dtype}, expected whole numbers, as the tasks of training have them")
         return torch.from_numpy(np.array(array))
@@ -107,7 +119,7 @@ class Learner:
             array = numbers(values, "support_y", expected).reshape(rows, -1)
             if array.shape[1] != self.spec.outputs:
                 raise DataError(f"support_y: shape {np.shape(values)}, {expected}")
-            return [], torch.from_numpy(np.array(array)).to(self.dtype)
+            return [], as_tensor(array, self.dtype, "support_y")
         if self.spec.tokens is not None:
             expected = f"expected tokens ({rows}, {self.spec.tokens.target_length}), whole numbers"
             array = numbers(values, "support_y", expected)
@@ -118,7 +130,7 @@ class Learner:
             value.item() if isinstance(value, np.generic | Tensor) and np.ndim(value) == 0 else value
             for value in values
         ]
-        odd = [value for value in given if not isinstance(value, Hashable) or isinstance(value, Tensor)]
+        odd = [value for value in given if not _can_be_label(value)]
         if odd:
             raise DataError(f"support_y: {odd[0]!r} cannot be a label; expected one text or number for each row")
         labels = list(dict.fromkeys(given))
@@ -152,7 +164,30 @@ class Predictor:
         """
         with torch.no_grad():
             answer = self.learner.algorithm.predict(self.adapted, self.learner.inputs(x, "x"))
-        return answer[:, : len(self.labels)].numpy() if self.labels else answer.numpy()
+        return check_outputs(answer[:, : len(self.labels)] if self.labels else answer).numpy()
+
+    def probabilities(self, x: Any) -> np.ndarray:
+        """The probability of each label for inputs x [N, *input].
+
+        Returns:
+            [N, classes] in the order of ``labels``: the softmax of ``outputs``, as the loss of training has it.
+
+        Raises:
+            DataError: x has another shape, or values that are not finite; or the tasks have no labels.
+
+        >>> import pipeline
+        >>> predictor = pipeline.load("runs/images").adapt(support_x, ["oak", "elm"])  # doctest: +SKIP
+        >>> predictor.probabilities(x).sum(1)  # doctest: +SKIP
+        """
+        if not self.labels:
+            raise DataError(
+                "support_y: these tasks have no labels, and so no probabilities; predict gives their values"
+            )
+        return self.shares(self.outputs(x))
+
+    def shares(self, outputs: np.ndarray) -> np.ndarray:
+        """The probabilities that outputs [N, classes] stand for."""
+        return torch.softmax(torch.from_numpy(outputs).double(), 1).numpy()
 
     def predict(self, x: Any) -> Any:
         """Answers for inputs x [N, *input].
@@ -182,6 +217,11 @@ class Predictor:
         if not isinstance(algorithm, Searches):
             raise ConfigError(f"algorithm.name: {type(algorithm).__name__} searches no architecture; tnas does")
         return algorithm.cell(self.adapted)
+
+
+def _can_be_label(value: Any) -> bool:
+    missing = value is None or value != value  # only a nan differs from itself
+    return isinstance(value, Hashable) and not isinstance(value, Tensor) and not missing
 
 
 def refuse_transductive(mode: str) -> None:

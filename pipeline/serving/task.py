@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.core.actions import Actions
-from pipeline.core.source import HasTexts, Spec, TaskSource, Tokens
+from pipeline.core.plugins import PLUGINS
+from pipeline.core.source import HasTexts, Prepared, Spec, TaskSource, Tokens
 from pipeline.core.types import Batch, Pairs, Points, Sets, Simulator, Stream
 
 TASK = "task.json"
+SCORES = "scores.json"
+"""The file of a run's end with each evaluation task's score."""
+SERVED = ("recipe.yaml", TASK, PLUGINS, SCORES)
+"""The files of a run, beside its theta, of which a served model is made."""
 DATA: dict[str, type] = {one.__name__: one for one in (Batch, Stream, Sets, Points, Pairs, Simulator)}
 
 
@@ -21,6 +26,8 @@ def task_file(source: TaskSource[Any]) -> dict[str, str]:
         return {}
     texts = source.texts.saved() if isinstance(source, HasTexts) else None
     told = {"spec": spec._asdict() | {"data": spec.data.__name__}, "texts": texts}
+    if isinstance(source, Prepared) and source.preparation is not None:
+        told["preparation"] = dict(source.preparation)
     return {TASK: json.dumps(told, ensure_ascii=False)}
 
 
@@ -29,5 +36,12 @@ def spec_of(task: Mapping[str, Any]) -> Spec:
     told = task["spec"]
     tokens = None if told["tokens"] is None else Tokens(*told["tokens"])
     actions = Actions(*told["actions"]) if told.get("actions") else None
-    read = {"data": DATA[told["data"]], "input_shape": tuple(told["input_shape"]), "tokens": tokens, "actions": actions}
+    bounds = tuple(told["bounds"]) if told.get("bounds") else None
+    read = {
+        "bounds": bounds,
+        "data": DATA[told["data"]],
+        "input_shape": tuple(told["input_shape"]),
+        "tokens": tokens,
+        "actions": actions,
+    }
     return Spec(**told | read)

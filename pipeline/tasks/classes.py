@@ -38,6 +38,7 @@ class Classes(ClassRows[ClassFile]):
 
     def __init__(self, path: Path, split_set: str) -> None:
         super().__init__(path, split_set, classfile.read, _PICTURES)
+        self.preparation = self.file.preparation
         height, width, *colours = self.file.images.shape[1:]
         self.input_shape: tuple[int, ...] = (*(colours or [1]), height, width)
 

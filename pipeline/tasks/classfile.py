@@ -34,7 +34,8 @@ class ClassFile:
 
     ``offsets`` [classes + 1] are the rows where each class begins; ``source`` is the hash of what was ingested,
     ``content`` the hash of pixels, names, offsets and splits, equal whenever the same input is ingested again, and
-    ``checksums`` the CRC-32 of each class's pixels.
+    ``checksums`` the CRC-32 of each class's pixels. ``preparation`` says how pictures became these images, as
+    ``PicturePreparation.saved`` has it; older files do not say.
     """
 
     images: Pixels
@@ -44,6 +45,7 @@ class ClassFile:
     source: str
     content: str
     checksums: Sequence[int]
+    preparation: Mapping[str, Any] | None = None
 
     def is_whole(self, index: int) -> bool:
         """Whether the pixels of a class have their checksum: a disk can lose bits silently."""
@@ -66,7 +68,13 @@ class ClassFile:
 
 
 def write(
-    path: Path, images: Pixels, counts: Sequence[int], names: Sequence[str], splits: Mapping[str, SplitSet], source: str
+    path: Path,
+    images: Pixels,
+    counts: Sequence[int],
+    names: Sequence[str],
+    splits: Mapping[str, SplitSet],
+    source: str,
+    preparation: Mapping[str, Any] | None = None,
 ) -> ClassFile:
     """Write ``images``, sorted by class with ``counts`` rows each, whole or not at all, and open the result.
 
@@ -79,6 +87,8 @@ def write(
     checksums = [zlib.crc32(images[first:last].data) for first, last in zip(offsets, offsets[1:], strict=False)]
     hashes = {"source": source, "content": _content(images, described), "checksums": checksums}
     about = {"format": FORMAT, **described, **hashes}
+    if preparation is not None:
+        about["preparation"] = dict(preparation)
     columns = {"image": pa.FixedShapeTensorArray.from_numpy_ndarray(images), "label": labels_of(counts)}
     arrowfile.write_batch(path, columns, about)
     return read(path)
@@ -92,12 +102,13 @@ def read(path: Path) -> ClassFile:
     """
     try:
         batch = arrowfile.only_batch(path, _check_schema)
-        about = arrowfile.described(batch, FORMAT, check_index)
+        about = arrowfile.described(batch, FORMAT, _check)
         offsets = offsets_of(batch, about)
     except Unfit as reason:
         raise arrowfile.refused(path, reason) from None
     images = cast(Pixels, batch.column("image").to_numpy_ndarray())
-    described = (about[key] for key in ("names", "splits", "source", "content", "checksums"))
+    about.setdefault("preparation", None)
+    described = (about[key] for key in ("names", "splits", "source", "content", "checksums", "preparation"))
     return ClassFile(images, offsets, *described)
 
 
@@ -110,6 +121,13 @@ def _check_schema(schema: pa.Schema) -> None:
     in_order = tensor and image.permutation in (None, sorted(image.permutation or []))
     if not in_order or len(image.shape) not in (2, 3) or image.shape[2:] not in ([], [3]) or min(image.shape) < 1:
         raise Unfit(f"has images of type {image}, expected fixed_shape_tensor of uint8, [H, W] or [H, W, 3]")
+
+
+def _check(about: Any, rows: int) -> None:
+    """Raise where the metadata do not fit together or the number of rows."""
+    check_index(about, rows)
+    if not isinstance(about.get("preparation", {}), dict):
+        raise Unfit("has a preparation of pictures that is no object")
 
 
 def _content(images: Pixels, described: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ class DigitRotations:
         self.versions = {"scipy": scipy.__version__}
 
     def spec(self) -> Spec:
-        return Spec(Batch, (1, 8, 8), DIGITS, "labels", "cross_entropy_by_part")
+        return Spec(Batch, (1, 8, 8), DIGITS, "labels", "cross_entropy_by_part", bounds=(0.0, 1.0))
 
     def class_names(self, split: Split) -> Sequence[str]:
         return [str(digit) for digit in range(DIGITS)]

@@ -73,9 +73,17 @@ class ImageSets:
         }
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
+        self.preparation = self._classes.preparation
 
     def spec(self) -> Spec:
-        return Spec(Sets, self._classes.input_shape, self._shapes.train.ways, "slots", "cross_entropy_by_part")
+        return Spec(
+            Sets,
+            self._classes.input_shape,
+            self._shapes.train.ways,
+            "slots",
+            "cross_entropy_by_part",
+            bounds=(0.0, 1.0),
+        )
 
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)

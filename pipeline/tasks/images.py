@@ -79,6 +79,7 @@ class Images:
         self._shuffled = config.query_order == "shuffled"
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
+        self.preparation = self._classes.preparation
         self._training = replace(shapes.train, ways=shapes.train.ways + config.remember)
         if config.remember and "train" in self.splits:
             self._require_remembered(config)
@@ -93,7 +94,7 @@ class Images:
 
     def spec(self) -> Spec:
         outputs = self._shapes.train.ways if self._labels == "slots" else self._training_classes()
-        return Spec(Batch, self._classes.input_shape, outputs, self._labels, "cross_entropy")
+        return Spec(Batch, self._classes.input_shape, outputs, self._labels, "cross_entropy", bounds=(0.0, 1.0))
 
     def _training_classes(self) -> int:
         """How many; a file of new classes alone, to evaluate a trained run on, has none."""

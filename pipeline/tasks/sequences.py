@@ -20,6 +20,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes
 from pipeline.core.types import FilePath, MayChange, Stream, Task
+from pipeline.tasks.area import average, shares
 from pipeline.tasks.classes import Classes, Rotations, channels_first
 from pipeline.tasks.classfile import Pixels
 
@@ -82,9 +83,11 @@ class Sequences:
         self._input_shape = (colours, *to)
         resized = hashlib.sha256(b"".join(share.tobytes() for share in self._shares)).hexdigest()[:16]
         self.fingerprint = f"{self._classes.fingerprint}/{to[0]}×{to[1]}/{resized}"
+        known = self._classes.preparation
+        self.preparation = None if known is None else dict(known) | {"side": to[0]}
 
     def spec(self) -> Spec:
-        return Spec(Stream, self._input_shape, self._shapes.train.ways, "slots", "cross_entropy")
+        return Spec(Stream, self._input_shape, self._shapes.train.ways, "slots", "cross_entropy", bounds=(0.0, 1.0))
 
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)
@@ -102,11 +105,7 @@ class Sequences:
     def _sequence(self, pixels_WN: Pixels, order: npt.NDArray[np.int64]) -> Stream:
         ways, each, *_ = pixels_WN.shape
         pixels = channels_first(pixels_WN.reshape(ways * each, *pixels_WN.shape[2:]), self._input_shape[0])[order]
-        down, across = self._shares
-        # All values are whole numbers, which float64 holds exactly, so that every machine gives the same bits.
-        summed = down @ pixels.astype(np.float64) @ across.T
-        x = (summed / (255 * down[0].sum() * across[0].sum())).astype(np.float32)
-        return Stream(torch.from_numpy(x), torch.from_numpy(order // each))
+        return Stream(torch.from_numpy(average(pixels, *self._shares)), torch.from_numpy(order // each))
 
 
 def _balanced(rng: np.random.Generator, ways: int, each: int) -> npt.NDArray[np.int64]:
@@ -118,10 +117,3 @@ def _independent(rng: np.random.Generator, ways: int, each: int) -> npt.NDArray[
     slots = rng.integers(ways, size=ways * each)
     earlier = np.tril(slots[:, None] == slots[None, :], -1).sum(1)
     return slots * each + earlier % max(each, 1)
-
-
-def shares(side: int, new: int) -> np.ndarray:
-    """The overlap of ``side`` old pixels with ``new`` pixels: whole numbers [new, side]; each row sums to ``side``."""
-    starts, old = np.arange(new)[:, None] * side, np.arange(side)[None, :] * new
-    overlap = np.minimum(starts + side, old + new) - np.maximum(starts, old)
-    return overlap.clip(0).astype(np.float64)

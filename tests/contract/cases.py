@@ -200,15 +200,18 @@ def kind_of(spec: Spec) -> str:
 
 
 def _same_kind(one: Spec, other: Spec) -> bool:
-    """Whether they are equal, but for the shape of an input, vocabularies, what answers and parts are judged by, and
-    how many classes all tasks have."""
+    """Whether they are equal, but for the shape and the bounds of an input, vocabularies, what answers and parts are
+    judged by, and how many classes all tasks have."""
     if one.data is Pairs:
         return other.data is Pairs
     if one.actions is not None:
         return other.actions is not None and one.actions.discrete == other.actions.discrete
     parts = [
         spec._replace(
-            input_shape=(), loss=LOSSES[spec.loss].metric, outputs=0 if spec.targets == "labels" else spec.outputs
+            input_shape=(),
+            bounds=None,
+            loss=LOSSES[spec.loss].metric,
+            outputs=0 if spec.targets == "labels" else spec.outputs,
         )
         for spec in (one, other)
     ]
@@ -222,7 +225,7 @@ def source_of_kind(kind: str, images: Path) -> TaskSource[Any]:
         return small_tasks(kind)
     for name in SOURCES:
         source = make_source(name, images)
-        if source.spec() == SPECS[kind]:
+        if source.spec()._replace(bounds=None) == SPECS[kind]:
             return source
     raise LookupError(f"no registered source gives tasks of {SPECS[kind]}")
 

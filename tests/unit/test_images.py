@@ -77,7 +77,7 @@ def test_a_bit_that_the_disk_lost_is_found_when_its_class_is_used(path, tmp_path
 
 def test_spec_splits_and_fingerprint(path):
     images = source(path)
-    assert images.spec() == Spec(Batch, (1, 5, 5), 3, "slots", "cross_entropy")
+    assert images.spec() == Spec(Batch, (1, 5, 5), 3, "slots", "cross_entropy", bounds=(0.0, 1.0))
     assert images.splits == ("train", "test")
     assert source(path, "other", ways=2).splits == ("train", "val", "test")
     assert images.fingerprint != source(path, "other", ways=2).fingerprint
@@ -266,7 +266,7 @@ def test_a_class_has_one_number_in_all_training_tasks(path, rotations, each):
                 assert label == train.index(OWNER[row]) * each + (turn if each > 1 else 0)
                 numbers.add(label)
     assert numbers == set(range(len(train) * each))
-    assert source_.spec() == Spec(Batch, (1, 5, 5), len(train) * each, "classes", "cross_entropy")
+    assert source_.spec() == Spec(Batch, (1, 5, 5), len(train) * each, "classes", "cross_entropy", bounds=(0.0, 1.0))
 
 
 def test_evaluation_tasks_have_slots_and_the_images_they_had(path):

@@ -138,7 +138,7 @@ def test_shares_are_whole_numbers():
 def test_colours(tmp_path):
     write(tmp_path / "colour.arrow", pixels(3))
     sequences = source(tmp_path / "colour.arrow", side=4)
-    assert sequences.spec() == Spec(Stream, (3, 4, 4), 3, "slots", "cross_entropy")
+    assert sequences.spec() == Spec(Stream, (3, 4, 4), 3, "slots", "cross_entropy", bounds=(0.0, 1.0))
     assert sequences.sample(ticket(0)).query.x.shape == (12, 3, 4, 4)
     whole = source(tmp_path / "colour.arrow").sample(ticket(0)).query.x
     known = {image.tobytes() for image in np.moveaxis(pixels(3), -1, 1)}

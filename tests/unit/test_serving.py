@@ -209,7 +209,7 @@ def images(rows: int, seed: int = 0) -> np.ndarray:
         np.array(["cat", "dog", "cat", "eel", "dog", "cat"]),
         np.array([2.5, 0.5, 2.5, 1.5, 0.5, 2.5]),
         torch.tensor([4, 2, 4, 9, 2, 4]),
-        [None, False, None, "x", False, None],
+        [1, False, 1, "x", False, 1],
     ],
     ids=["text", "numbers", "tuples", "numpy text", "numpy numbers", "a tensor", "odd"],
 )
@@ -296,10 +296,15 @@ def test_one_row_alone_has_the_answer_it_has_among_others(arrow, run_of):
         (images(6), 3, "support_y: "),
         (images(6), np.eye(6), "support_y: "),
         (images(6), [[0], [1], [2]] * 2, "support_y: "),
+        (images(6), [None, 1, 2] * 2, "support_y: None cannot be a label; expected one text or number for each row"),
+        (images(6), [float("nan"), 1, 2] * 2, "support_y: nan cannot be a label"),
+        (images(6) * 255, [0, 1, 2] * 2, r"support_x: values from .* to 25\d.*, expected 0 to 1 as in training"),
+        ((images(6) * 255).astype(np.int64), [0, 1, 2] * 2, "support_x: values from 0 to 25.*, expected 0 to 1"),
     ],
     ids=[
         "no channel", "wrong side", "no rows", "a number", "nothing", "few labels", "many classes", "not finite",
         "text", "objects", "ragged rows", "one label", "one-hot labels", "lists as labels",
+        "no label", "nan as a label", "not scaled", "bytes as whole numbers",
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(headed, x, y, message):

@@ -18,9 +18,10 @@ from pipeline.tasks.classfile import ClassFile, Pixels
 from pipeline.tasks.ingest.copies import Copies
 from pipeline.tasks.ingest.links import OUTWARD, leads_out
 from pipeline.tasks.ingest.options import Options
-from pipeline.tasks.ingest.pictures import MAX_SIDE, SUFFIXES, UNREADABLE, decode, grey_bits, read, reason
+from pipeline.tasks.ingest.pictures import MAX_SIDE, SUFFIXES, UNREADABLE, grey_bits, read, reason
 from pipeline.tasks.ingest.splits import SPELLINGS, check_shares, chosen, refuse_in_two
 from pipeline.tasks.ingest.wording import shown, some_of
+from pipeline.tasks.preparation import PicturePreparation
 
 JUNK = ("__MACOSX", "@eaDir")
 """Folders that archive programs add."""
@@ -48,7 +49,7 @@ class _Decoded(NamedTuple):
     modes: Counter[str]
     flat: list[str]
     source: str
-    bits: int
+    how: PicturePreparation
     copies: Copies
 
 
@@ -85,7 +86,8 @@ def ingest(folder: Path, to: Path, options: Options) -> Ingested:
         raise DataError(f"{folder}: every image is one flat colour, so there is nothing to learn; look at the files")
     splits = chosen(folder, names, tree.splits, options)
     decoded.copies.refuse_in_two_splits(folder, names, splits)
-    file = classfile.write(to, decoded.images, [decoded.counts[name] for name in names], names, splits, decoded.source)
+    counts = [decoded.counts[name] for name in names]
+    file = classfile.write(to, decoded.images, counts, names, splits, decoded.source, decoded.how.saved())
     return Ingested(file, _notes(tree, decoded, options))
 
 
@@ -198,14 +200,14 @@ def _decode_all(folder: Path, classes: dict[str, list[Path]], options: Options) 
         ) from None
     counts, modes, source = dict.fromkeys(classes, 0), Counter[str](), hashlib.sha256()
     unreadable, flat = list[str](), list[str]()
-    row, bits = 0, grey_bits(path for files in classes.values() for path in files)
-    copies = Copies()
+    bits = grey_bits(path for files in classes.values() for path in files)
+    row, how, copies = 0, PicturePreparation(options.size, options.mode, bits), Copies()
     for name, files in classes.items():
         for path in files:
             inside = path.relative_to(folder)
             try:
                 data = read(path)
-                images[row], mode = decode(data, options.size, options.mode, bits)
+                images[row], mode = how.decode(data)
             except UNREADABLE as error:
                 unreadable.append(f"{shown(inside)} ({reason(error)})")
                 continue
@@ -216,7 +218,7 @@ def _decode_all(folder: Path, classes: dict[str, list[Path]], options: Options) 
             modes[mode] += 1
             counts[name] += 1
             row += 1
-    return _Decoded(images[:row], counts, unreadable, modes, flat, source.hexdigest(), bits, copies)
+    return _Decoded(images[:row], counts, unreadable, modes, flat, source.hexdigest(), how, copies)
 
 
 def _notes(tree: _Tree, decoded: _Decoded, options: Options) -> list[str]:
@@ -228,7 +230,7 @@ def _notes(tree: _Tree, decoded: _Decoded, options: Options) -> list[str]:
         *(f"ignored: {count} {shown(kind)}" for kind, count in sorted(tree.other.items())),
         *(f"one flat colour: {image}" for image in decoded.flat),
         *decoded.copies.notes(),
-        *(f"grey levels of {decoded.bits} bits: scaled to 8" for mode in decoded.modes if mode.startswith("I;16")),
+        *(f"grey levels of {decoded.how.bits} bits: scaled to 8" for mode in decoded.modes if mode.startswith("I;16")),
         *(
             f"converted: {count} images from mode {mode} to {target}"
             for mode, count in sorted(decoded.modes.items())

@@ -24,6 +24,7 @@ from pipeline.tasks import classfile
 from pipeline.tasks.classfile import ClassFile, Pixels, SplitSet
 from pipeline.tasks.ingest.folder import UNREADABLE
 from pipeline.tasks.ingest.links import open_file
+from pipeline.tasks.preparation import PicturePreparation
 
 UPSTREAM = "https://github.com/brendenlake/omniglot/raw/master/python"
 ARCHIVES = {
@@ -31,6 +32,7 @@ ARCHIVES = {
     "images_evaluation.zip": "046704d8dbec028daa9e24d2e7bb099c4f057fec57b7a8f5931eff697f91758f",
 }
 CLASSES, DRAWINGS, SIDE = 1623, 20, 28
+DRAWN = PicturePreparation(SIDE, "grey", inverted=True)
 VALIDATION_ALPHABETS = (
     "Anglo-Saxon_Futhorc",
     "Arcadian",
@@ -71,7 +73,7 @@ def ingest(archives: Mapping[str, bytes], to: Path) -> ClassFile:
     images = np.stack([_drawing(name, png) for name in names for png in characters[name]])
     splits = {"random": _random_split(), "background": _background_split(names, set(background))}
     source = hashlib.sha256(b"".join(hashlib.sha256(archives[name]).digest() for name in ARCHIVES)).hexdigest()
-    return classfile.write(to, images, [DRAWINGS] * CLASSES, names, splits, source)
+    return classfile.write(to, images, [DRAWINGS] * CLASSES, names, splits, source, DRAWN.saved())
 
 
 def archives_of(origin: Path) -> dict[str, bytes]:
@@ -150,7 +152,7 @@ def _drawing(name: str, png: bytes) -> Pixels:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
             size = image.size
             if size == _DRAWN_SIZE:
-                return 255 - np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+                return DRAWN.convert(image)
     except UNREADABLE as error:
         raise DataError(f"{name}: a drawing cannot be read ({error}); fetch the zips again") from None
     raise DataError(f"{name}: a drawing has {size} pixels, Omniglot's have {_DRAWN_SIZE}; fetch the zips again")

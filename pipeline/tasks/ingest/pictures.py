@@ -54,21 +54,29 @@ def grey_bits(paths: Iterable[Path]) -> int:
 
 def decode(data: bytes, size: int, mode: Literal["grey", "rgb"], bits: int) -> tuple[Pixels, str]:
     """[size, size] or [size, size, 3], and the mode the image had. Grey levels of 16 bits use the lowest ``bits``."""
-    target = "RGB" if mode == "rgb" else "L"
     with _opened(io.BytesIO(data)) as image:
-        found, deep = image.mode, ";16" in str(getattr(image, "tile", ""))  # how a decoder reads its file
-        if found in ("I", "F"):
-            raise ValueError(f"32 bits a pixel (mode {found}), expected 8 or 16")
-        small = _smaller(image, size, target) if image.width * image.height > LARGE else image
-        upright = ImageOps.exif_transpose(small)
-        if found.startswith("I;16"):  # Pillow would clip 16 bits to 8
-            upright = Image.fromarray((np.asarray(upright) >> (bits - 8)).astype(np.uint8))
-        elif deep and 0 < max(band[1] for band in np.atleast_2d(np.array(upright.convert("RGB").getextrema()))) < 64:
-            raise ValueError("16 bits a colour, of which the upper ones are 0; scale its colours to 16 bits, or to 8")
-        if upright.has_transparency_data:
-            white = Image.new("RGBA", upright.size, "white")
-            upright = Image.alpha_composite(white, upright.convert("RGBA"))
-        return np.asarray(upright.convert(target).resize((size, size), Image.Resampling.LANCZOS)), found
+        return pixels_of(image, size, mode, bits), image.mode
+
+
+def pixels_of(image: Image.Image, size: int, mode: Literal["grey", "rgb"], bits: int) -> Pixels:
+    """``decode`` for an opened image. Raises what a decoder raises, and ``ValueError`` for values it would lose."""
+    target, found = "RGB" if mode == "rgb" else "L", image.mode
+    deep = ";16" in str(getattr(image, "tile", ""))  # how a decoder reads its file
+    if found in ("I", "F"):
+        raise ValueError(f"32 bits a pixel (mode {found}), expected 8 or 16")
+    small = _smaller(image, size, target) if image.width * image.height > LARGE else image
+    upright = ImageOps.exif_transpose(small)
+    if found.startswith("I;16"):  # Pillow would clip 16 bits to 8
+        levels = np.asarray(upright)
+        if levels.max() >= 1 << bits:
+            raise ValueError(f"grey levels up to {levels.max()}, those of the training pictures are below {1 << bits}")
+        upright = Image.fromarray((levels >> (bits - 8)).astype(np.uint8))
+    elif deep and 0 < max(band[1] for band in np.atleast_2d(np.array(upright.convert("RGB").getextrema()))) < 64:
+        raise ValueError("16 bits a colour, of which the upper ones are 0; scale its colours to 16 bits, or to 8")
+    if upright.has_transparency_data:
+        white = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(white, upright.convert("RGBA"))
+    return np.asarray(upright.convert(target).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def _smaller(image: Image.Image, size: int, target: str) -> Image.Image:
