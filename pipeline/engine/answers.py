@@ -72,8 +72,10 @@ class Tally:
     def __init__(self, names: Sequence[str], tasks: int, chunk_size: int) -> None:
         self._names, self._chunk_size = names, chunk_size
         self._nll, self._brier = np.zeros((2, tasks))
-        # Kept by chunk and added in their order: sums of floats depend on it.
-        self._bins = np.zeros((-(-tasks // chunk_size), 3, BINS))
+        self._bins = np.zeros((3, BINS))
+        # Sums of floats depend on their order: a chunk waits here for those before it.
+        self._waiting: dict[int, np.ndarray] = {}
+        self._next = 0
         # Of each class: tasks with it, queries n and right answers r, and the sums over tasks of n², n·r and r².
         self._sums = np.zeros((len(names), 6), np.int64)
         self._wrong = np.zeros((2, 0), np.int64)
@@ -84,13 +86,16 @@ class Tally:
         first = chunk * self._chunk_size
         for number, one in enumerate(answers, first):
             self._nll[number], self._brier[number] = one.nll, one.brier
-            self._bins[chunk] += one.bins
+        self._waiting[chunk] = np.sum([one.bins for one in answers], 0)
+        while self._next in self._waiting:
+            self._bins += self._waiting.pop(self._next)
+            self._next += 1
         if self._names:
             self._add_classes([one for one in answers if one.classes])
 
     def calibration(self) -> Calibration:
         """Of all answers."""
-        return calibration(self._bins.sum(0), self._nll, self._brier)
+        return calibration(self._bins, self._nll, self._brier)
 
     def by_class(self) -> list[ClassAccuracy]:
         """The classes that were asked for, the hardest first: those whose interval ends lowest."""
