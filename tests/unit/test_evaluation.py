@@ -15,10 +15,12 @@ import jobs
 from pipeline.build import source_of
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Ticket
+from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.statistics import Difference, paired
 from pipeline.runs.evaluation import difference_facts, evaluate_and_draw, evaluate_pair
 from pipeline.runs.evaluation_text import answers_text, difference_line
 from pipeline.runs.run import RunOptions, RunResult, evaluate_run, evaluate_tasks, train_run
+from pipeline.runs.run_folder import validate_folder
 from pipeline.tasks import classfile
 from tests import small_table
 from tests.quiet_runs import Onlooker
@@ -77,6 +79,31 @@ def test_a_run_s_own_evaluation_is_as_it_was(runs):
     ended = runs("protonet")
     assert evaluate_run(ended.folder, [], SERIAL)["evaluation"] == ended.summary["evaluation"]
     assert "calibration" not in ended.summary["evaluation"]
+
+
+def test_chunks_that_are_handed_out_one_by_one_give_the_same(runs, monkeypatch):
+    whole = evaluate_run(runs("protonet").folder, [], SERIAL)
+    sizes = []
+    score = WorkerPool.score
+
+    def watched(pool, theta, chunks):
+        sizes.append(len(chunks))
+        yield from score(pool, theta, chunks)
+        assert len(pool.scheduler.leases) <= 2
+
+    monkeypatch.setattr(WorkerPool, "score", watched)
+    monkeypatch.setattr("pipeline.engine.evaluate.WAVE", 1)
+    assert evaluate_run(runs("protonet").folder, [], SERIAL) == whole
+    assert sizes == [1] * (TASKS // tiny.CHUNK)
+
+
+def test_a_model_of_mlflow_is_evaluated_as_its_run(runs, monkeypatch):
+    ended = runs("protonet")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", validate_folder(ended.folder).tracking.uri)
+    model = f"runs:/{(ended.folder / 'tracked_run').read_text()}"
+    assert evaluate_run(model, [], SERIAL) == evaluate_run(ended.folder, [], SERIAL)
+    told = evaluate_pair(model, ended.folder, [], SERIAL, quiet)["difference"]
+    assert (told["run"], told["mean"], told["better"]) == (model, 0.0, None)
 
 
 def test_curves_have_neither_classes_nor_confidences(runs, tmp_path):
