@@ -55,10 +55,11 @@ class Components(NamedTuple):
     theta: Tensor
 
 
-def build_components(recipe: Recipe) -> Components:
-    """Raises ``ConfigError`` or ``DataError`` where the components do not fit each other."""
+def build_components(recipe: Recipe, outputs: int | None = None) -> Components:
+    """Raises ``ConfigError`` or ``DataError`` where components do not fit. ``outputs`` replaces the source's number."""
     source = source_of(recipe)
-    algorithm, layout, theta = build_model(recipe, source.spec())
+    spec = source.spec()
+    algorithm, layout, theta = build_model(recipe, spec if outputs is None else spec._replace(outputs=outputs))
     return Components(algorithm, source, layout, theta)
 
 
@@ -119,11 +120,10 @@ def net_of(recipe: Recipe, spec: Spec) -> Net:
     return kind.for_tasks(config, spec, head=needs.head, normalised=normalised)
 
 
-def build_worker(recipe: Recipe, components: Components) -> Worker:
-    """The worker that learns and scores a recipe's tasks."""
-    return Worker(
-        components.algorithm, components.source, components.layout, plain(recipe.numerics, Numerics), recipe.chunk_size
-    )
+def build_worker(recipe: Recipe, components: Components, *, answers: bool = False) -> Worker:
+    """The worker that learns and scores a recipe's tasks, and reports their ``answers`` if asked to."""
+    algorithm, source, layout, _ = components
+    return Worker(algorithm, source, layout, plain(recipe.numerics, Numerics), recipe.chunk_size, answers=answers)
 
 
 def received(text: str) -> Recipe:
@@ -141,11 +141,13 @@ class BuildWorker:
 
     recipe: str
     plugins: tuple[str, ...] = ()
+    answers: bool = False
+    outputs: int | None = None
 
     def __call__(self) -> Worker:
         import_plugins(self.plugins)
         recipe = received(self.recipe)
-        return build_worker(recipe, build_components(recipe))
+        return build_worker(recipe, build_components(recipe, self.outputs), answers=self.answers)
 
 
 @dataclass(frozen=True)
@@ -259,9 +261,8 @@ def build_executor(
     recipe: Recipe, kind: str, folder: str, address: str | None, timeouts: Timeouts, *, accept_numerics: bool
 ) -> Executor:
     """The executor of a run: ``serial`` in this process, ``ray`` on the cluster at ``address``."""
-    worker = BuildWorker(
-        json.dumps(recipe.public()), imported()
-    )  # workers do not write to MLflow, so they get no password
+    # Workers do not write to MLflow, so they get no password.
+    worker = BuildWorker(json.dumps(recipe.public()), imported())
     coordinator = BuildCoordinator(recipe.model_dump_json(), folder, git_commit(), accept_numerics, imported())
     if kind == "serial":
         return SerialExecutor(worker(), coordinator(), recipe.workers.on_poison)
@@ -275,9 +276,9 @@ def build_executor(
     )
 
 
-def build_pool(recipe: Recipe, kind: str, address: str | None, timeouts: Timeouts) -> WorkerPool:
-    """A pool of workers without a parameter actor, to evaluate a theta on disk."""
-    worker = BuildWorker(json.dumps(recipe.public()), imported())
+def build_pool(recipe: Recipe, kind: str, address: str | None, timeouts: Timeouts, outputs: int | None) -> WorkerPool:
+    """A pool of workers without a parameter actor, to evaluate a theta on disk. They report answers too."""
+    worker = BuildWorker(json.dumps(recipe.public()), imported(), answers=True, outputs=outputs)
     if kind == "serial":
         return WorkerPool(InProcess(worker()), Monotonic(), Scheduler(timeouts), workers=1)
     from pipeline.runtime.transport import RayTransport

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.failures import ConfigError
-from pipeline.engine.evaluate import interval
+from pipeline.engine.statistics import paired
 from pipeline.runs.recorded import Result, direction_of, unit_of
 
 
@@ -90,7 +90,7 @@ def _cell(result: Result, column: str) -> str:
 
 def _paired(result: Result, other: Result, column: str) -> str:
     """The mean over tasks of the difference between this method's score and the other's, with its 95% interval."""
-    mean, half = interval(np.subtract(result.summary["scores"], other.summary["scores"]))
+    mean, half, _ = paired(result.summary["scores"], other.summary["scores"])
     return f"{'+' if mean >= 0 else '−'}{shown(abs(mean), half, unit_of(result.evaluation, column.partition('@')[0]))}"
 
 

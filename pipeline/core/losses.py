@@ -131,6 +131,7 @@ class TaskLoss(NamedTuple):
         unit: ``share`` for a number in [0, 1] that is printed in percent, else the unit as it is printed, or "".
         answers: from what ``predict`` answers to the queries, and their targets, to metrics; for tasks whose loss does
             not take the answers themselves. Evaluation then asks ``predict``, as serving does.
+        logits: whether outputs [N, C] are logits of C classes, so that their softmax is the probability of each.
     """
 
     function: LossFunction
@@ -138,13 +139,14 @@ class TaskLoss(NamedTuple):
     higher_is_better: bool
     unit: str = ""
     answers: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
+    logits: bool = False
 
 
 LOSSES: dict[str, TaskLoss] = {
-    "cross_entropy": TaskLoss(cross_entropy, "accuracy", True, "share"),
+    "cross_entropy": TaskLoss(cross_entropy, "accuracy", True, "share", logits=True),
     "mean_squared_error": TaskLoss(mean_squared_error, "mse", False),
     "sum_of_squares": TaskLoss(sum_of_squares, "value", False),
-    "cross_entropy_by_part": TaskLoss(cross_entropy_by_part, "accuracy", True, "share"),
+    "cross_entropy_by_part": TaskLoss(cross_entropy_by_part, "accuracy", True, "share", logits=True),
     "squared_error_by_part": TaskLoss(squared_error_by_part, "mse", False),
     "gaussian": TaskLoss(gaussian, "log_likelihood", True, "nats a point"),
     "tokens": TaskLoss(token_cross_entropy, "exact_match", True, "share", compare_tokens),

@@ -218,6 +218,15 @@ class HasClasses(Protocol):
 
 
 @runtime_checkable
+class NamesClasses(Protocol):
+    """A source that says which class each slot of an evaluation task is, in ``Task.classes``."""
+
+    def class_names(self, split: Split) -> Sequence[str]:
+        """The names of the classes that evaluation tasks of a split are drawn from, by their numbers."""
+        ...
+
+
+@runtime_checkable
 class HasSizes(Protocol):
     """A source whose tasks take shots + queries examples of each class, so that tasks can be fitted to its classes."""
 
@@ -249,13 +258,4 @@ class Preparation(Protocol):
 
     def prepare(self, values: Any, name: str) -> np.ndarray:
         """N raw inputs as inputs [N, *input]. Raises ``DataError`` that begins with ``name``."""
-        ...
-
-
-@runtime_checkable
-class NamesClasses(Protocol):
-    """A source that says which class each slot of an evaluation task is, in ``Task.classes``."""
-
-    def class_names(self, split: Split) -> Sequence[str]:
-        """The names of the classes that evaluation tasks of a split are drawn from, by their numbers."""
         ...

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,8 +12,13 @@ import numpy as np
 
 from pipeline.core.seeding import Split
 from pipeline.core.source import TaskShape
+from pipeline.engine.answers import Tally
 from pipeline.engine.chunks import chunks_of
 from pipeline.engine.interfaces import Scorer
+from pipeline.engine.statistics import interval
+
+WAVE = 512
+"""Chunks that a scheduler is given at once."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +81,22 @@ class Scores(NamedTuple):
         ]
 
 
-def evaluate(scorer: Scorer, theta: Any, plan: EvaluationPlan) -> Scores:
-    """Scores of theta on the plan's tasks, before adaptation and after inner steps."""
+def evaluate(scorer: Scorer, theta: Any, plan: EvaluationPlan, tally: Tally | None = None) -> Scores:
+    """Scores of theta on the plan's tasks, before adaptation and after inner steps.
+
+    ``tally`` receives the answers. No report is kept: the scores are copied into one array for each metric. Chunks are
+    handed out in waves, since a scheduler remembers those of its present and its last submission.
+    """
     chunks = chunks_of(plan.seed, 0, plan.tasks, plan.chunk_size, purpose="evaluate", split=plan.split)
-    reports = sorted(scorer.score(theta, chunks), key=lambda report: report.chunk)
-    names = reports[0].metrics
-    return Scores(
-        reports[0].points, {name: np.concatenate([report.metrics[name] for report in reports]) for name in names}
-    )
-
-
-def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Mean, and half-width of the 95% interval over tasks (nan for a single task)."""
-    array = np.asarray(values, dtype=np.float64)
-    spread = array.std(ddof=1) if len(array) > 1 else math.nan
-    return float(array.mean()), float(1.96 * spread / math.sqrt(len(array)))
+    points: tuple[int, ...] = ()
+    metrics: dict[str, np.ndarray] = {}
+    waves = (chunks[first : first + WAVE] for first in range(0, len(chunks), WAVE))
+    for report in (report for wave in waves for report in scorer.score(theta, wave)):
+        points, first = report.points, report.chunk * plan.chunk_size
+        for name, values in report.metrics.items():
+            if name not in metrics:
+                metrics[name] = np.full((plan.tasks, len(points)), np.nan)
+            metrics[name][first : first + len(values)] = values
+        if tally is not None:
+            tally.add(report.chunk, report.answers)
+    return Scores(points, metrics)

@@ -44,13 +44,32 @@ class Report(NamedTuple):
     usage: Mapping[str, float] = {}
 
 
+class TaskAnswers(NamedTuple):
+    """What the queries of one evaluation task were answered.
+
+    Args:
+        classes: the class in each slot, as ``Task.classes`` has it.
+        given: [C, C], how many queries of slot i were answered slot j.
+        bins: [3, B], of the answers in each bin of confidence: how many, how many right, the sum of confidences.
+        nll: mean negative log-likelihood of the right slots, in nats.
+        brier: mean squared distance of the probabilities from the right answer, summed over slots: 0 to 2.
+    """
+
+    classes: tuple[int, ...]
+    given: np.ndarray
+    bins: np.ndarray
+    nll: float
+    brier: float
+
+
 class ScoreReport(NamedTuple):
-    """One chunk of evaluation tasks: values [tasks, points of the trace] per metric."""
+    """One chunk of evaluation tasks: values [tasks, points of the trace] per metric, and the answers if asked for."""
 
     chunk: int
     points: tuple[int, ...]
     metrics: dict[str, np.ndarray]
     digest: int
+    answers: tuple[TaskAnswers, ...] = ()
 
 
 class Span(NamedTuple):

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pipeline.core.algorithm import Algorithm, detach, gradient_of, require_grad
-from pipeline.core.failures import PipelineError, TaskError
 from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Judge, StreamJudge, TaskSource, Versioned
-from pipeline.core.types import Context, Contribution, MetaParams, Params, Phase, Score, Task
+from pipeline.core.types import Batch, Context, Contribution, MetaParams, Params, Phase, Score, Task
+from pipeline.engine.answers import summary, task_answers
+from pipeline.engine.error_context import error_context
 from pipeline.engine.interfaces import Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.reduce import tree_sum
@@ -50,7 +51,10 @@ class TaskResult(NamedTuple):
 
 
 class Worker:
-    """Computes chunks of one run. It holds only what is fixed for the run."""
+    """Computes chunks of one run. It holds only what is fixed for the run.
+
+    With ``answers`` a score also reports what the queries of a classification were answered by ``predict``.
+    """
 
     def __init__(
         self,
@@ -59,13 +63,16 @@ class Worker:
         layout: Layout,
         numerics: Numerics,
         chunk_size: int,
+        *,
+        answers: bool = False,
     ) -> None:
         numerics.configure_process()
         self.algorithm, self.source, self.layout = algorithm, source, layout
         versions = dict(source.versions) if isinstance(source, Versioned) else {}
         self.fingerprint = numerics.fingerprint(chunk_size) | versions
         self.vectorise = numerics.vectorise
-        self.answers = LOSSES[source.spec().loss].answers
+        loss = LOSSES[source.spec().loss]
+        self.answers, self.reports_answers = loss.answers, answers and loss.logits
         self.device = numerics.torch_device()
         self.usage = NodeUsage(self.device)
 
@@ -78,7 +85,7 @@ class Worker:
         start = time.perf_counter()
         drawn = [self._draw(ticket, "train") for ticket in chunk.tickets]
         sampled = time.perf_counter()
-        with _error_context(chunk):
+        with error_context(chunk):
             gradient, learned = self._learn(self._theta(theta), drawn, chunk.step)
         slots = {one.slot for one in learned}
         packed = self.layout.pack(gradient).numpy()
@@ -107,7 +114,7 @@ class Worker:
     def learn_alone(self, theta: np.ndarray, ticket: Ticket) -> tuple[MetaParams, Score]:
         """The gradient and score of one task, for inspection."""
         task, noise = self._to_device(self._draw(ticket, "train"))
-        with _error_context(ticket):
+        with error_context(ticket):
             return self.algorithm.learn(self._theta(theta), task, Context(ticket.step, "train", task.ways, noise))
 
     def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
@@ -121,26 +128,29 @@ class Worker:
         points: tuple[int, ...] = ()
         milestones: Sequence[int] = ()
 
-        def score(task: Task[Any], noise: Params) -> list[tuple[dict[str, Tensor], Params]]:
+        def score(task: Task[Any], noise: Params) -> tuple[list[tuple[dict[str, Tensor], Params]], Params]:
             nonlocal points, milestones
             context = Context(chunk.step, "evaluate", task.ways, noise)
             milestones = self.algorithm.milestones(context)
             kept = scored_points(self.algorithm.trace(values, task.support, context), milestones)
             points = tuple(kept)
-            return [self._scored(adapted, task, context) for adapted in kept.values()]
+            scores = [self._scored(adapted, task, context) for adapted in kept.values()]
+            return scores, self._answered(kept[points[-1]], task)
 
-        with _error_context(chunk), torch.no_grad():
+        with error_context(chunk), torch.no_grad():
             together = self._stack(drawn)
             if together is not None:
-                scored = _vmap_tasks(score, together)
+                scored, stacked = _vmap_tasks(score, together)
+                summaries = [{name: leaf[slot] for name, leaf in stacked.items()} for slot in range(len(drawn))]
             else:
-                scored = _stack_points([score(*self._to_device(one)) for one in drawn])
+                apart = [score(*self._to_device(one)) for one in drawn]
+                scored, summaries = _stack_points([points for points, _ in apart]), [one for _, one in apart]
             rows = [metrics | self._judged(answers, drawn) for metrics, answers in scored]
         metrics = {name: np.stack([row[name].cpu().double().numpy() for row in rows], 1) for name in rows[0]}
         if milestones and points == (0, *milestones) and isinstance(self.source, StreamJudge):
             metrics |= self.source.judge_stream(metrics)
         digest = zlib.crc32(b"".join(metrics[name].tobytes() for name in sorted(metrics)))
-        return ScoreReport(chunk.number, points, metrics, digest)
+        return ScoreReport(chunk.number, points, metrics, digest, task_answers(summaries, [one.task for one in drawn]))
 
     def _scored(self, adapted: Any, task: Task[Any], context: Context) -> tuple[dict[str, Tensor], Params]:
         """The metrics of an adapted value, and what the source judges on the host."""
@@ -149,6 +159,12 @@ class Worker:
             return score.metrics, score.answers
         answers = self.algorithm.predict(adapted, task.query.x)
         return score.metrics | self.answers(answers, task.query.y), score.answers | {"answers": answers}
+
+    def _answered(self, adapted: Any, task: Task[Any]) -> Params:
+        """What the queries were answered, where that is asked for and the task is to classify a set of examples."""
+        if not (self.reports_answers and isinstance(task.query, Batch)):
+            return {}
+        return summary(self.algorithm.predict(adapted, task.query.x), task.query.y)
 
     def _learn(self, theta: MetaParams, drawn: list[SampledTask], step: int) -> tuple[MetaParams, list[TaskResult]]:
         together = self._stack(drawn)
@@ -208,7 +224,7 @@ class Worker:
         return self.layout.unpack(torch.from_numpy(theta.copy()).to(self.device))
 
     def _draw(self, ticket: Ticket, phase: Phase) -> SampledTask:
-        with _error_context(ticket):
+        with error_context(ticket):
             task = self.source.sample(ticket)
             return SampledTask(task, self.algorithm.draw(ticket.rng("noise"), task, phase))
 
@@ -231,33 +247,6 @@ class Worker:
             return None
         stacked = [self._place(torch.stack(column)) for column in columns]
         return TaskBatch(drawn[0].task.ways, pytree.tree_unflatten(stacked, structure))
-
-
-class _error_context:
-    """Turns an error of an algorithm or a source into one that names the tasks.
-
-    Exhausted memory need not be a task's fault: it is raised as ``MemoryError``, and another worker may try.
-    """
-
-    def __init__(self, what: Chunk | Ticket) -> None:
-        self.tickets = what.tickets if isinstance(what, Chunk) else (what,)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError) and "allocate memory" in str(error):
-            raise MemoryError(" ".join(str(error).split())[:200]) from error
-        if isinstance(error, Exception) and not isinstance(error, PipelineError | MemoryError):
-            first = self.tickets[0]
-            many = f" … {self.tickets[-1].id}" if len(self.tickets) > 1 else ""
-            cause = " ".join(str(error).split())
-            if isinstance(error, torch.OutOfMemoryError):
-                cause += ". A smaller chunk_size or fewer queries need less memory, and give other bits"
-            raise TaskError(
-                f"task {first.id}{many} of seed {first.seed}: {type(error).__name__}: {cause}. "
-                f"Reproduce: pipeline.replay(DIR, step={first.step}, number={first.number})"
-            ) from error
 
 
 def _vmap_tasks(compute: Callable[[Task[Any], Params], Any], together: TaskBatch) -> Any:

@@ -21,10 +21,17 @@ from pipeline.engine.worker import Worker
 from pipeline.storage.interface import Storage
 
 
-def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, learn: bool = True) -> Components:
+def dry_run(
+    recipe: Recipe,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    learn: bool = True,
+    outputs: int | None = None,
+) -> Components:
     """Learn one training task and score one evaluation task, so that a mistake fails before the run starts.
 
-    ``note`` receives hints. Without ``learn`` it only scores, because evaluation must not train again.
+    ``note`` receives hints. Without ``learn`` it only scores, because evaluation must not train again. ``outputs`` is
+    as ``build_components`` has it.
 
     Raises:
         ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have, an algorithm
@@ -32,7 +39,7 @@ def dry_run(recipe: Recipe, note: Callable[[str], None] = lambda text: None, *, 
         DataError: a split that cannot fill the tasks' shape.
         TaskError: the algorithm raised.
     """
-    components = build_components(recipe)
+    components = build_components(recipe, outputs)
     outer_of(recipe, components.layout, components.algorithm)
     splits: set[Split] = {recipe.evaluation.split} | ({"val"} if learn and recipe.evaluation.keeps_best else set())
     for split in sorted(splits - set(components.source.splits)):

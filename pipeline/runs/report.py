@@ -167,7 +167,7 @@ def result_table(evaluation: Mapping[str, Any], beside: Sequence[Result] = ()) -
         add("this run", theta, steps, values, other)
     for one in beside:
         add(f"{one.method} ({one.evaluation['normalisation']})", "last", *in_the_end(one.evaluation))
-    return f"{title_of(evaluation)}\n{_plain(table)}"
+    return f"{title_of(evaluation)}\n{plain(table)}"
 
 
 def in_the_end(evaluation: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
@@ -195,7 +195,7 @@ def findings_table(findings: Sequence[Finding]) -> str:
         table.add_column(column)
     for one in findings:
         table.add_row("ok" if one.good else "FAIL", one.check, one.found, "" if one.good else one.fix)
-    return _plain(table)
+    return plain(table)
 
 
 def key_values(rows: Mapping[str, object]) -> str:
@@ -244,7 +244,7 @@ def _behind(unit: str) -> str:
     return f" {unit}" if unit not in ("", "share") else ""
 
 
-def _plain(table: Table) -> str:
+def plain(table: Table) -> str:
     """The table as text, the same on a terminal and in a file, and as wide as it needs to be."""
     stream = io.StringIO()
     Console(file=stream, width=1000, color_system=None, markup=False, emoji=False).print(table)

@@ -17,23 +17,26 @@ from pipeline.config import Recipe
 from pipeline.config.fitted import fitted
 from pipeline.core.failures import ConfigError, ResumeError
 from pipeline.core.flat import sha256
-from pipeline.core.losses import LOSSES
-from pipeline.core.source import Named
 from pipeline.engine import loop
+from pipeline.engine.answers import Tally
 from pipeline.engine.durability.checkpoint import read_checkpoint
 from pipeline.engine.durability.coordinator import BEST
 from pipeline.engine.evaluate import Scores, evaluate
 from pipeline.engine.interfaces import Scorer
 from pipeline.engine.loop import ProgressListener, TrainResult
+from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runs.curves import record_evaluation
 from pipeline.runs.dry_run import check_folder, dry_run
 from pipeline.runs.end_files import end_files
 from pipeline.runs.end_pictures import Ended
+from pipeline.runs.evaluation_facts import evaluation_facts, trained_outputs
+from pipeline.runs.models import folder_of
 from pipeline.runs.paths import absolute, output_folder, refuse_relative
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
 from pipeline.runs.scores import scores_file
+from pipeline.runs.tally import tally_of
 from pipeline.runtime.job import in_ray_job
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
@@ -73,10 +76,9 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
     if in_ray_job():
         refuse_relative(options.output, recipe)
     _require_gpu(recipe, options)
-    recipe = absolute(recipe)
+    recipe = fitted(absolute(recipe), listener.note)
     folder = output_folder(recipe.name, options.output, resume=options.resume)
     _look_for_tracker(recipe, storage_at(folder), listener)
-    recipe = fitted(recipe, listener.note)
     components = dry_run(recipe, listener.note)
     check_folder(recipe, components, storage_at(folder))
     finished = finished_summary(recipe, components.source.fingerprint, storage_at(folder)) if options.resume else None
@@ -171,7 +173,8 @@ def _evaluate_again(
     """The result of a finished run, which is left as it is."""
     listener.note(f"{folder}: this run is finished; it is left as it is, and its evaluation is repeated")
     theta = pack(components.layout, newest(folder)[0])
-    scores, _ = _scored(recipe, components, theta, options, folder, listener.note)
+    pool = build_pool(recipe, options.executor, options.address, options.timeouts, None)
+    scores, _ = _scored(pool, recipe, components, theta, folder, listener.note)
     return RunResult(folder, finished, None, scores)
 
 
@@ -180,50 +183,78 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate the last theta of a run (and its best on validation), with other tasks or normalisation if overridden.
 
-    ``tell`` receives what the workers wait for.
+    ``folder`` may also be a model in MLflow, as ``pipeline.load`` takes it. ``tell`` receives what workers wait for. Of
+    a classification, the answers of the last theta are told too: ``calibration``, and ``classes`` and ``confusions``
+    where the source names its classes.
 
     Raises:
         ConfigError: no run in ``folder``, overrides that change what theta is, or classes that were trained on.
     """
+    return evaluate_tasks(folder, overrides, options, tell)[0]
+
+
+def evaluate_tasks(
+    folder: str | Path, overrides: Sequence[str], options: RunOptions, tell: Callable[[str], None]
+) -> tuple[dict[str, Any], Scores]:
+    """``evaluate_run``, and each task's scores at the last theta."""
+    with folder_of(folder) as place:
+        return _evaluated(place, overrides, options, tell)
+
+
+def _evaluated(
+    folder: str | Path, overrides: Sequence[str], options: RunOptions, tell: Callable[[str], None]
+) -> tuple[dict[str, Any], Scores]:
     recipe = fitted(absolute(validate_folder(folder, overrides)), tell, learn=False)
-    components = dry_run(recipe, learn=False)
+    outputs = trained_outputs(folder)
+    components = dry_run(recipe, learn=False, outputs=outputs)
     named = any(override.startswith("source") for override in overrides)
     checkpoint, note = newest(folder, None if named else components.source.fingerprint)
     vector = pack(components.layout, checkpoint)
     other = other_data(folder, recipe, components.source, checkpoint)
-    _, rows = _scored(recipe, components, vector, options, folder, tell)
+    tally = tally_of(recipe, components.source)
+    pool = build_pool(recipe, options.executor, options.address, options.timeouts, outputs)
+    scores, rows = _scored(pool, recipe, components, vector, folder, tell, tally)
     if other:
         rows = [row | {"set": getattr(recipe.source, "split", ""), "other_data": other} for row in rows]
-    return {
+    facts = {
         "recipe": recipe.name,
         "step": checkpoint.step,
         "theta_sha256": sha256(torch.from_numpy(vector)),
         "note": note,
         "evaluation": evaluation_facts(recipe, components, rows),
     }
+    return facts | (tally.facts() if tally is not None else {}), scores
 
 
 def _scored(
+    pool: WorkerPool,
     recipe: Recipe,
     components: Components,
     vector: np.ndarray,
-    options: RunOptions,
     folder: str | Path,
     tell: Callable[[str], None],
+    tally: Tally | None = None,
 ) -> tuple[Scores, list[dict[str, Any]]]:
-    """Like ``_final_scores``, with workers of its own and without writing to a run."""
-    pool = build_pool(recipe, options.executor, options.address, options.timeouts)
+    """Like ``_final_scores``, without writing to a run. The pool is closed."""
     pool.note = tell
     with closing(pool.transport), pool.stop.listening():
-        return _final_scores(pool, vector, recipe, components, folder)
+        return _final_scores(pool, vector, recipe, components, folder, tally)
 
 
 def _final_scores(
-    scorer: Scorer, vector: np.ndarray, recipe: Recipe, components: Components, folder: str | Path
+    scorer: Scorer,
+    vector: np.ndarray,
+    recipe: Recipe,
+    components: Components,
+    folder: str | Path,
+    tally: Tally | None = None,
 ) -> tuple[Scores, list[dict[str, Any]]]:
-    """Each task's scores at the last theta, and rows of it and of the best on validation."""
+    """Each task's scores at the last theta, and rows of it and of the best on validation.
+
+    ``tally`` receives the answers of the last theta.
+    """
     plan = evaluation_plan(recipe, components.source)
-    scores = evaluate(scorer, vector, plan)
+    scores = evaluate(scorer, vector, plan, tally)
     rows = [{"theta": "last", **row._asdict()} for row in scores.rows()]
     storage = storage_at(folder)
     if recipe.evaluation.keeps_best and BEST in storage.names(""):
@@ -232,31 +263,6 @@ def _final_scores(
         best = pack(components.layout, kept)
         rows += [{"theta": "best", **row._asdict()} for row in evaluate(scorer, best, plan).rows()]
     return scores, rows
-
-
-def evaluation_facts(recipe: Recipe, components: Components, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows with the conditions under which they were measured."""
-    plan, source = evaluation_plan(recipe, components.source), components.source
-    names = source.task_names(plan.split) if isinstance(source, Named) else ()
-    return {
-        "split": plan.split,
-        "set": getattr(recipe.source, "split", ""),
-        "tasks": plan.tasks,
-        "hash": plan.hash,
-        "data": plan.data,
-        "normalisation": recipe.normalisation,
-        **{key: getattr(plan.shape, key) for key in ("ways", "shots", "queries")},
-        "settings": dict(plan.settings),
-        **({"names": [names[number % len(names)] for number in range(plan.tasks)]} if names else {}),
-        **_judged_by(components),
-        "rows": list(rows),
-    }
-
-
-def _judged_by(components: Components) -> dict[str, Any]:
-    """The metric, its direction and its unit: recorded, so that a table needs no plug-in that defined them."""
-    loss = LOSSES[components.source.spec().loss]
-    return {"metric": loss.metric, "higher_is_better": loss.higher_is_better, "unit": loss.unit}
 
 
 def _summary(

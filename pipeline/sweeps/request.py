@@ -63,8 +63,9 @@ class Prepared(NamedTuple):
 
     def judged(self, recipe: Recipe) -> Recipe:
         """The recipe with validation on the way, and with validation tasks in place of test tasks at its end."""
-        every = recipe.evaluation.validate_every or max(1, recipe.steps // VALIDATIONS)
-        evaluation = recipe.evaluation.model_copy(update={"split": "val", "validate_every": every})
+        wanted = recipe.evaluation
+        every = wanted.validate_every if wanted.keeps_best else max(1, recipe.steps // VALIDATIONS)
+        evaluation = wanted.model_copy(update={"split": "val", "validate_every": every})
         return recipe.model_copy(update={"evaluation": evaluation})
 
     def child_folder(self, folder: Path | str, number: int) -> str:

@@ -12,8 +12,9 @@ from pipeline.config import Recipe
 from pipeline.core.failures import ConfigError, DataError, NonFiniteError, PipelineError, PoisonError, TaskError
 from pipeline.core.losses import LOSSES
 from pipeline.engine.durability.journal import last_step
-from pipeline.engine.evaluate import Row, interval
+from pipeline.engine.evaluate import Row
 from pipeline.engine.loop import Enough
+from pipeline.engine.statistics import interval
 from pipeline.runs.dry_run import dry_run
 from pipeline.runs.run import RunOptions, train_run
 from pipeline.storage import storage_at

@@ -73,6 +73,10 @@ class ClassRows(Generic[F]):
             for split, classes in self._classes.items()
         }
 
+    def class_names(self, split: Split) -> list[str]:
+        """The name of each class of a split, by the numbers that ``draw_rows`` gives."""
+        return [self.file.names[index] for index in self._classes.get(split, [])]
+
     def place(self, split: Split) -> str:
         """A split as errors name it."""
         return f"{self.path}, split {split!r} of {self._split_set!r}"

@@ -52,7 +52,7 @@ class Classes(ClassRows[ClassFile]):
 
     def names(self, split: Split, rotations: Rotations) -> list[str]:
         """The names of the classes by the numbers that ``draw`` gives; a quarter turn that is a class has its own."""
-        names = [self.file.names[index] for index in self._classes.get(split, [])]
+        names = self.class_names(split)
         if rotations != "classes":
             return names
         return [f"{name}, turned by {turn * 90}°" if turn else name for name in names for turn in range(QUARTERS)]

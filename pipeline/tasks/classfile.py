@@ -125,6 +125,7 @@ def _check_schema(schema: pa.Schema) -> None:
 
 
 def _check(about: Any, rows: int) -> None:
+    """Raise where the metadata do not fit together or the number of rows."""
     check_index(about, rows)
     if not isinstance(about.get("preparation", {}), dict):
         raise Unfit("has a preparation of pictures that is no object")

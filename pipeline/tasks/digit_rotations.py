@@ -7,7 +7,7 @@ come with scikit-learn, which MLflow installs. Nothing is downloaded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -67,6 +67,9 @@ class DigitRotations:
     def spec(self) -> Spec:
         return Spec(Batch, (1, 8, 8), DIGITS, "labels", "cross_entropy_by_part", bounds=(0.0, 1.0))
 
+    def class_names(self, split: Split) -> Sequence[str]:
+        return [str(digit) for digit in range(DIGITS)]
+
     def judge(self, answers: Params, query: Batch) -> dict[str, float]:
         return by_part(answers, self._shapes.eval.ways)
 
@@ -84,7 +87,7 @@ class DigitRotations:
             Batch(torch.from_numpy(x.reshape(-1, 1, 8, 8)), torch.from_numpy(y.reshape(-1)))
             for x, y in zip(np.split(x_WN, [shape.shots], 1), np.split(y_WN, [shape.shots], 1), strict=True)
         )
-        return Task(ticket.id, support, query, shape.ways)
+        return Task(ticket.id, support, query, shape.ways, classes=tuple(range(DIGITS)))
 
     def _part(
         self, rng: np.random.Generator, shape: TaskShape, split: Split, angle: float

@@ -5,7 +5,7 @@ Antoniou, Patacchiola, Ochal, Storkey: Defining Benchmarks for Continual Few-Sho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -91,6 +91,9 @@ class ImageSets:
     def contents(self, split: Split) -> frozenset[str]:
         return self._classes.contents(split)
 
+    def class_names(self, split: Split) -> Sequence[str]:
+        return self._classes.names(split, self._rotations[False])
+
     def judge(self, answers: Params, query: Batch) -> dict[str, float]:
         """``accuracy_1``, ``accuracy_2`` …: those on the classes of the first, the second … support set."""
         order = query.y.argsort(stable=True)
@@ -105,13 +108,13 @@ class ImageSets:
         """Draws the classes and their images, then the order of the queries."""
         shape, rng, training = self._shapes.of(ticket), ticket.rng("task"), ticket.purpose == "train"
         drawn = self._drawn(shape)
-        pixels_WN, _ = self._classes.draw(rng, ticket.split, drawn, self._rotations[training])
+        pixels_WN, numbers = self._classes.draw(rng, ticket.split, drawn, self._rotations[training])
         first_W = np.arange(shape.ways) // (shape.ways * self._repeats // self._sets) * self._repeats
         number = (first_W[:, None] + np.arange(drawn.shots) // shape.shots).flatten()
         order = np.argsort(number, kind="stable")
         support = Sets(*self._batch(pixels_WN[:, : drawn.shots], order), torch.from_numpy(number[order]))
         query = self._batch(pixels_WN[:, drawn.shots :], rng.permutation(shape.ways * shape.queries))
-        return Task(ticket.id, support, query, shape.ways)
+        return Task(ticket.id, support, query, shape.ways, classes=tuple(numbers.tolist()))
 
     def _drawn(self, shape: TaskShape) -> TaskShape:
         """The shape with the support images that each class has in all of its sets."""

@@ -81,7 +81,7 @@ class Images:
         self.fingerprint = self._classes.fingerprint
         self.preparation = self._classes.preparation
         self._training = replace(shapes.train, ways=shapes.train.ways + config.remember)
-        if config.remember:
+        if config.remember and "train" in self.splits:
             self._require_remembered(config)
 
     def _require_remembered(self, config: ImagesConfig) -> None:
@@ -93,9 +93,12 @@ class Images:
             )
 
     def spec(self) -> Spec:
-        classes = self._labels == "classes"
-        outputs = len(self.class_sizes("train", training=True)) if classes else self._shapes.train.ways
+        outputs = self._shapes.train.ways if self._labels == "slots" else self._training_classes()
         return Spec(Batch, self._classes.input_shape, outputs, self._labels, "cross_entropy", bounds=(0.0, 1.0))
+
+    def _training_classes(self) -> int:
+        """How many; a file of new classes alone, to evaluate a trained run on, has none."""
+        return len(self.class_sizes("train", training=True)) if "train" in self.splits else 0
 
     def class_sizes(self, split: Split, *, training: bool) -> list[tuple[str, int]]:
         return self._classes.class_sizes(split, self._rotations[training])

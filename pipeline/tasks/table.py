@@ -64,8 +64,9 @@ class Table:
         self.preparation = self._rows.file.preparation.saved()
 
     def spec(self) -> Spec:
-        classes = self._labels == "classes"
-        outputs = len(self._rows.sizes("train")) if classes else self._shapes.train.ways
+        # A file of new classes alone, to evaluate a trained run on, has none to train on.
+        classes = len(self._rows.sizes("train")) if "train" in self.splits else 0
+        outputs = self._shapes.train.ways if self._labels == "slots" else classes
         return Spec(Batch, self._rows.file.features.shape[1:], outputs, self._labels, "cross_entropy")
 
     def class_sizes(self, split: Split, *, training: bool) -> list[tuple[str, int]]:
@@ -74,13 +75,17 @@ class Table:
     def contents(self, split: Split) -> frozenset[str]:
         return self._rows.contents(split)
 
+    def class_names(self, split: Split) -> list[str]:
+        return self._rows.class_names(split)
+
     def sample(self, ticket: Ticket) -> Task[Batch]:
         shape, rng = self._shapes.of(ticket), ticket.rng("task")
         rows_WN, numbers = self._rows.draw_rows(rng, ticket.split, shape)
         labels = numbers if ticket.purpose == "train" and self._labels == "classes" else np.arange(shape.ways)
         support, query = (self._batch(part, labels) for part in np.split(rows_WN, [shape.shots], axis=1))
         order = torch.from_numpy(rng.permutation(len(query.y)))
-        return Task(ticket.id, support, Batch(query.x[order], query.y[order]), shape.ways)
+        query = Batch(query.x[order], query.y[order])
+        return Task(ticket.id, support, query, shape.ways, classes=tuple(numbers.tolist()))
 
     def _batch(self, rows_WN: npt.NDArray[np.int64], labels_W: npt.NDArray[np.int64]) -> Batch:
         x = torch.from_numpy(self._rows.file.features[rows_WN.flatten()])

@@ -14,7 +14,7 @@ from pipeline.comparison.compare import _place, compare, identity, recipes_of
 from pipeline.comparison.leaderboard import shown, table, table_of_tasks
 from pipeline.comparison.protocol import read
 from pipeline.core.failures import ConfigError
-from pipeline.engine.evaluate import interval
+from pipeline.engine.statistics import interval
 from pipeline.runs.recorded import Result, load
 from pipeline.runs.run import RunOptions
 from tests.quiet_runs import Onlooker

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.core.failures import ConfigError
+from pipeline.core.failures import ConfigError, DataError
 from pipeline.runs.report import result_table
 from pipeline.runs.run import RunOptions, RunResult, evaluate_run, train_run
 from pipeline.tasks import classfile
@@ -123,3 +123,37 @@ def test_where_the_training_images_are_gone_the_mark_says_that_classes_were_not_
     ]
     assert "whose classes cannot be compared: " in evaluation["rows"][0]["other_data"]
     assert "own.arrow is not as it was" in evaluation["rows"][0]["other_data"]
+
+
+FEW = {"mine": {"test": range(3)}}
+
+
+@pytest.fixture
+def few_classes(tmp_path) -> Path:
+    """Three new classes, for evaluation alone."""
+    path = tmp_path / "few.arrow"
+    pixels = np.random.default_rng(4).integers(0, 256, (3 * 5, SIDE, SIDE), np.uint8)
+    splits = {name: {split: list(some) for split, some in sets.items()} for name, sets in FEW.items()}
+    classfile.write(path, pixels, [5] * 3, ["cat", "dog", "owl"], splits, "a test")
+    return path
+
+
+@pytest.mark.parametrize("algorithm", ["protonet", "baseline", "matchingnet"])
+def test_a_trained_run_is_evaluated_on_a_few_new_classes(algorithm, few_classes, mlflow_uri, tmp_path):
+    """They need no split to train on, and a head of one output for each trained class is none of theirs."""
+    recipe = tiny.recipe(algorithm, images(tmp_path / "own.arrow"), steps=1, tracking={"uri": mlflow_uri})
+    folder = train_run(recipe, RunOptions("serial", output=tmp_path / "run"), Onlooker()).folder
+    others = [f"source.path={few_classes}", "source.split=mine"]
+    result = evaluate_run(folder, others, RunOptions("serial"))
+    assert result["evaluation"]["rows"][0]["other_data"] == "other data than trained on"
+    assert {one["name"] for one in result["classes"]} <= {"cat", "dog", "owl"}
+
+
+def test_too_few_classes_or_images_are_refused_with_what_to_add(trained, few_classes):
+    asked = [f"source.path={few_classes}", "source.split=mine", "task.eval.ways=4", "task.eval.queries=15"]
+    with pytest.raises(DataError) as raised:
+        evaluate_run(trained.folder, asked, RunOptions("serial"))
+    fixes = [word.strip(",;") for word in str(raised.value).split() if word.startswith("task.eval.") and "=" in word]
+    assert fixes
+    told = evaluate_run(trained.folder, [*asked, *fixes], RunOptions("serial"))["evaluation"]
+    assert (told["ways"], told["queries"]) == (3, 4)

@@ -16,7 +16,7 @@ from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import END, PADDING, UNKNOWN
-from pipeline.runs.run import evaluation_facts
+from pipeline.runs.evaluation_facts import evaluation_facts
 from pipeline.tasks import pairfile
 from pipeline.tasks.captions import Captions
 from pipeline.tasks.g2p import G2P
