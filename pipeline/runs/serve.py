@@ -8,8 +8,6 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-import torch
-
 from pipeline.core.failures import ConfigError, ResumeError, Stopped
 from pipeline.engine.stop import Stop
 from pipeline.runs.run_folder import newest, validate_folder
@@ -83,13 +81,8 @@ def serve_http(
 
 
 def build_host(model: str, load: Callable[[], Learner], limits: Limits, threads: int) -> Host:
-    """The host of one replica, in its process.
-
-    One thread of torch for each request: several that share the cores wait for each other.
-    """
-    learner = load()
-    torch.set_num_threads(1)
-    return Host(learner, {"model": model, **_facts(model)}, limits, threads)
+    """The host of one replica, in its process."""
+    return Host(load(), {"model": model, **_facts(model)}, limits, threads)
 
 
 def _facts(model: str) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
+from torch.utils import _pytree as pytree
 
 from pipeline.algorithms import ALGORITHMS
 from pipeline.serving.http import answers
@@ -342,15 +344,22 @@ def test_sessions_of_several_hosts_are_found_where_they_are(run_of):
     assert {one.partition(".")[0] for one in alone} == {"0", "1", "2"}
 
 
-def test_what_a_session_is_said_to_hold_leaves_theta_out(run_of):
+def test_a_session_shares_theta_and_nothing_else(run_of):
     recipe, maml = run_of(ON_IMAGES)
-    body, _ = episode(recipe)
     theta = sum(leaf.nbytes for leaf in maml.theta["model"].values())
-    held = answers.size_of(maml.adapt(**body).adapted, maml.theta)
-    assert theta <= held < 3 * theta
+    predictor = maml.adapt(**episode(recipe)[0])
+    own, size = answers.packed(predictor.adapted, maml.theta)
+    assert theta <= size < 3 * theta
+    before, after = (pytree.tree_leaves(value) for value in (predictor.adapted, own))
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    places = {one.untyped_storage().data_ptr() for one in after}
+    assert not places & {one.untyped_storage().data_ptr() for one in before}
+    assert len(places) == 1
+    assert {one.data_ptr() % 64 for one in after} == {0}
     recipe, protonet = run_of("protonet")
-    body, _ = episode(recipe)
-    assert 0 < answers.size_of(protonet.adapt(**body).adapted, protonet.theta) < theta / 4
+    predictor = protonet.adapt(**episode(recipe)[0])
+    _, size = answers.packed(predictor.adapted, protonet.theta)
+    assert 0 < size < theta / 4
 
 
 def in_base64(data):

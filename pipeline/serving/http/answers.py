@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,10 @@ from pipeline.serving.http.limits import Limits, Refused
 from pipeline.serving.http.pictures import decoded
 from pipeline.serving.learner import SERVED, Learner
 from pipeline.serving.texts import TextPredictor
+
+T = TypeVar("T")
+ALIGNED = 64
+"""Bytes at whose multiples tensors begin, as the allocator has it: elsewhere kernels may add in another order."""
 
 
 def adapted(learner: Learner, body: Mapping[str, Any], limits: Limits) -> Any:
@@ -84,15 +88,22 @@ def answered(learner: Learner, predictor: Any, x: Any, limits: Limits) -> dict[s
     return {"values" if learner.spec.tokens is None else "tokens": values.tolist()}
 
 
-def size_of(value: Any, theta: MetaParams) -> int:
-    """The bytes that an adapted value holds beside theta, which all sessions share."""
+def packed(value: T, theta: MetaParams) -> tuple[T, int]:
+    """A copy of an adapted value in one piece of memory, and the bytes it takes; what is theta's own stays shared.
+
+    The allocator keeps many small tensors, made between larger ones, in twice the memory.
+    """
     shared = {leaf.untyped_storage().data_ptr() for leaves in theta.values() for leaf in leaves.values()}
-    held = {
-        leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes()
-        for leaf in pytree.tree_leaves(value)
-        if isinstance(leaf, Tensor)
-    }
-    return sum(size for place, size in held.items() if place not in shared)
+    leaves, structure = pytree.tree_flatten(value)
+    own = [isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() not in shared for leaf in leaves]
+    used = [leaf.numel() * leaf.element_size() if mine else 0 for leaf, mine in zip(leaves, own, strict=True)]
+    sizes = [-(-size // ALIGNED) * ALIGNED for size in used]
+    parts = torch.split(torch.empty(sum(sizes), dtype=torch.uint8), sizes)
+    copied = [
+        part[:size].view(leaf.dtype).view(leaf.shape).copy_(leaf) if mine else leaf
+        for part, size, leaf, mine in zip(parts, used, leaves, own, strict=True)
+    ]
+    return pytree.tree_unflatten(copied, structure), sum(sizes)
 
 
 def described(learner: Learner) -> dict[str, Any]:
@@ -106,5 +117,4 @@ def described(learner: Learner) -> dict[str, Any]:
         "ways": spec.outputs if learner.algorithm.needs.head and spec.targets == "slots" else None,
         "parameters": sum(math.prod(leaf.shape) for leaf in layout.leaves),
         "theta_sha256": sha256(layout.pack(theta)),
-        "torch_threads": torch.get_num_threads(),
     }

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import torch
+
 from pipeline.core.failures import PipelineError
 from pipeline.engine.clock import Monotonic
 from pipeline.serving.agent import Actor
-from pipeline.serving.http.answers import adapted, answered, described, size_of
+from pipeline.serving.http.answers import adapted, answered, described, packed
 from pipeline.serving.http.body import fields
 from pipeline.serving.http.limits import Limits, Refused
 from pipeline.serving.http.sessions import Clock, Sessions
@@ -52,7 +54,8 @@ class Host:
         self.learner, self.limits = learner, limits
         self.about = {**about, **described(learner)}
         self.sessions = Sessions(limits, clock or Monotonic())
-        self._pool = ThreadPoolExecutor(threads, "compute")
+        # One thread of torch for each request: several that share the cores wait for each other.
+        self._pool = ThreadPoolExecutor(threads, "compute", torch.set_num_threads, (1,))
 
     async def model(self) -> Answer:
         """What the model is."""
@@ -67,8 +70,7 @@ class Host:
         """Learn a support set, or an agent's episodes; the answer names the new session."""
 
         async def work() -> dict[str, Any]:
-            value = await self._compute(lambda: adapted(self.learner, body, self.limits))
-            size = size_of(value.adapted, self.learner.theta)
+            value, size = await self._compute(lambda: self._adapted(body))
             return {"session": self.sessions.add(owner, _Turn(value, asyncio.Lock()), size)}
 
         return await _timed(work)
@@ -117,6 +119,11 @@ class Host:
             return {}
 
         return await _timed(work)
+
+    def _adapted(self, body: Mapping[str, Any]) -> tuple[Any, int]:
+        value = adapted(self.learner, body, self.limits)
+        value.adapted, size = packed(value.adapted, self.learner.theta)
+        return value, size
 
     def _agent(self, owner: str, name: str) -> _Turn:
         turn: _Turn = self.sessions.get(owner, name)
