@@ -22,7 +22,7 @@ from pipeline.core.effects import NotWith
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
 from pipeline.core.types import About, Context, Episodes, MetaParams, Params, Score, Simulator, Task
-from pipeline.core.world import ENVIRONMENT_STEPS, play, recorded
+from pipeline.core.world import ENVIRONMENT_STEPS, lasts, play, recorded
 from pipeline.families.advantages import generalised
 from pipeline.families.policy import QUERY, SUPPORT, PolicyBased
 from pipeline.families.recurrent import Memory, RecurrentPolicy
@@ -214,14 +214,14 @@ class RL2(PolicyBased[Memory]):
 
     def _play(self, memory: Memory, simulator: Simulator, choose: Callable[[int, Tensor], Tensor]) -> Played:
         """Act in episodes at once, each from its row of ``memory``. After an episode's end nothing is remembered."""
-        kept, alive = memory, torch.ones_like(memory.reward)
+        kept, alive = memory, None if lasts(simulator.world) else torch.ones_like(memory.reward)
         outputs, values = [], []
 
         def act(t: int, observation: Tensor, reward: Tensor, done: Tensor) -> Tensor:
             nonlocal kept, alive
             if t:
                 kept = kept._replace(reward=_where(alive, reward, kept.reward), done=_where(alive, done, kept.done))
-                alive = alive * (1 - done)
+                alive = None if alive is None else alive * (1 - done)
             output, value, after = self.recurrent.step(kept, observation)
             action = choose(t, output)
             outputs.append(output)
@@ -235,8 +235,9 @@ class RL2(PolicyBased[Memory]):
 
         episodes, world = play(simulator, act)
         # No observation follows the last step, so its reward and its end are told here.
+        taken = None if alive is None else episodes.alive[:, -1]
         after = kept._replace(
-            reward=_where(episodes.alive[:, -1], episodes.rewards[:, -1], kept.reward),
+            reward=_where(taken, episodes.rewards[:, -1], kept.reward),
             done=torch.ones_like(kept.done),
             returned=torch.cat([memory.returned, episodes.rewards.sum(1).mean().unsqueeze(0)]),
         )
@@ -251,9 +252,9 @@ def _trial_return(memory: Memory, score: Score) -> Tensor:
     return torch.cat([memory.returned, score.metrics["return"].unsqueeze(0)]).mean()
 
 
-def _where(alive: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """``new`` in the rows that are alive [N], else ``old``; both are [N, …]."""
-    return torch.where(alive.reshape(-1, *(1,) * (new.dim() - 1)) > 0, new, old)
+def _where(alive: Tensor | None, new: Tensor, old: Tensor) -> Tensor:
+    """``new`` in the rows that are alive [N], else ``old``; both are [N, …]. Without ``alive`` all are."""
+    return new if alive is None else torch.where(alive.reshape(-1, *(1,) * (new.dim() - 1)) > 0, new, old)
 
 
 def _recorded_action(episodes: Episodes, number: int, t: int, outputs: Tensor) -> Tensor:

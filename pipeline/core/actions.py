@@ -81,7 +81,8 @@ class Categorical:
         return (log_old.exp() * (log_old - torch.log_softmax(new, -1))).sum(-1)
 
     def encode(self, actions: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(actions, self.size)
+        # Under vmap about twice as fast as torch's one_hot.
+        return (actions.unsqueeze(-1) == torch.arange(self.size, device=actions.device)).long()
 
 
 class Gaussian:

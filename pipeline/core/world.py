@@ -34,6 +34,9 @@ class World(Protocol):
     Where all parameters are tensors, its methods consist of operations that ``torch.func.vmap`` takes, and tasks are
     computed together. A world that runs a simulator of its own has a field that is no tensor, such as a name: its
     tasks are computed one after the other.
+
+    Where every episode lasts to the horizon, a property ``lasts`` that is True says so, and saves an agent the work of
+    forgetting what follows an end.
     """
 
     def start(self, episodes: Params) -> tuple[Params, Tensor]:
@@ -43,6 +46,11 @@ class World(Protocol):
     def step(self, state: Params, action: Tensor, episodes: Params, t: int) -> WorldStep:
         """The actions [N] or [N, A] at time t."""
         ...
+
+
+def lasts(world: Any) -> bool:
+    """Whether a world says that each of its episodes lasts to the horizon."""
+    return bool(getattr(world, "lasts", False))
 
 
 @runtime_checkable

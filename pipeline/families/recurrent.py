@@ -48,9 +48,13 @@ class Memory(NamedTuple):
         def each(leaf: Tensor) -> Tensor:
             return leaf.expand(rows, *leaf.shape[1:])
 
-        state = {name: each(leaf) for name, leaf in self.state.items()}
-        told = {name: each(getattr(self, name)) for name in ("observation", "action", "reward", "done")}
-        return self._replace(state=state, **told)
+        return self._replace(
+            state={name: each(leaf) for name, leaf in self.state.items()},
+            observation=each(self.observation),
+            action=each(self.action),
+            reward=each(self.reward),
+            done=each(self.done),
+        )
 
 
 class RecurrentPolicy:

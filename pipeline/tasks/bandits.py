@@ -36,6 +36,10 @@ class Bandit(NamedTuple):
 
     payoffs: Tensor
 
+    @property
+    def lasts(self) -> bool:
+        return True
+
     def start(self, episodes: Params) -> tuple[Params, Tensor]:
         return {}, self._nothing(episodes)
 

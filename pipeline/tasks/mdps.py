@@ -44,6 +44,10 @@ class MDP(NamedTuple):
     transitions: Tensor
     rewards: Tensor
 
+    @property
+    def lasts(self) -> bool:
+        return True
+
     def start(self, episodes: Params) -> tuple[Params, Tensor]:
         state = torch.zeros_like(episodes["chance"][:, 0], dtype=torch.int64)
         return {"state": state}, self._observed(state)
@@ -63,7 +67,8 @@ class MDP(NamedTuple):
         return value[0]
 
     def _observed(self, state: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(state, len(self.rewards)).to(self.rewards.dtype)
+        # Under vmap about twice as fast as torch's one_hot.
+        return (state.unsqueeze(-1) == torch.arange(len(self.rewards), device=state.device)).to(self.rewards.dtype)
 
 
 class MDPs:

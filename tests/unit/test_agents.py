@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 import pipeline
+from pipeline.algorithms import rl2
 from pipeline.algorithms.rl2 import RL2
 from pipeline.build import build_components, build_worker
 from pipeline.core.failures import ConfigError, DataError
@@ -286,6 +287,33 @@ def test_after_the_end_of_an_episode_nothing_is_remembered(frozen, small_images,
     assert together.returned.tolist() == [3.0, 6.0]
     same = [torch.equal(together.state["h"], alone.state["h"]), torch.equal(together.reward, alone.reward)]
     assert same == [frozen, frozen]
+
+
+@pytest.mark.parametrize("name", ["bandits", "mdps"])
+def test_a_world_whose_episodes_last_needs_no_masks(name, small_images, monkeypatch):
+    """Every bit of what is learned stays, with masks and without."""
+    shape = {"shots": 2, "queries": 2}
+    changes = BANDIT | {"source": {"name": name}, "task": {"train": shape, "eval": shape}}
+    tiny = recipe("rl2", small_images, **changes)
+    components = build_components(tiny)
+    masked = []
+
+    def learned() -> np.ndarray:
+        worker = build_worker(tiny, components)
+        return worker.learn(components.theta.numpy(), chunk(1, "train", 2))[0].gradient
+
+    def counted(alive, new, old):
+        masked.append(alive is not None)
+        return where(alive, new, old)
+
+    where = rl2._where
+    monkeypatch.setattr(rl2, "_where", counted)
+    without = learned()
+    assert masked
+    assert not any(masked)
+    monkeypatch.setattr(rl2, "lasts", lambda world: False)
+    assert np.array_equal(learned(), without)
+    assert masked[-1]
 
 
 @pytest.mark.slow
