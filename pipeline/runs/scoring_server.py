@@ -34,12 +34,8 @@ def serve_with_mlflow(model: str, host: str, port: int) -> None:
     _require_free(host, port)
     with model_for_mlflow(model) as uri:
         command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-        # Plug-ins of the working folder are importable there as they are here.
-        paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
-        known = {"PYTHONPATH": os.pathsep.join(paths), "MLFLOW_TRACKING_URI": absolute(Tracking().uri)}
-        server = subprocess.Popen(
-            [*command, "--model-uri", uri, "--host", host, "--port", str(port)], env=os.environ | known
-        )
+        command += ["--model-uri", uri, "--host", host, "--port", str(port)]
+        server = subprocess.Popen(command, env=_environment())
         try:
             code = server.wait()
         finally:
@@ -67,6 +63,13 @@ def model_for_mlflow(model: str) -> Iterator[str]:
         folder = Path(scratch, "model")
         write_model(folder, files)
         yield str(folder)
+
+
+def _environment() -> dict[str, str]:
+    """That of the server: it starts uvicorn by its name, and imports plug-ins of the working folder as this does."""
+    changed = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": os.getcwd()}
+    joined = {name: os.pathsep.join(filter(None, [own, os.environ.get(name)])) for name, own in changed.items()}
+    return os.environ | joined | {"MLFLOW_TRACKING_URI": absolute(Tracking().uri)}
 
 
 def _require_free(host: str, port: int) -> None:
