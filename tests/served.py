@@ -16,6 +16,7 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.types import Context, Points
 from pipeline.families.policy import SUPPORT
 from pipeline.runs.run_folder import newest, pack, validate_folder
+from pipeline.serving.answers import EPISODE
 from pipeline.serving.learner import SERVED
 
 LIMIT = 1e-6
@@ -75,7 +76,10 @@ def _acted(
         noise = cast(agent.distribution.noise(SERVED.rng("noise"), (1,)), dtype)
         actions.append(agent.respond(adapted, row.unsqueeze(0), noise)[0][0].numpy())
     steps = acted.alive.sum(-1).long().tolist()
-    episodes = [[part[row, : steps[row]].tolist() for part in acted[:3]] for row in range(len(steps))]
+    episodes = [
+        {name: part[row, : steps[row]].tolist() for name, part in zip(EPISODE, acted[:3], strict=True)}
+        for row in range(len(steps))
+    ]
     request = {"support_x": episodes, "query_x": observations.numpy()}
     return request, "none", {"actions": np.stack(actions)}
 
