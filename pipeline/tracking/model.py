@@ -119,8 +119,16 @@ def content_of(files: Mapping[str, bytes]) -> str:
     """The hash of a model's files."""
     digest = hashlib.sha256()
     for name in sorted(files):
-        digest.update(f"{name} {len(files[name])}\n".encode() + files[name])
+        digest.update(f"{name} {len(files[name])}\n".encode() + _in_order(name, files[name]))
     return digest.hexdigest()
+
+
+def _in_order(name: str, data: bytes) -> bytes:
+    """A file's bytes; safetensors writes the entries of its header in any order."""
+    if not name.endswith(".safetensors"):
+        return data
+    end = 8 + int.from_bytes(data[:8], "little")
+    return json.dumps(json.loads(data[8:end]), sort_keys=True).encode() + data[end:]
 
 
 def _signature(spec: Spec, *, texts: bool) -> ModelSignature:
