@@ -38,7 +38,7 @@ def main() -> None:
     whole = asked.path.resolve()
     name = asked.name or (whole.name if whole.is_dir() else whole.stem)
     recipe = own_recipe(asked.path, name, [*asked.overrides, f"workers.count={asked.workers}"], print)
-    with closing(Progress(heading=describe(recipe, recipe.name))) as progress:
+    with closing(Progress(heading=describe(recipe, f"own_{recipe.source.name}_protonet"))) as progress:
         done = quickstart(recipe, RunOptions(asked.executor, asked.address, asked.output), progress)
     print(f"\n{key_values(done.rows(recipe))}")
 

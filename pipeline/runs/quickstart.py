@@ -78,7 +78,7 @@ def own_recipe(path: Path, name: str, overrides: Sequence[str], tell: Callable[[
             f"{path}: expected a folder of pictures with a folder for each class, or a table that ends in "
             f"{', '.join(table.READERS)}"
         )
-    for line in (*read.notes, *read.file.summary().splitlines(), *report(read.file, to, kind, "examples")):
+    for line in (*read.notes, *read.file.summary().splitlines(), *report(read.file, "examples")):
         tell(line)
     (split_set,) = read.file.splits
     own = [f"name={name}", f"source.path={to}", f"source.split={split_set}"]
