@@ -43,7 +43,7 @@ def ingest_own(asked: argparse.Namespace, to: Path) -> tuple[Any, list[str], lis
     """The file, a line for each thing that was left out or changed, and the report of what was read."""
     from pipeline.tasks.ingest import folder, hf, table
     from pipeline.tasks.ingest.options import Options, TableOptions
-    from pipeline.tasks.ingest.reading import report
+    from pipeline.tasks.ingest.reading import next_command, report
 
     if asked.command == "folder" or getattr(asked, "image", None):
         options = Options(asked.size, asked.mode, asked.split, asked.seed, asked.skip_unreadable, asked.least)
@@ -52,9 +52,9 @@ def ingest_own(asked: argparse.Namespace, to: Path) -> tuple[Any, list[str], lis
             if asked.command == "folder"
             else hf.ingest_pictures(asked.path, to, asked.image, asked.label, options)
         )
-        return *pictures, report(pictures.file, to, "images", "images")
+        return *pictures, [*report(pictures.file, "images"), next_command(pictures.file, to, "images")]
     chosen = TableOptions(asked.label, asked.leave_out, asked.split, asked.seed, asked.least, asked.like)
     rows = (
         table.ingest(asked.path, to, chosen) if asked.command == "table" else hf.ingest_numbers(asked.path, to, chosen)
     )
-    return *rows, report(rows.file, to, "table", "rows")
+    return *rows, [*report(rows.file, "rows"), next_command(rows.file, to, "table")]

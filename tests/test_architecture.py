@@ -106,6 +106,9 @@ ALLOWED: dict[str, Rule] = {
         (*ARRAYS, "rich", "yaml", "matplotlib"),
         (RUNTIME,),
     ),
+    "pipeline/runs/quickstart.py": Rule(
+        (*(CORE, ENGINE, RUNS, "pipeline.build", "pipeline.config"), "pipeline.tasks.ingest"), ("numpy",)
+    ),
     "pipeline/comparison/": Rule(
         (CORE, NETS, ALGORITHMS, ENGINE, STORAGE, TRACKING, RECIPES, RUNS, COMPARISON, "pipeline.config"),
         ("numpy", "annotated_types", "pydantic"),

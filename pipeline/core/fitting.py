@@ -44,7 +44,7 @@ def fit(asked: Mapping[Phase, Mapping[str, Size]], rooms: Mapping[Phase, Room], 
     Args:
         asked: ways, shots and queries of each phase.
         rooms: what the splits of each phase can fill.
-        head: whether the network has one output per way, so that both phases must have the same ways.
+        head: whether the network has one output per way, so that evaluation tasks have no more ways than training.
     """
     given: dict[Phase, dict[str, int]] = {
         phase: {name: size for name, size in one.items() if isinstance(size, int)} for phase, one in asked.items()
@@ -59,7 +59,7 @@ def fit(asked: Mapping[Phase, Mapping[str, Size]], rooms: Mapping[Phase, Room], 
     found: dict[str, int] = {}
     for phase, other in others.items():
         own, beside = given[phase], given[other]
-        chosen = {"ways": beside.get("ways", ways[phase]) if head else ways[phase]}
+        chosen = {"ways": min(beside.get("ways", ways[phase]), rooms[phase].ways) if head else ways[phase]}
         chosen["shots"] = own.get("shots", beside.get("shots", shots))
         chosen["queries"] = max(1, min(queries[phase], rooms[phase].examples - chosen["shots"]))
         found |= {f"{phase}.{name}": own.get(name, size) for name, size in chosen.items()}

@@ -37,12 +37,7 @@ def columns_of(table: pa.Table, place: object, label: str, leave_out: Collection
         DataError: a column holds no numbers, values are missing, or two columns have one name.
     """
     names = table.column_names
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise DataError(f"{place}: two columns are named {twice[0]!r}; rename one")
-    for option, name in (("--label", label), *(("--leave-out", one) for one in leave_out)):
-        if name not in names:
-            raise ConfigError(f"{option}: {place} has no column {name!r}{_nearest(name, names)}")
+    check_names(names, place, label, leave_out)
     if not table.num_rows:
         raise DataError(f"{place}: no rows")
     features = [name for name in names if name not in (label, SPLIT, *leave_out)]
@@ -54,6 +49,16 @@ def columns_of(table: pa.Table, place: object, label: str, leave_out: Collection
     splits = texts_of(table.column(SPLIT), SPLIT, place) if SPLIT in names and SPLIT not in leave_out else None
     wide = [name for name, part in parts for name in _wide(name, part)]
     return Columns(np.concatenate([part.reshape(len(part), -1) for _, part in parts], axis=1), wide, labels, splits)
+
+
+def check_names(names: list[str], place: object, label: str, leave_out: Collection[str]) -> None:
+    """Raise ``ConfigError`` where there is no column of a name that was given, ``DataError`` where two have one."""
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"{place}: two columns are named {twice[0]!r}; rename one")
+    for option, name in (("--label", label), *(("--leave-out", one) for one in leave_out)):
+        if name not in names:
+            raise ConfigError(f"{option}: {place} has no column {name!r}{_nearest(name, names)}")
 
 
 def _wide(name: str, part: Numbers) -> list[str]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from pipeline.core.failures import DataError
-from pipeline.tasks.ingest.columns import SPLIT, Columns, columns_of
+from pipeline.tasks.ingest.columns import SPLIT, Columns, check_names, columns_of
 from pipeline.tasks.ingest.links import open_file
 from pipeline.tasks.ingest.options import TableOptions
 
@@ -23,6 +23,7 @@ def read_csv(path: Path, options: TableOptions) -> Columns:
         DataError: it cannot be read, or a value is no number.
     """
     names = _read(path, {}, rows=False).column_names
+    check_names(names, path, options.label, options.leave_out)
     texts = {options.label, SPLIT, *options.leave_out} & set(names)
     kinds = {name: pa.string() if name in texts else pa.float64() for name in names}
     try:
@@ -51,6 +52,8 @@ def _read(path: Path, kinds: dict[str, pa.DataType], *, rows: bool = True) -> pa
     except pa.ArrowInvalid as error:
         if rows and "conversion error" in str(error) and "UTF8" not in str(error):
             raise
+        if "UTF8" in str(error):
+            raise DataError(f"{path}: is not in UTF-8; save it as UTF-8") from None
         raise DataError(f"{path}: is no CSV file with a header ({' '.join(str(error).split())[:200]})") from None
 
 

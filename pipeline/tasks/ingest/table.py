@@ -71,7 +71,8 @@ def write_columns(columns: Columns, place: Path, to: Path, options: TableOptions
     small = [f"{shown(name)} ({size})" for name, size in sorted(sizes.items()) if size < options.min_rows]
     if len(names) < 2:
         left = f" of {options.min_rows} rows or more" if small else ""
-        raise DataError(f"{place}: {len(names)} classes{left} in the column of labels; a task needs 2 or more")
+        found = "1 class" if names else "no class"
+        raise DataError(f"{place}: {found}{left} in the column of labels; a task needs 2 or more")
     splits = chosen(place, names, _given(columns, place), options, GIVEN)
     labels = np.array(columns.labels, dtype=object)
     rows = [np.flatnonzero(labels == name) for name in names]
