@@ -14,9 +14,10 @@ from pipeline.build import build_components, build_pool, evaluation_plan
 from pipeline.config import Recipe, load, validate
 from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.redact import redact_uri
-from pipeline.engine.evaluate import Scores, evaluate, interval
+from pipeline.engine.evaluate import Scores, evaluate
 from pipeline.engine.loop import ProgressListener
 from pipeline.engine.scheduling.timeouts import Timeouts
+from pipeline.engine.statistics import interval
 from pipeline.runs.paths import absolute
 from pipeline.runs.registering import Registered, register_run
 from pipeline.runs.run import RunOptions, RunResult, train_run, where_to_look
@@ -108,7 +109,7 @@ def _nearest(recipe: Recipe) -> Scores:
     whole = recipe.model_dump(mode="json") | {"algorithm": {"name": "nearest"}, "normalisation": "none"}
     plain = validate(whole, "of 1-NN on the same tasks")
     components = build_components(plain)
-    pool = build_pool(plain, "serial", None, Timeouts())
+    pool = build_pool(plain, "serial", None, Timeouts(), None)
     with closing(pool.transport), pool.stop.listening():
         return evaluate(pool, np.array(components.theta), evaluation_plan(plain, components.source))
 

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.config.sections import Tracking
 from pipeline.core.failures import ConfigError
 from pipeline.engine.durability.served import served_files
-from pipeline.engine.evaluate import interval
+from pipeline.engine.statistics import interval
 from pipeline.runs.run_folder import validate_folder
 from pipeline.runs.scores import TaskScores, read_scores
 from pipeline.serving.task import SCORES, SERVED, TASK
