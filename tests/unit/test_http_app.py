@@ -26,7 +26,7 @@ from pipeline.serving.http.users import Users
 from pipeline.tasks.ingest.folder import ingest
 from pipeline.tasks.ingest.options import Options
 from tests.runtime.tiny import words
-from tests.served import (
+from tests.http_served import (
     ALICE,
     BOB,
     ON_IMAGES,
