@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from pipeline.core.extras import missing
@@ -124,7 +124,8 @@ def deployed(build_app: BuildApp, build_host: BuildHost, site: Site) -> Iterator
         raise ClusterError(f"Ray Serve could not start the model: {' '.join(str(failed).split())[:300]}") from failed
     finally:
         if started:
-            serve.delete(APP)
+            with suppress(RayServeException):  # it has not started
+                serve.delete(APP)
             ray.shutdown()
         else:
             serve.shutdown()

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.runtime.test_http_serving import END_S, START_S
-from tests.served import ALICE, ON_IMAGES, tiny, train
+from tests.http_served import ALICE, ON_IMAGES, tiny, train
 
 pytestmark = pytest.mark.ray
 

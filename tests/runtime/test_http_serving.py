@@ -23,7 +23,7 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.runs.serve import build_host
 from pipeline.serving.http.app import build_app
 from pipeline.serving.http.limits import Limits
-from tests.served import ALICE, BOB, ON_IMAGES, USERS, bearer, episode, expected, load, served, tiny, train
+from tests.http_served import ALICE, BOB, ON_IMAGES, USERS, bearer, episode, expected, load, served, tiny, train
 from tests.unit.test_http_app import metrics, one_line
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("torch_threads")]

@@ -25,7 +25,8 @@ from pipeline.serving.http.limits import Limits
 from pipeline.serving.http.users import Users
 from pipeline.tasks.ingest.folder import ingest
 from pipeline.tasks.ingest.options import Options
-from tests.served import (
+from tests.runtime.tiny import words
+from tests.http_served import (
     ALICE,
     BOB,
     ON_IMAGES,
@@ -400,6 +401,20 @@ def test_pictures_in_base64_are_prepared_as_files_are(tmp_path):
         one_line(client.post("/adapt", json=paths), 422, "is no base64; expected the bytes of a picture")
     predictor = learner.adapt(support, body["support_y"])
     np.testing.assert_allclose(found, predictor.probabilities(queries), rtol=1e-6)
+
+
+def test_texts_go_in_and_come_out(small_images, tmp_path):
+    recipe = words("g2p", small_images).model_copy(update={"steps": 1})
+    learner = load(recipe, train(recipe, tmp_path / "run"))
+    pairs = [[f"{one}{other}д", f"{one} {other} ʃ"] for one in "abcd" for other in "ij"]
+    body = {"support_x": [one for one, _ in pairs], "support_y": [other for _, other in pairs]}
+    with TestClient(app(learner), headers=bearer(ALICE)) as client:
+        for support in (body, {"support_x": pairs}):
+            session = client.post("/adapt", json=support).json()["session"]
+            told = client.post("/predict", json={"session": session, "query_x": ["abд", "дc"]})
+            assert told.json() == {"texts": learner.adapt(**body).predict(["abд", "дc"])}
+        one_line(client.post("/adapt", json={"support_x": [[1.0]]}), 422, "expected pairs of a text and its answer")
+        one_line(client.post("/predict", json={"session": session, "query_x": "abд"}), 422, "expected a list of texts")
 
 
 def test_an_agent_is_told_its_rewards(run_of):
