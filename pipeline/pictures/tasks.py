@@ -16,6 +16,8 @@ from pipeline.pictures.canvas import RIGHT, WRONG, blank, colour, label, plain
 MOST_WAYS, MOST_SHOTS, MOST_QUERIES = 10, 2, 8
 """What is shown of a task: more cannot be read."""
 HARDEST = 12
+NAMED = 0.25
+"""The share from which on a wrong class is named: less has no room for a name."""
 SHARES = (RIGHT, WRONG, colour(4), "#D9D9D9")
 
 
@@ -170,7 +172,7 @@ def confusion(title: str, names: Sequence[str], counts: np.ndarray) -> Figure:
         for (name, share), hue in zip(parts, SHARES, strict=False):
             axes.barh(row, share, left=left, color=hue, height=0.8, edgecolor="white")
             if share > 0.06:
-                told = f"{share:.0%}" if name == "right" or share < 0.2 else f"{share:.0%} {_short(name)}"
+                told = f"{share:.0%}" if name in ("right", "others") or share < NAMED else f"{share:.0%} {_short(name)}"
                 light = "white" if hue in (RIGHT, WRONG) else "black"
                 axes.text(left + share / 2, row, plain(told), ha="center", va="center", fontsize=7, color=light)
             left += share

@@ -24,7 +24,7 @@ from pipeline.engine.interfaces import Span
 from pipeline.pictures import curves, layers, slots, tasks, workers
 from pipeline.pictures.canvas import png
 from pipeline.runs.curves import curves_of
-from pipeline.runs.looks import Look, Looks, fit_of, is_curve
+from pipeline.runs.looks import Answered, Looks, fit_of, is_curve
 from pipeline.runs.report import title_of
 from pipeline.storage.interface import Storage
 
@@ -32,7 +32,6 @@ PICTURES = "pictures"
 """The folder of the pictures."""
 SHOWN, COUNTED = 4, 24
 """Evaluation tasks that are shown, and of which answers are counted by class."""
-GRID = 200
 
 
 class Ended(NamedTuple):
@@ -140,26 +139,23 @@ class _Drawn:
     def episodes(self) -> Figure | None:
         if not self._classifies_images():
             return None
-        shown = [self.looks.at(number) for number in range(min(SHOWN, self.judged["tasks"]))]
-        title = self._title(f"the first {len(shown)} evaluation tasks")
-        return tasks.episodes(
-            title, [_episode(f"task {n + 1}", one, self.looks.answers(one)) for n, one in enumerate(shown)]
-        )
+        shown = [_episode(f"task {number}", one) for number, one in enumerate(self._answered[:SHOWN], 1)]
+        return tasks.episodes(self._title(f"the first {len(shown)} evaluation tasks"), shown)
 
     def confusion(self) -> Figure | None:
         if not self._classifies_images() or not isinstance(self.source, NamesClasses):
             return None
         names = self.source.class_names(self.recipe.evaluation.split)
-        counts = np.zeros((len(names), len(names)))
-        looked = [self.looks.at(number) for number in range(min(COUNTED, self.judged["tasks"]))]
-        for one in looked:
-            numbers = np.array(one.task.classes)
-            np.add.at(counts, (numbers[one.task.query.y], numbers[self.looks.answers(one)]), 1)
-        title = self._title(f"the hardest classes of {len(looked)} evaluation tasks")
-        return tasks.confusion(title, names, counts)
+        seen = np.unique([number for one in self._answered for number in one.task.classes])
+        counts = np.zeros((len(seen), len(seen)))
+        for one in self._answered:
+            places = np.searchsorted(seen, one.task.classes)
+            np.add.at(counts, (places[one.task.query.y], places[one.slots]), 1)
+        title = self._title(f"the hardest classes of {len(self._answered)} evaluation tasks")
+        return tasks.confusion(title, [names[number] for number in seen], counts)
 
     def fits(self) -> Figure | None:
-        task = self.looks.at(0).task
+        task, _ = self.looks.evaluation(0)
         if not is_curve(task.support) or not is_curve(task.query):
             return None
         shown = [fit_of(self.looks, number) for number in range(min(SHOWN, self.judged["tasks"]))]
@@ -168,15 +164,14 @@ class _Drawn:
     def memory(self) -> Figure | None:
         if not isinstance(self.algorithm, Remembers):
             return None
-        look = self.looks.at(0)
         with torch.no_grad():
-            found = self.algorithm.memory_weights(self.theta, look.task, look.context)
+            found = self.algorithm.memory_weights(self.theta, *self.looks.evaluation(0))
         if found is None:
             return None
-        labels = [
-            f"{float(label):.1f}" if label.numel() == 1 and label.is_floating_point() else str(label.item() + 1)
-            for label in found.labels
-        ]
+        if found.labels.is_floating_point():
+            labels = [" ".join(f"{value:.1f}" for value in label.flatten().tolist()) for label in found.labels]
+        else:
+            labels = [str(slot + 1) for slot in found.labels.tolist()]
         return slots.memory(
             self._title("the memory in the first evaluation task"), found.read.numpy(), found.written.numpy(), labels
         )
@@ -195,6 +190,10 @@ class _Drawn:
         return f"{self.recipe.name}: {what}\n{title_of(self.judged)}"
 
     @cached_property
+    def _answered(self) -> list[Answered]:
+        return [self.looks.answers(number) for number in range(min(COUNTED, self.judged["tasks"]))]
+
+    @cached_property
     def _curves(self) -> dict[str, curves.Curve]:
         with closing(Journal(self.ended.storage)) as journal:
             return curves_of(journal.entries(), self.recipe.steps)
@@ -208,7 +207,7 @@ class _Drawn:
         return curves.Curve(*(np.array([value]) for value in (self.recipe.steps, mean, half)))
 
     def _classifies_images(self) -> bool:
-        task = self.looks.at(0).task
+        task, _ = self.looks.evaluation(0)
         images = isinstance(task.support, Batch) and isinstance(task.query, Batch) and task.query.x.dim() == 4
         return bool(images and not task.query.y.is_floating_point())
 
@@ -223,6 +222,6 @@ def _by_layer(gradient: MetaParams) -> dict[str, list[Tensor]]:
     return layers
 
 
-def _episode(name: str, look: Look, answers: np.ndarray) -> tasks.Episode:
-    support, query = look.task.support, look.task.query
-    return tasks.Episode(name, support.x.numpy(), support.y.numpy(), query.x.numpy(), query.y.numpy(), answers)
+def _episode(name: str, one: Answered) -> tasks.Episode:
+    support, query = one.task.support, one.task.query
+    return tasks.Episode(name, support.x.numpy(), support.y.numpy(), query.x.numpy(), query.y.numpy(), one.slots)

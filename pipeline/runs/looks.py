@@ -33,8 +33,15 @@ class Look(NamedTuple):
         return list(self.trace.values())[-1]
 
 
+class Answered(NamedTuple):
+    """An evaluation task of classes, and the slots [Q] that its queries are answered after adaptation."""
+
+    task: Task[Any]
+    slots: np.ndarray
+
+
 class Looks:
-    """A recipe's tasks at one theta. What was looked at is kept.
+    """A recipe's tasks at one theta. Nothing is kept: of a large network, an adapted task may take gigabytes.
 
     Args:
         recipe: says which tasks are evaluated.
@@ -45,15 +52,16 @@ class Looks:
     def __init__(self, recipe: Recipe, components: Components, vector: np.ndarray) -> None:
         self.recipe, self.components = recipe, components
         self.theta: MetaParams = components.layout.unpack(torch.from_numpy(vector))
-        self._looked: dict[int, Look] = {}
+
+    def evaluation(self, number: int) -> tuple[Task[Any], Context]:
+        """Evaluation task ``number``."""
+        wanted = self.recipe.evaluation
+        return self.drawn(Ticket(wanted.seed, "evaluate", wanted.split, 0, number), "evaluate")
 
     def at(self, number: int) -> Look:
-        """Evaluation task ``number``."""
-        if number not in self._looked:
-            wanted = self.recipe.evaluation
-            task, context = self.drawn(Ticket(wanted.seed, "evaluate", wanted.split, 0, number), "evaluate")
-            self._looked[number] = Look(task, context, self.adapted(task, context))
-        return self._looked[number]
+        """Evaluation task ``number``, adapted to."""
+        task, context = self.evaluation(number)
+        return Look(task, context, self.adapted(task, context))
 
     def drawn(self, ticket: Ticket, phase: Phase) -> tuple[Task[Any], Context]:
         """The task of a ticket in theta's dtype, and its random tensors."""
@@ -72,9 +80,12 @@ class Looks:
         with torch.no_grad():
             return self.components.algorithm.predict(adapted, x).detach()
 
-    def answers(self, look: Look) -> np.ndarray:
-        """The slots [Q] that the queries are answered after adaptation."""
-        return self.predicted(look.last, look.task.query.x)[:, : look.task.ways].argmax(-1).numpy()
+    def answers(self, number: int) -> Answered:
+        """Evaluation task ``number`` with its answers."""
+        task, context = self.evaluation(number)
+        with torch.no_grad():
+            adapted = self.components.algorithm.adapt(self.theta, task.support, context)
+        return Answered(task, self.predicted(adapted, task.query.x)[:, : task.ways].argmax(-1).numpy())
 
 
 def is_curve(part: Any) -> bool:

@@ -212,7 +212,9 @@ def test_a_run_from_end_to_end(trained):
 def test_a_run_leaves_its_results_and_nothing_else(before, trained):
     """``journal.sent`` notes how far MLflow has the metrics of a run while it goes on: this one is too short for it."""
     cwd, _ = trained
-    leftovers.check(cwd / "run", str(cwd), before, leftovers.RUN - {"journal.sent"} | {"summary.json"})
+    drawn = {f"pictures/{name}.png" for name in ("adaptation", "training", "gradients", "fits", "workers")}
+    ended = {"summary.json", "description.md"} | drawn
+    leftovers.check(cwd / "run", str(cwd), before, leftovers.RUN - {"journal.sent"} | ended)
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(trained, here):
