@@ -22,4 +22,4 @@ ENV MODEL=/model PORT=8000 PYTHONUNBUFFERED=1
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=6s --start-period=120s --retries=3 \
     CMD python -c "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/health', timeout=5)"
-CMD ["sh", "-c", "exec python -m jobs.serve \"$MODEL\" --host 0.0.0.0 --port \"$PORT\""]
+CMD ["sh", "-c", "exec python -m jobs.serve \"$MODEL\" --backend ray --host 0.0.0.0 --port \"$PORT\""]

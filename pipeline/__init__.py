@@ -124,17 +124,18 @@ def register(name: str, thing: Any) -> None:
     registered(name, thing)
 
 
-def load(folder: str | Path, *, normalisation: str | None = None, plugins: Sequence[str] = ()) -> Learner:
-    """The learner of a finished or interrupted run, at its newest checkpoint.
+def load(model: str | Path, *, normalisation: str | None = None, plugins: Sequence[str] = ()) -> Learner:
+    """The learner of a finished or interrupted run at its newest checkpoint, or of a model in MLflow.
 
     Args:
-        folder: the run's folder, or its URI.
+        model: the run's folder, or its URI; or in MLflow at MLFLOW_TRACKING_URI ``models:/NAME@champion``,
+            ``models:/NAME/3``, ``models:/m-ID`` or ``runs:/RUN_ID``.
         normalisation: predict under another mode than the run's.
         plugins: the plug-ins that the run was trained with.
 
     Raises:
-        ConfigError: no run is there; or the run is transductive and no mode is named, since a row's answer would
-            depend on the other rows.
+        ConfigError: no run or model is there; or the run is transductive and no mode is named, since a row's answer
+            would depend on the other rows.
         ResumeError: the run has no valid checkpoint.
 
     >>> import pipeline
@@ -144,10 +145,12 @@ def load(folder: str | Path, *, normalisation: str | None = None, plugins: Seque
     """
     with _as_it_was():
         from pipeline.core.plugins import import_plugins
+        from pipeline.runs.models import folder_of
         from pipeline.runs.run_folder import load_learner
 
         import_plugins(plugins)
-        return load_learner(folder, normalisation)
+        with folder_of(model) as folder:
+            return load_learner(folder, normalisation)
 
 
 def replay(folder: str | Path, step: int, number: int, *, plugins: Sequence[str] = ()) -> tuple[MetaParams, Score]:

@@ -25,7 +25,7 @@ from pipeline.engine.durability.coordinator import Coordinator, Durability
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import Publisher, TrackedRun
 from pipeline.engine.evaluate import EvaluationPlan
-from pipeline.engine.interfaces import Executor
+from pipeline.engine.interfaces import Executor, Tracker
 from pipeline.engine.loop import Plan
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.optimizer import Outer
@@ -38,7 +38,7 @@ from pipeline.engine.worker import Worker
 from pipeline.nets import NETS
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
-from pipeline.serving.task import task_file
+from pipeline.serving.task import SERVED, task_file
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
 from pipeline.tasks import SOURCES
@@ -166,12 +166,8 @@ class BuildCoordinator:
         algorithm, source, layout, theta = build_components(recipe)
         storage = storage_at(self.folder)
         journal = Journal(storage)
-        tags = {
-            "git_commit": self.commit,
-            "data": source.fingerprint,
-            "normalisation": recipe.normalisation,
-            "folder": self.folder,
-        }
+        tags = {"git_commit": self.commit, "data": source.fingerprint, "normalisation": recipe.normalisation}
+        tags["folder"] = self.folder
         if recipe.tracking.parent:
             tags["mlflow.parentRunId"] = recipe.tracking.parent
         if self.plugins:
@@ -183,7 +179,7 @@ class BuildCoordinator:
             durability(recipe, layout.size, storage),
             recipe.identity(source.fingerprint),
             journal,
-            Publisher(tracker, journal, tracked_run(recipe, tags), storage, recipe.tracking.log_every),
+            publisher_of(recipe, tags, tracker, journal, storage),
             {"recipe.yaml": recipes.dump(recipe.public()), **plugin_file(self.plugins), **task_file(source)},
             accept_numerics=self.accept_numerics,
         )
@@ -200,6 +196,14 @@ def durability(recipe: Recipe, parameters: int, storage: Storage) -> Durability:
 def tracked_run(recipe: Recipe, tags: dict[str, str]) -> TrackedRun:
     """What the tracker receives of a run."""
     return TrackedRun(recipe.name, recipes.flatten(recipe.public()), tags)
+
+
+def publisher_of(
+    recipe: Recipe, tags: dict[str, str], tracker: Tracker, journal: Journal, storage: Storage
+) -> Publisher:
+    """What sends a run's journal and end to the tracker."""
+    served = SERVED if recipe.tracking.report else ()
+    return Publisher(tracker, journal, tracked_run(recipe, tags), storage, recipe.tracking.log_every, served)
 
 
 def outer_of(recipe: Recipe, layout: Layout, algorithm: Algorithm[Any, Any]) -> dict[str, Outer]:

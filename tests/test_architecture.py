@@ -62,6 +62,10 @@ ALLOWED: dict[str, Rule] = {
     "pipeline/engine/": Rule((CORE, STORAGE, ENGINE), (*ARRAYS, "annotated_types", "safetensors")),
     "pipeline/runtime/": Rule((CORE, ENGINE, RUNTIME), (*ARRAYS, "ray")),
     "pipeline/tracking/": Rule((CORE, ENGINE, TRACKING), (*ARRAYS, "mlflow", "matplotlib"), ("alembic",)),
+    "pipeline/tracking/mlflow_tracker.py": Rule((CORE, ENGINE, TRACKING, "pipeline.serving.task"), ("mlflow",)),
+    "pipeline/tracking/model.py": Rule((CORE, SERVING, TRACKING), ("mlflow",)),
+    "pipeline/tracking/registry.py": Rule((CORE, TRACKING), ("mlflow",)),
+    "pipeline/tracking/model_code.py": Rule((CORE, SERVING, "pipeline.runs.run_folder"), ("mlflow", "pandas")),
     "pipeline/serving/": Rule((CORE, ENGINE, SERVING), (*ARRAYS, "safetensors")),
     "pipeline/serving/http/": Rule(
         (CORE, ENGINE, SERVING, "pipeline.tasks.ingest.pictures"),
@@ -92,6 +96,7 @@ ALLOWED: dict[str, Rule] = {
                 "pipeline.tasks.texts",
                 "pipeline.tasks.film",
                 "pipeline.tasks.preparation",
+                "pipeline.tasks.ingest.folder",
             ),
         ),
         (*ARRAYS, "rich", "yaml"),

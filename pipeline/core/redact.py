@@ -13,10 +13,10 @@ _NAMES = (
     r"pass(?:word|wd|phrase)?|pwd|token|secret|credentials?|signature|sig|auth|authorization"
     r"|(?:api|access|account|private|secret)[_-]?key(?:[_-]?id)?"
 )
-# A SQLite URI holds no credentials, but its path may well hold an @.
+# A SQLite URI holds no credentials, but its path may well hold an @. So does the URI of a model's alias.
 _USERS = (
     re.compile(r"(?P<before>(?<!sqlite)://)(?:\S*|[^/\n]*|[^/:@\n]*:[^\n]*)@"),  # with and without spaces in them
-    re.compile(r"(?P<before>(?<![^\s'\"(=/]))(?!(?:sqlite|file):)[^\s/:@'\"(=]+:(?!//)\S*@"),  # me:password@host
+    re.compile(r"(?P<before>(?<![^\s'\"(=/]))(?!(?:sqlite|file|models):)[^\s/:@'\"(=]+:(?!//)\S*@"),  # me:password@host
     re.compile(r"(?P<before>(?<![:/\w])//)[^\s/]*@"),
 )
 _SECRET = re.compile(rf"(?<![^\W_])({_NAMES})=[^&\s]*", re.IGNORECASE)

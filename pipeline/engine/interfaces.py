@@ -172,6 +172,10 @@ class Tracker(Protocol):
         """Upload a file."""
         ...
 
+    def model(self, name: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
+        """The model of these files of the run: once, however often it is sent."""
+        ...
+
     def end(self, status: Status) -> None: ...
 
 

@@ -30,6 +30,7 @@ from pipeline.runs.end_files import end_files
 from pipeline.runs.paths import absolute, output_folder, refuse_relative
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
 from pipeline.runs.run_folder import newest, other_data, pack, require_origin, validate_folder
+from pipeline.runs.scores import scores_file
 from pipeline.runtime.job import in_ray_job
 from pipeline.storage import storage_at
 from pipeline.storage.interface import Storage
@@ -101,6 +102,7 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
             if finished is not None:  # the speeds that were measured in training are kept
                 summary = finished | {"evaluation": summary["evaluation"]}
             files = end_files(recipe, components, vector, summary, listener.note)
+            files |= scores_file(summary["evaluation"], scores)
             return RunResult(folder, summary, executor.close("FINISHED", files), scores)
         except (ConfigError, ResumeError):  # refused: the run in that folder is unchanged, in MLflow too
             executor.close("FAILED", {})

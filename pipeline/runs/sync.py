@@ -8,13 +8,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from pipeline.build import tracked_run
+from pipeline.build import publisher_of
 from pipeline.core.failures import ForeignFileError, PipelineError, ResumeError
 from pipeline.core.redact import redact
 from pipeline.engine.durability.checkpoint import Checkpoints, name_of
 from pipeline.engine.durability.identity import is_identity
 from pipeline.engine.durability.journal import STATUSES, Journal
-from pipeline.engine.durability.publisher import Publisher
 from pipeline.engine.interfaces import Status
 from pipeline.runs.end_files import FILMS
 from pipeline.runs.paths import absolute
@@ -66,7 +65,7 @@ def sync_run(folder: str | Path, overrides: Sequence[str] = ()) -> Synced:
                 tags |= {f"numerics.{key}": str(value) for key, value in identity["numerics"].items()}
                 tags["data"] = str(identity["fixed"].get("data"))
             tracker = MLflowTracker(recipe.tracking.uri, recipe.tracking.experiment)
-            publisher = Publisher(tracker, journal, tracked_run(recipe, tags), storage, recipe.tracking.log_every)
+            publisher = publisher_of(recipe, tags, tracker, journal, storage)
             artifacts = ["recipe.yaml", "summary.json"] + ([] if checkpoint is None else [name_of(checkpoint.step)])
             artifacts += [f"{FILMS}/{name}" for name in storage.names(FILMS)]
             with _one_line(recipe.tracking.uri):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import abc
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,10 @@ class Actor:
         with torch.no_grad():
             adapted = self.agent.experience(self.adapted, self._episodes(episodes))
         return Actor(self.agent, adapted, self.spec, self.dtype, self._rng)
+
+    def copy(self) -> Actor:
+        """Another actor that knows the same, and draws the same random numbers."""
+        return Actor(self.agent, self.adapted, self.spec, self.dtype, deepcopy(self._rng))
 
     def _episodes(self, episodes: abc.Sequence[Any]) -> Episodes:
         """Episodes of any lengths, padded to the longest."""

@@ -183,7 +183,11 @@ class Predictor:
             raise DataError(
                 "support_y: these tasks have no labels, and so no probabilities; predict gives their values"
             )
-        return torch.softmax(torch.from_numpy(self.outputs(x)).double(), 1).numpy()
+        return self.shares(self.outputs(x))
+
+    def shares(self, outputs: np.ndarray) -> np.ndarray:
+        """The probabilities that outputs [N, classes] stand for."""
+        return torch.softmax(torch.from_numpy(outputs).double(), 1).numpy()
 
     def predict(self, x: Any) -> Any:
         """Answers for inputs x [N, *input].

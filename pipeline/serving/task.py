@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.core.actions import Actions
+from pipeline.core.plugins import PLUGINS
 from pipeline.core.source import HasTexts, Prepared, Spec, TaskSource, Tokens
 from pipeline.core.types import Batch, Pairs, Points, Sets, Simulator, Stream
 
 TASK = "task.json"
+SCORES = "scores.json"
+"""The file of a run's end with each evaluation task's score."""
+SERVED = ("recipe.yaml", TASK, PLUGINS, SCORES)
+"""The files of a run, beside its theta, of which a served model is made."""
 DATA: dict[str, type] = {one.__name__: one for one in (Batch, Stream, Sets, Points, Pairs, Simulator)}
 
 

@@ -106,8 +106,9 @@ def read(path: Path) -> ClassFile:
     except Unfit as reason:
         raise arrowfile.refused(path, reason) from None
     images = cast(Pixels, batch.column("image").to_numpy_ndarray())
-    described = (about[key] for key in ("names", "splits", "source", "content", "checksums"))
-    return ClassFile(images, offsets, *described, preparation=about.get("preparation"))
+    about.setdefault("preparation", None)
+    described = (about[key] for key in ("names", "splits", "source", "content", "checksums", "preparation"))
+    return ClassFile(images, offsets, *described)
 
 
 def _check_schema(schema: pa.Schema) -> None:

@@ -11,15 +11,15 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.core.failures import ConfigError, InternalError, PipelineError
+from pipeline.core.failures import ConfigError, InternalError
 from pipeline.core.redact import redact, redact_uri
 from pipeline.engine.interfaces import RUN_KEY, Entry, Status
+from pipeline.serving.task import TASK
 from pipeline.tracking.database import check_tables, create
 from pipeline.tracking.uri import (
     absolute,
@@ -49,6 +49,9 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 from mlflow.utils.credentials import get_default_host_creds  # noqa: E402
 from mlflow.utils.rest_utils import http_request  # noqa: E402
+
+from pipeline.tracking.errors import without_secrets as _without_secrets  # noqa: E402
+from pipeline.tracking.model import log_model  # noqa: E402
 
 for _name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -120,6 +123,13 @@ class MLflowTracker:
         """Upload a file. It replaces one of the same name."""
         with _without_secrets(self.uri):
             self._client.log_artifact(self._id, str(path), folder or None)
+
+    def model(self, name: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
+        """Log what adapts and predicts as a model of the run, unless the run has it, or tasks that only its data
+        describe."""
+        if TASK in files:
+            with _without_secrets(self.uri):
+                log_model(self._client, self._id, name, files, tags)
 
     def end(self, status: Status) -> None:
         """Close the run. MLflow alone would leave it RUNNING after a kill."""
@@ -268,16 +278,6 @@ def how_to_open(uri: str, run: str | None = None) -> tuple[str, str]:
         except (ConfigError, MlflowException, OSError) as error:
             logging.getLogger(__name__).info("no link to run %s: %s", run, redact(str(error)))
     return command, link
-
-
-@contextmanager
-def _without_secrets(uri: str) -> Iterator[None]:
-    """What mlflow and requests raise quotes the URI with its credentials: say it in one line without them."""
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        text = " ".join(redact(str(error)).split())
-        raise PipelineError(f"MLflow at {redact_uri(uri)}: {text[:300]}") from None
 
 
 def _key(name: str) -> str:

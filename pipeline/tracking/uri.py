@@ -64,6 +64,11 @@ def uri_of(path: Path) -> str:
     return SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
 
 
+def is_model_uri(text: str | Path) -> bool:
+    """Whether this names a model in MLflow, and not a folder."""
+    return str(text).startswith(("models:", "runs:"))
+
+
 def is_relative(uri: str) -> bool:
     """Whether the URI means another database in another working folder."""
     return not is_web(uri) and absolute(uri).partition("?")[0] != uri.partition("?")[0]

@@ -48,7 +48,7 @@ def server(model: str, words: list[str]) -> Iterator[tuple[str, psutil.Process]]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as out:
-            command = [sys.executable, "-m", "jobs.serve", model, "--port", "0", *words]
+            command = [sys.executable, "-m", "jobs.serve", model, "--backend", "ray", "--port", "0", *words]
             process = subprocess.Popen(command, stdout=out, stderr=out)
         try:
             began = time.monotonic()

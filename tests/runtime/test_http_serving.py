@@ -147,7 +147,7 @@ def test_each_algorithm_is_served_as_in_python(serving, run_of, algorithm):
 def started(*words: str, log: Path) -> tuple[subprocess.Popen[bytes], Callable[[str], str]]:
     """``python -m jobs.serve`` in a process of its own, and a wait for a line of its output."""
     with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "jobs.serve", *words], stdout=out, stderr=out)
+        process = subprocess.Popen([sys.executable, "-m", "jobs.serve", "--backend", "ray", *words], stdout=out, stderr=out)
 
     def wait_for(pattern: str) -> str:
         deadline = time.monotonic() + START_S
@@ -202,7 +202,7 @@ def test_a_wrong_command_line_is_one_line(run_of, monkeypatch, capsys, words, sa
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         given = shlex.split(words.replace("TAKEN", str(taken.getsockname()[1])))
-        monkeypatch.setattr(sys, "argv", ["jobs.serve", str(run_of(ON_IMAGES)[1]), *given])
+        monkeypatch.setattr(sys, "argv", ["jobs.serve", str(run_of(ON_IMAGES)[1]), "--backend", "ray", *given])
         with pytest.raises(SystemExit) as ended:
             jobs.run(serve.main)
     [line] = capsys.readouterr().err.splitlines()
@@ -214,7 +214,7 @@ def test_without_a_run_there_is_one_line(monkeypatch, capsys, tmp_path):
     import jobs
     from jobs import serve
 
-    monkeypatch.setattr(sys, "argv", ["jobs.serve", os.fspath(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["jobs.serve", os.fspath(tmp_path), "--backend", "ray"])
     with pytest.raises(SystemExit) as ended:
         jobs.run(serve.main)
     assert ended.value.code == 2

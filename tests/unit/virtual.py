@@ -201,6 +201,7 @@ class Recorder:
         self.tags: dict[str, str] = {}
         self.points: dict[tuple[str, int, int], float] = {}
         self.artifacts: list[str] = []
+        self.models: list[dict[str, bytes]] = []
         self.status: Status | None = None
         self.starts: list[str | None] = []
 
@@ -222,6 +223,9 @@ class Recorder:
     def artifact(self, path: Path, folder: str = "") -> None:
         assert path.is_file()
         self.artifacts.append(f"{folder}/{path.name}" if folder else path.name)
+
+    def model(self, name: str, files: Mapping[str, bytes], tags: Mapping[str, str]) -> None:
+        self.models.append(dict(files))
 
     def end(self, status: Status) -> None:
         self.status = status

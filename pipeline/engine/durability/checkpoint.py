@@ -70,9 +70,21 @@ def name_of(step: int) -> str:
     return f"checkpoints/step-{step:08d}.safetensors"
 
 
-def write_checkpoint(storage: Storage, name: str, checkpoint: Checkpoint) -> None:
+def packed(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint's file."""
     metadata = json.dumps({"format": FORMAT, "step": checkpoint.step, **checkpoint.metadata}, sort_keys=True)
-    data = save(checkpoint.tensors, {"facts": metadata, "sha256": _digest(checkpoint.tensors, metadata)})
+    return save(checkpoint.tensors, {"facts": metadata, "sha256": _digest(checkpoint.tensors, metadata)})
+
+
+def theta_alone(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint that serves and cannot be resumed: without the outer optimizers' moments and the journal."""
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith("theta/")}
+    kept = {"identity": checkpoint.metadata["identity"]} if "identity" in checkpoint.metadata else {}
+    return Checkpoint(checkpoint.step, tensors, kept)
+
+
+def write_checkpoint(storage: Storage, name: str, checkpoint: Checkpoint) -> None:
+    data = packed(checkpoint)
     storage.write(name, data)
     if storage.read(name, len(data)) != data:
         raise StorageError(f"checkpoint {storage.where}/{name}: does not read back as it was written; see to its disk")

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from pipeline.core.failures import StorageError
 from pipeline.core.redact import redact
 from pipeline.engine.durability.journal import STATUSES, Journal
+from pipeline.engine.durability.served import served_files
 from pipeline.engine.interfaces import RUN_KEY, Entry, Status, Tracker
 from pipeline.storage.interface import Storage
 from pipeline.storage.texts import read_word
@@ -42,10 +43,22 @@ class TrackedRun(NamedTuple):
 
 
 class Publisher:
-    """Owns the tracker: it alone creates, writes and ends the tracked run."""
+    """Owns the tracker: it alone creates, writes and ends the tracked run.
 
-    def __init__(self, tracker: Tracker, journal: Journal, run: TrackedRun, storage: Storage, log_every: int) -> None:
+    ``served`` names the run's files that are logged with its last theta as a model; with none no model is logged.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        journal: Journal,
+        run: TrackedRun,
+        storage: Storage,
+        log_every: int,
+        served: Sequence[str] = (),
+    ) -> None:
         self.tracker, self.journal, self.run, self.storage, self.log_every = tracker, journal, run, storage, log_every
+        self.served = served
         self.last_error: str | None = None
         self._started = False
         self._known = False
@@ -126,7 +139,11 @@ class Publisher:
                 if data is not None:
                     (copy := Path(folder, Path(name).name)).write_bytes(data)
                     self.tracker.artifact(copy, "" if "/" not in name else name.rpartition("/")[0])
-        self._end_tracked(status)
+        try:
+            if status == "FINISHED" and self.served:
+                self.tracker.model(self.run.name, served_files(self.storage, self.served), tags)
+        finally:  # a run without its model has finished too
+            self._end_tracked(status)
 
     def _end_tracked(self, status: Status) -> None:
         with suppress(StorageError):  # a folder that is gone was taken over by nobody
