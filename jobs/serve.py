@@ -1,4 +1,4 @@
-"""``python -m jobs.serve MODEL``: answers requests over HTTP with a trained model."""
+"""``python -m jobs.serve MODEL``: answer requests over HTTP with a trained model."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import os
 from functools import partial
 
 from jobs import run
-from jobs.options import ADDRESS, add_model, add_plugins, import_plugins
+from jobs.options import add_model, add_plugins, import_plugins
 from pipeline.core.failures import ConfigError
 
-OF_RAY = ("limits", "tokens", "replicas", "normalisation", "address")
+PORTS = {"mlflow": 5001, "ray": 8000}
 
 
 def parser() -> argparse.ArgumentParser:
-    described = argparse.ArgumentParser(prog="python -m jobs.serve", description="Serve a trained model over HTTP.")
+    described = argparse.ArgumentParser(
+        prog="python -m jobs.serve",
+        description="Serve a trained model over HTTP: docs/serving.md and, for many users, docs/serving-http.md.",
+    )
     add_model(described)
-    backend = "MLflow's scoring server (default; docs/serving.md), or Ray Serve with sessions (docs/serving-http.md)"
-    described.add_argument("--backend", choices=("mlflow", "ray"), default="mlflow", help=backend)
-    described.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: this machine alone)")
-    described.add_argument("--port", type=int, default=8000, help="default: 8000; Ray Serve finds a free one for 0")
-    ray = described.add_argument_group("with --backend ray")
-    ray.add_argument("limits", nargs="*", metavar="limit=N", help="such as sessions=100 idle_s=600 body_bytes=1000000")
-    ray.add_argument("--tokens", metavar="FILE", help="lines name:token, mode 600 (default: METAFLEET_TOKENS)")
-    ray.add_argument("--replicas", type=int, metavar="N", help="processes with a model of their own (default: 1)")
-    ray.add_argument("--normalisation", help="predict under another mode than the run's")
-    ray.add_argument("--address", help=ADDRESS)
+    described.add_argument("limits", nargs="*", metavar="limit=N", help="ray: for example sessions=100 idle_s=600")
+    backends = "MLflow's scoring server (default), or Ray Serve: sessions for many users"
+    described.add_argument("--backend", choices=list(PORTS), default="mlflow", help=backends)
+    described.add_argument("--host", default="127.0.0.1", help="the address to listen at; default: this machine alone")
+    described.add_argument("--port", type=int, help="default: 5001, of Ray Serve 8000; 0 there for a free one")
+    described.add_argument("--tokens", metavar="FILE", help="ray: lines name:token, mode 600; default METAFLEET_TOKENS")
+    described.add_argument("--replicas", type=int, metavar="N", help="ray: processes with a model each; default 1")
+    described.add_argument("--normalisation", metavar="MODE", help="ray: predict under another mode than the run's")
     add_plugins(described)
     return described
 
@@ -33,26 +34,25 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_intermixed_args()
     import_plugins(arguments)
-    if arguments.backend == "ray":
-        with_ray(arguments)
-    elif given := [name for name in OF_RAY if getattr(arguments, name)]:
-        raise ConfigError(f"{given[0]}: has no effect on MLflow's scoring server; add --backend ray, or leave it out")
-    else:
+    model, host, port = arguments.model, arguments.host, arguments.port
+    port = PORTS[arguments.backend] if port is None else port
+    if arguments.backend == "mlflow":
+        for name in ("limits", "tokens", "replicas", "normalisation"):
+            if getattr(arguments, name):
+                raise ConfigError(f"{name}: MLflow's scoring server has none; add --backend ray, or leave it out")
         from pipeline.runs.scoring_server import serve_with_mlflow
 
-        serve_with_mlflow(arguments.model, arguments.host, arguments.port)
+        return serve_with_mlflow(model, host, port)
 
-
-def with_ray(asked: argparse.Namespace) -> None:
     import pipeline
     from pipeline.runs.serve import ServeOptions, serve_http
     from pipeline.serving.http.limits import limits_of
     from pipeline.serving.http.users import read_users
 
-    users = read_users(asked.tokens, os.environ)
-    options = ServeOptions(asked.host, asked.port, asked.replicas or 1, asked.address)
-    load = partial(pipeline.load, asked.model, normalisation=asked.normalisation, plugins=tuple(asked.plugins))
-    serve_http(asked.model, load, users, limits_of(asked.limits), options, partial(print, flush=True))
+    load = partial(pipeline.load, model, normalisation=arguments.normalisation, plugins=tuple(arguments.plugins))
+    replicas = 1 if arguments.replicas is None else arguments.replicas
+    users, limits = read_users(arguments.tokens, os.environ), limits_of(arguments.limits)
+    return serve_http(model, load, users, limits, ServeOptions(host, port, replicas), partial(print, flush=True))
 
 
 if __name__ == "__main__":

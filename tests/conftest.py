@@ -35,7 +35,10 @@ for _name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(_name, None)
 
 
-SAME_RAY = {f"tests/runtime/test_{name}.py" for name in ("addresses", "ray_drills", "ray_equals_serial", "ray_faults")}
+SAME_RAY = {
+    f"tests/runtime/test_{name}.py"
+    for name in ("addresses", "http_serving", "ray_drills", "ray_equals_serial", "ray_faults")
+}
 """Files that use ``ray_local`` every day."""
 
 

@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.build import build_components
 from pipeline.config import Recipe
-from pipeline.core.agent import Agent
-from pipeline.core.seeding import Ticket
-from pipeline.core.types import Points
 from pipeline.runs.run import RunOptions, train_run
+from pipeline.runs.run_folder import validate_folder
 from pipeline.serving.http.app import build_app
 from pipeline.serving.http.host import Host
 from pipeline.serving.http.limits import Limits
@@ -23,6 +20,7 @@ from pipeline.serving.http.users import Users, read_users
 from pipeline.serving.learner import Learner
 from tests.quiet_runs import Nowhere, Onlooker
 from tests.runtime.tiny import recipe
+from tests.served import Episode, episode
 
 ALICE, BOB = "a-token-of-alice", "a-token-of-bob-s"
 USERS = read_users(None, {"METAFLEET_TOKENS": f"alice:{ALICE}\nbob:{BOB}"})
@@ -57,69 +55,38 @@ def tiny(algorithm: str, images: Path) -> Recipe:
     return recipe("maml" if algorithm == ON_IMAGES else algorithm, images, **changes)
 
 
-def load(made: Recipe, folder: Path) -> Learner:
+def load(folder: Path) -> Learner:
     """Under the run's own normalisation: a request's rows are those of an evaluation task."""
-    return pipeline.load(folder, normalisation=made.normalisation)
+    return pipeline.load(folder, normalisation=validate_folder(folder).normalisation)
 
 
-def episode(made: Recipe, number: int = 0) -> tuple[dict[str, Any], Any]:
-    """The body of ``POST /adapt`` for a test task, and the rows (or observations) to ask then."""
-    components = build_components(made)
-    spec, ticket = components.source.spec(), Ticket(20260, "evaluate", "test", 0, number)
-    if isinstance(components.algorithm, Agent):
-        return _episodes(spec, np.random.default_rng(number))
-    task = components.source.sample(ticket)
-    parts = [task.support, task.query]
-    if spec.data is Points:
-        parts = [type(part)(*(column[part.mask == 1] for column in part)) for part in parts]
-    support, query = parts
-    return {"support_x": support.x.tolist(), "support_y": support.y.tolist()}, query.x.tolist()
+def asked(folder: Path, number: int = 0) -> tuple[dict[str, Any], list[Any], Episode]:
+    """A test task of a run as JSON: the body of ``POST /adapt``, the rows to ask then, and the trainer's answers."""
+    one = episode(folder, number)
+    body = {name: np.asarray(part).tolist() for name, part in one.request.items() if name != "support_x"}
+    support = one.request["support_x"]
+    rows = body.pop("query_x")
+    return {"support_x": support if isinstance(support, list) else support.tolist()} | body, rows, one
 
 
-def _episodes(spec: Any, rng: np.random.Generator) -> tuple[dict[str, Any], Any]:
-    size, discrete = spec.actions
-    episodes = [
-        [
-            rng.normal(size=(4, *spec.input_shape)).tolist(),
-            rng.integers(0, size, 4).tolist() if discrete else rng.normal(size=(4, size)).tolist(),
-            rng.normal(size=4).tolist(),
-        ]
-        for _ in range(3)
-    ]
-    return {"episodes": episodes}, rng.normal(size=(3, *spec.input_shape)).tolist()
+def served(client: Any, body: dict[str, Any], rows: list[Any], headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """What is answered over HTTP; each action of an agent is the first of a session."""
 
+    def ask(path: str, content: dict[str, Any]) -> dict[str, Any]:
+        answer = client.post(path, json=content, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
 
-def expected(learner: Learner, body: dict[str, Any], asked: Any) -> Any:
-    """What Python's own ``adapt`` and ``outputs`` or ``act`` say."""
-    if "episodes" in body:
-        actor = learner.adapt(body["episodes"])
-        return [np.asarray(actor.act(one)).tolist() for one in asked]
-    predictor = learner.adapt(body["support_x"], body["support_y"])
-    outputs = predictor.outputs(asked)
-    if not predictor.labels:
-        return outputs
-    shifted = np.exp(outputs.astype(np.float64) - outputs.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
-
-
-def served(client: Any, body: dict[str, Any], asked: Any, headers: dict[str, str] | None = None) -> Any:
-    """The same over HTTP."""
-    answer = client.post("/adapt", json=body, headers=headers)
-    assert answer.status_code == 200, answer.text
-    session = answer.json()["session"]
-    if "episodes" in body:
-        acted = [
-            client.post("/act", json={"session": session, "observation": one}, headers=headers).json() for one in asked
-        ]
-        return [one["action"] for one in acted]
-    answer = client.post("/predict", json={"session": session, "query_x": asked}, headers=headers)
-    assert answer.status_code == 200, answer.text
-    told = answer.json()
-    if "values" in told:
-        return np.hstack([told[name] for name in ("values", "deviations") if name in told])
-    probabilities = np.asarray(told["probabilities"])
-    assert told["labels"] == [told["classes"][column] for column in probabilities.argmax(1)]
-    return probabilities
+    session = ask("/adapt", body)["session"]
+    if "support_y" in body:
+        told = ask("/predict", {"session": session, "query_x": rows})
+        if "classes" in told:
+            best = np.argmax(told["probabilities"], 1)
+            assert told["labels"] == [told["classes"][column] for column in best]
+        return told
+    sessions = [session, *(ask("/adapt", body)["session"] for _ in rows[1:])]
+    acted = [ask("/act", {"session": one, "observation": row}) for one, row in zip(sessions, rows, strict=True)]
+    return {"actions": [one["action"] for one in acted]}
 
 
 def app(learner: Learner, users: Users = USERS, limits: Limits | None = None, clock: Any = None) -> Any:

@@ -8,8 +8,9 @@ from functools import partial
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-from pipeline.core.failures import ConfigError, ResumeError, Stopped
+from pipeline.core.failures import ConfigError, Stopped
 from pipeline.engine.stop import Stop
+from pipeline.runs.models import folder_of
 from pipeline.runs.run_folder import newest, validate_folder
 from pipeline.serving.http.app import build_app
 from pipeline.serving.http.host import Host
@@ -25,13 +26,11 @@ class ServeOptions(NamedTuple):
         host: the address to listen on; without tokens a loopback address.
         port: 0 for a free one.
         replicas: processes with a model of their own.
-        address: HOST:PORT of a Ray head, ``auto``, or ``local`` to start Ray here.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     replicas: int = 1
-    address: str | None = None
 
 
 def serve_http(
@@ -69,7 +68,7 @@ def serve_http(
     threads = max(1, (os.cpu_count() or 1) // options.replicas)
     app = partial(build_app, users=users, limits=limits)
     host = partial(build_host, model, load, limits, threads)
-    site = Site(options.host, options.port, options.replicas, 2.0 * limits.compute_s, options.address)
+    site = Site(options.host, options.port, options.replicas, 2.0 * limits.compute_s)
     with deployed(app, host, site) as url:
         stop = Stop()
         with stop.listening():
@@ -86,11 +85,8 @@ def build_host(model: str, load: Callable[[], Learner], limits: Limits, threads:
 
 
 def _facts(model: str) -> dict[str, Any]:
-    """The recipe and the step of a run's folder; a model of another kind has none."""
-    try:
-        return {"recipe": validate_folder(model).name, "step": newest(model)[0].step}
-    except (ConfigError, ResumeError):
-        return {}
+    with folder_of(model) as folder:
+        return {"recipe": validate_folder(folder).name, "step": newest(folder)[0].step}
 
 
 def _is_loopback(host: str) -> bool:

@@ -37,7 +37,6 @@ class Site(NamedTuple):
     port: int
     replicas: int
     timeout_s: float
-    address: str | None = None
 
 
 def _close_door() -> None:
@@ -106,11 +105,11 @@ def deployed(build_app: BuildApp, build_host: BuildHost, site: Site) -> Iterator
         ClusterError: Ray or a replica cannot be started.
     """
     port = _free_port(site.host, site.port)
-    started = connect(site.address, Workers(site.replicas, 0.0))
+    started = connect(None, Workers(site.replicas, 0.0))
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if not started and serve.status().applications:
         raise ConfigError(
-            "Ray Serve has an application in this cluster already; start another Ray, or use address=local"
+            "Ray Serve has an application in this cluster already; end it with serve shutdown, or set RAY_ADDRESS=local"
         )
     try:
         serve.start(

@@ -59,7 +59,12 @@ def answer(learner: Learner, request: Mapping[str, Any]) -> dict[str, Any]:
     names = fields_of(learner.spec, texts=learner.texts is not None)
     if names == ("actions",):
         return {"actions": _actions(learner, support_x, query_x)}
-    predictor = learner.adapt(support_x, support_y)
+    return answers_of(learner, learner.adapt(support_x, support_y), query_x)
+
+
+def answers_of(learner: Learner, predictor: Any, query_x: Any) -> dict[str, Any]:
+    """What an adapted predictor says of queries, under the names that ``answer`` returns. Raises ``DataError``."""
+    names = fields_of(learner.spec, texts=learner.texts is not None)
     if names == ("texts",):
         return {"texts": predictor.predict(query_x)}
     outputs = predictor.outputs(query_x)
@@ -74,13 +79,20 @@ def answer(learner: Learner, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _actions(learner: Learner, episodes: Any, observations: Any) -> list[Any]:
     """An action for each observation, each by an agent of its own that starts after the episodes."""
-    read = [] if episodes is None else [_episode(one, number) for number, one in enumerate(episodes)]
+    read = episodes_of(episodes)
     rows = np.asarray(observations)
     if rows.ndim < 1 or not len(rows):
         raise DataError("query_x: no observations; give one or more")
     agent = learner.adapt(read) if read else learner.adapt()
     actions = [agent.copy().act(row) for row in rows]
     return [action.tolist() if isinstance(action, np.ndarray) else action for action in actions]
+
+
+def episodes_of(values: Any) -> list[tuple[Any, ...]]:
+    """The episodes of an agent's request, as ``Learner.adapt`` takes them. Raises ``DataError``."""
+    if not isinstance(values, list | tuple | None):
+        raise DataError(f"support_x: {type(values).__name__}, expected a list of episodes")
+    return [_episode(one, number) for number, one in enumerate(values or ())]
 
 
 def _episode(one: Any, number: int) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 """``python -m tests.bench.serving MODEL``: requests per second and latencies of a model on Ray Serve, on this machine.
 
-It starts ``python -m jobs.serve --backend ray`` and asks over loopback: adaptations, predictions, 1,000 sessions.
+It starts ``python -m jobs.serve`` and asks it over loopback: adaptations, predictions, a thousand sessions.
 """
 
 from __future__ import annotations

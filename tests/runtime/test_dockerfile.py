@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.runtime.test_http_serving import END_S, START_S
 from tests.http_served import ALICE, ON_IMAGES, tiny, train
+from tests.runtime.test_http_serving import END_S, START_S
 
 pytestmark = pytest.mark.ray
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -14,13 +13,13 @@ from torch.utils import _pytree as pytree
 from pipeline.core.agent import Agent
 from pipeline.core.failures import DataError
 from pipeline.core.flat import Layout, sha256
-from pipeline.core.types import MetaParams, Points
+from pipeline.core.types import MetaParams
 from pipeline.serving.agent import Actor
+from pipeline.serving.answers import answers_of, episodes_of
 from pipeline.serving.http.body import fields
 from pipeline.serving.http.limits import Limits, Refused
 from pipeline.serving.http.pictures import decoded
 from pipeline.serving.learner import SERVED, Learner
-from pipeline.serving.texts import TextPredictor
 
 T = TypeVar("T")
 ALIGNED = 64
@@ -35,10 +34,11 @@ def adapted(learner: Learner, body: Mapping[str, Any], limits: Limits) -> Any:
         DataError: shapes, values or labels that do not fit.
     """
     if isinstance(learner.algorithm, Agent):
-        (episodes,) = fields(body, (), ("episodes",))
-        for episode in _rows(episodes, "episodes", limits):
-            _rows(episode[2] if isinstance(episode, list) and len(episode) == 3 else None, "episodes", limits)
-        actor = learner.adapt(episodes)
+        (x,) = fields(body, (), ("support_x",))
+        episodes = episodes_of(_rows(x, "support_x", limits))
+        for number, parts in enumerate(episodes):
+            _rows(parts[-1], f"support_x[{number}]", limits)
+        actor = learner.adapt(episodes or None)
         # Its random numbers are its own: no other user's actions change them.
         return Actor(actor.agent, actor.adapted, actor.spec, actor.dtype, SERVED.rng("noise"))
     x, y = fields(body, ("support_x",), ("support_y",))
@@ -50,10 +50,9 @@ def adapted(learner: Learner, body: Mapping[str, Any], limits: Limits) -> Any:
     return learner.adapt(x, y)
 
 
-def _rows(values: Any, name: str, limits: Limits) -> list[Any]:
-    if not isinstance(values, list):
-        return []  # the learner says what it expects
-    if len(values) > limits.rows:
+def _rows(values: Any, name: str, limits: Limits) -> Any:
+    """The values, which are few enough; what is no list the learner refuses."""
+    if isinstance(values, list) and len(values) > limits.rows:
         raise Refused(422, f"{name}: {len(values)} rows, and the limit is {limits.rows}")
     return values
 
@@ -75,17 +74,7 @@ def answered(learner: Learner, predictor: Any, x: Any, limits: Limits) -> dict[s
     _rows(x, "query_x", limits)
     if isinstance(predictor, Actor):
         raise DataError("query_x: this model is an agent; POST /act with an observation instead")
-    if isinstance(predictor, TextPredictor):
-        return {"texts": predictor.predict(x)}
-    values = predictor.outputs(decoded(x, "query_x") if learner.texts is None else x)
-    if predictor.labels:
-        probabilities = torch.softmax(torch.from_numpy(values).double(), 1)
-        labels = [predictor.labels[slot] for slot in values.argmax(1)]
-        return {"labels": labels, "classes": list(predictor.labels), "probabilities": probabilities.tolist()}
-    if learner.spec.data is Points:
-        means, deviations = np.split(values, 2, 1)
-        return {"values": means.tolist(), "deviations": deviations.tolist()}
-    return {"values" if learner.spec.tokens is None else "tokens": values.tolist()}
+    return answers_of(learner, predictor, decoded(x, "query_x") if learner.texts is None else x)
 
 
 def packed(value: T, theta: MetaParams) -> tuple[T, int]:
