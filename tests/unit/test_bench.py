@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 
 from pipeline.build import BuildWorker, build_components, plan_of
@@ -25,8 +26,10 @@ from pipeline.engine.durability.journal import Journal
 from pipeline.engine.serial import SerialExecutor
 from pipeline.runs.sync import sync_run
 from pipeline.storage.local import Local
+from pipeline.tasks.mdps import MDP
 from tests import mlflow_server, quiet_runs
 from tests.bench.coordinators import BuildCoordinatorByTurns, Spent, TimedCoordinator, Turns, read_spent
+from tests.bench.mdp_rules import HORIZON, worths
 from tests.bench.outages import share
 from tests.bench.proxy import Proxy
 from tests.bench.ratio import blocks, ratio
@@ -263,3 +266,11 @@ def test_a_metric_that_is_there_twice_or_not_at_all_is_found(tmp_path, mlflow_ur
         "train/loss: 3 points expected, 4 found",
         "val/loss: 1 points expected, 0 found",
     ]
+
+
+def test_the_rules_of_processes_plan_as_the_source_judges():
+    rng = np.random.default_rng(1)
+    transitions, rewards = rng.dirichlet(np.ones(4), size=(2, 4, 3)), rng.normal(size=(2, 4, 3))
+    planned = worths(rewards, transitions)[-1, :, 0].max(-1)
+    judged = [MDP(*map(torch.from_numpy, one)).optimum(HORIZON) for one in zip(transitions, rewards, strict=True)]
+    assert planned == pytest.approx([float(best) for best in judged], rel=1e-12)
