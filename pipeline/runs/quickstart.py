@@ -8,8 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from pipeline.build import build_components, build_pool, evaluation_plan
 from pipeline.config import Recipe, load, validate
 from pipeline.core.failures import ConfigError, DataError
@@ -50,7 +48,7 @@ class Quickstarted(NamedTuple):
         return {
             "judged on": tasks,
             METRIC: _percent(self.accuracy),
-            "1-NN": f"{_percent(self.nearest)}, which learns nothing; the difference is {_percent(self.difference)}",
+            "1-NN": f"{_percent(self.nearest)}, without learning; the difference is {_percent(self.difference, '+')}",
             **where_to_look(self.run, recipe),
             "registered": f"models:/{name}/{version}: {self.registered.why}",
             "to predict": f"{where} python -m jobs.predict {uri} --support LABELLED --query OTHERS",
@@ -111,9 +109,9 @@ def _nearest(recipe: Recipe) -> Scores:
     components = build_components(plain)
     pool = build_pool(plain, "serial", None, Timeouts(), None)
     with closing(pool.transport), pool.stop.listening():
-        return evaluate(pool, np.array(components.theta), evaluation_plan(plain, components.source))
+        return evaluate(pool, components.theta.numpy(), evaluation_plan(plain, components.source))
 
 
-def _percent(estimate: Estimate) -> str:
+def _percent(estimate: Estimate, sign: str = "") -> str:
     mean, half = estimate
-    return f"{100 * mean:.2f}% ± {100 * half:.2f}%"
+    return f"{100 * mean:{sign}.2f}% ± {100 * half:.2f}%"
