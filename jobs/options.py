@@ -25,6 +25,15 @@ def add_executor(described: argparse.ArgumentParser) -> None:
     described.add_argument("--address", help=ADDRESS)
 
 
+def add_model(described: argparse.ArgumentParser) -> None:
+    """The model that a job serves: ``MODEL``."""
+    described.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run's folder, or at MLFLOW_TRACKING_URI models:/NAME@champion, models:/NAME/3, models:/m-ID, runs:/ID",
+    )
+
+
 def add_plugins(described: argparse.ArgumentParser) -> None:
     """The option ``--import`` of a job that reads a recipe."""
     described.add_argument(

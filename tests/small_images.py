@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.tasks import classfile
+from pipeline.tasks.preparation import PicturePreparation
 
 CLASSES, EACH, SIDE, BLOCK = 24, 20, 16, 4
 NOISE = 24.0
+PREPARED = PicturePreparation(SIDE, "grey").saved()
 SPLITS = {"random": {"train": range(12), "val": range(12, 16), "test": range(16, 24)}}
 
 
@@ -22,5 +24,5 @@ def write(path: Path) -> Path:
     pixels = pictures.clip(0, 255).astype(np.uint8).reshape(-1, SIDE, SIDE)
     names = [f"pattern {number:02}" for number in range(CLASSES)]
     splits = {name: {split: list(classes) for split, classes in sets.items()} for name, sets in SPLITS.items()}
-    classfile.write(path, pixels, [EACH] * CLASSES, names, splits, "made by tests/small_images.py")
+    classfile.write(path, pixels, [EACH] * CLASSES, names, splits, "made by tests/small_images.py", PREPARED)
     return path

@@ -92,6 +92,7 @@ ALLOWED: dict[str, Rule] = {
                 "pipeline.tasks.texts",
                 "pipeline.tasks.film",
                 "pipeline.tasks.preparation",
+                "pipeline.tasks.ingest.folder",
             ),
         ),
         (*ARRAYS, "rich", "yaml"),

@@ -14,6 +14,7 @@ from pipeline.core.source import Spec
 from pipeline.core.types import Points
 from pipeline.serving.learner import Learner
 
+EPISODE = ("observations", "actions", "rewards")
 REQUIRED, OPTIONAL = "query_x", ("support_x", "support_y")
 
 
@@ -36,8 +37,9 @@ def answer(learner: Learner, request: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         learner: the trained model.
         request: ``support_x`` and ``support_y`` as ``Learner.adapt`` takes them, and ``query_x`` as ``predict`` does.
-            A text in the place of a picture is the picture's file in base64. Of an agent ``query_x`` are observations,
-            each the first of an episode after the episodes of ``support_x``.
+            A text in the place of a picture is the picture's file in base64. Of an agent ``support_x`` are episodes,
+            each with its ``observations``, ``actions`` and ``rewards``, and ``query_x`` are observations, each the
+            first of an episode that comes after them.
 
     Returns:
         ``labels`` [N], ``classes`` [C] and ``probabilities`` [N, C] in their order; for a regression ``values`` [N, Y],
@@ -72,13 +74,19 @@ def answer(learner: Learner, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _actions(learner: Learner, episodes: Any, observations: Any) -> list[Any]:
     """An action for each observation, each by an agent of its own that starts after the episodes."""
-    read = [[np.asarray(part) for part in episode] for episode in episodes] if episodes is not None else []
+    read = [] if episodes is None else [_episode(one, number) for number, one in enumerate(episodes)]
     rows = np.asarray(observations)
     if rows.ndim < 1 or not len(rows):
         raise DataError("query_x: no observations; give one or more")
-    agent = learner.adapt([tuple(one) for one in read]) if read else learner.adapt()
+    agent = learner.adapt(read) if read else learner.adapt()
     actions = [agent.copy().act(row) for row in rows]
     return [action.tolist() if isinstance(action, np.ndarray) else action for action in actions]
+
+
+def _episode(one: Any, number: int) -> tuple[Any, ...]:
+    if not isinstance(one, Mapping) or set(one) != set(EPISODE):
+        raise DataError(f"support_x[{number}]: expected an object with {', '.join(EPISODE)}, one for each step")
+    return tuple(one[name] for name in EPISODE)
 
 
 def _pictures(values: Any, name: str) -> Any:

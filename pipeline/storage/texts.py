@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from pipeline.core.failures import ForeignFileError
+from pipeline.core.failures import ConfigError, ForeignFileError
 from pipeline.storage.interface import Storage
+from pipeline.storage.local import write_whole
 
 LONGEST = 1 << 24
 _WORD = re.compile(r"[A-Za-z0-9_.-]{1,200}")
@@ -42,3 +44,11 @@ def read_word(storage: Storage, name: str) -> str | None:
             "and have a new one made"
         )
     return text or None
+
+
+def write_result(path: Path, text: str) -> None:
+    """Write a job's result, whole or not at all. Raises ``ConfigError`` where it cannot be written."""
+    try:
+        write_whole(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise ConfigError(f"--output: {path}: {error.strerror or error}; name another file") from None

@@ -18,6 +18,18 @@ from pipeline.runs.run_folder import load_learner
 from pipeline.serving.answers import answer
 
 
+class RefusedRequest(MlflowException):
+    """One line. MLflow's server would put the whole request before a message that can be changed."""
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+    @message.setter
+    def message(self, text: str) -> None:
+        """Keeps the line."""
+
+
 class AdaptableModel(PythonModel):
     """Adapts to a support set and answers queries: ``pipeline.serving.answers`` says what a request has.
 
@@ -41,7 +53,7 @@ class AdaptableModel(PythonModel):
             learner = self._learner(mode)
             answers = [answer(learner, _given(row)) for _, row in model_input.iterrows()]
         except PipelineError as error:
-            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+            raise RefusedRequest(str(error), error_code=INVALID_PARAMETER_VALUE) from error
         return answers[0] if len(answers) == 1 else answers
 
     def _learner(self, mode: str) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import mlflow
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -22,6 +23,8 @@ from pipeline.tracking.uri import absolute, database, is_web, shown
 
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
 """What MLflow answers to a model, an alias or a run that does not exist."""
+CHAMPION = "champion"
+"""The alias of the version to use."""
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID or runs:/RUN_ID"
 _URI = re.compile(
     r"runs:/(?P<run>[0-9a-f]{32})(/[^/]*)?|models:/(?P<id>m-[0-9a-f]{32})"
@@ -74,7 +77,7 @@ class Registry:
 
     def model_of_run(self, run: str) -> str:
         """The id of a run's newest model that is whole."""
-        with self._errors(f"run {run}"):
+        with self.errors(f"run {run}"):
             ready = [one for one in logged_models(self.client, run) if str(one.status) == "READY"]
         if not ready:
             raise ConfigError(
@@ -87,15 +90,50 @@ class Registry:
     def files(self, model_id: str) -> Iterator[Path]:
         """The small run folder in a logged model, for as long as it is needed."""
         with TemporaryDirectory() as scratch:
-            with self._errors(f"models:/{model_id}"):
+            with self.errors(f"models:/{model_id}"):
                 place = self.client.get_logged_model(model_id).artifact_location
                 folder = download_artifacts(
                     artifact_uri=f"{place}/artifacts/{RUN}", dst_path=scratch, tracking_uri=self.uri
                 )
             yield Path(folder)
 
+    def champion(self, name: str) -> ModelVersion | None:
+        """The champion of a registered model; None where there is no model of that name, or no champion."""
+        with without_secrets(self.uri):
+            return self._version(name, CHAMPION, None)
+
+    def register(self, name: str, model_id: str, tags: Mapping[str, str]) -> str:
+        """The version of a registered model that a logged one is, by now: both are created if need be."""
+        with self.errors(f"models:/{model_id}"), self._everywhere():
+            model = self.client.get_logged_model(model_id)
+            if not self.client.search_registered_models(f"name = '{name}'"):
+                self.client.create_registered_model(name)
+            for known in self.client.search_model_versions(f"name = '{name}'"):
+                if known.source == f"models:/{model_id}":
+                    return str(known.version)
+            made = self.client.create_model_version(
+                name, f"models:/{model_id}", model.source_run_id, dict(tags), model_id=model_id
+            )
+            return str(made.version)
+
+    def make_champion(self, name: str, version: str) -> None:
+        """Give a version the alias ``CHAMPION``, which the one before loses."""
+        with without_secrets(self.uri):
+            self.client.set_registered_model_alias(name, CHAMPION, version)
+
     @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
+    def _everywhere(self) -> Iterator[None]:
+        """MLflow looks up a version's logged model at its global URI: it is set for a while."""
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(self.uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)
+
+    @contextmanager
+    def errors(self, what: str) -> Iterator[None]:
+        """Says in one line what MLflow does not take; ``what`` is what may not be there."""
         with without_secrets(self.uri):
             try:
                 yield

@@ -26,7 +26,7 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 GUIDE = (ROOT / "docs" / "your-own.md").read_text("utf-8")
 MAX_LINES = 120
-OTHERS = {"export", "ray", "git", "cd", "mlflow", "pip", "kill", "ulimit", "df", "tail"}
+OTHERS = {"export", "ray", "git", "cd", "mlflow", "pip", "kill", "ulimit", "df", "tail", "curl"}
 """Commands that are not ours to check."""
 
 SHELLS = {"", "sh", "bash", "shell", "console"}

@@ -96,6 +96,35 @@ def ingest(folder: Path, to: Path, options: Options) -> Ingested:
     return Ingested(file, _notes(tree, decoded, options))
 
 
+def labelled(folder: Path) -> dict[str, list[Path]]:
+    """The pictures of each class: of each sub-folder, or of those beneath it where it has none of its own.
+
+    Raises:
+        DataError: there are none, or a class is empty.
+    """
+    root, other = folder.resolve(), Counter[str]()
+    classes = _classes(folder, _folders(folder, root, other), root, other)
+    empty = [name for name, files in classes.items() if not files]
+    if empty or not classes:
+        some = f"{some_of(len(empty), 'class', empty)} without pictures" if empty else "no pictures found"
+        raise DataError(f"{folder}: {some}; expected a sub-folder for each class, as CLASS/PICTURE")
+    return classes
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures in a folder and in those beneath it, in the order of their paths. Raises ``DataError`` for none."""
+    root, other, found, ahead = folder.resolve(), Counter[str](), list[Path](), [(folder, 0)]
+    while ahead:
+        place, depth = ahead.pop()
+        found += _images(place, root, other)
+        if depth < MAX_DEPTH:
+            inner = _folders(place, root, Counter()).values()
+            ahead += [(path, depth + 1) for path in inner if not path.is_symlink()]
+    if not found:
+        raise DataError(f"{folder}: no pictures found (looked for files ending in {', '.join(SUFFIXES)})")
+    return sorted(found)
+
+
 def _check(options: Options) -> None:
     if not 1 <= options.size <= MAX_SIDE:
         raise ConfigError(f"--size: {options.size} pixels; expected 1 to {MAX_SIDE}")
