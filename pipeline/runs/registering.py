@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from pipeline.config.sections import Tracking
 from pipeline.core.failures import ConfigError
 from pipeline.engine.durability.served import served_files
-from pipeline.engine.statistics import interval
+from pipeline.engine.statistics import interval, paired
 from pipeline.runs.run_folder import validate_folder
 from pipeline.runs.scores import TaskScores, read_scores
 from pipeline.serving.task import SCORES, SERVED, TASK
@@ -103,11 +101,12 @@ def _compared(new: TaskScores, old: TaskScores, champion: str) -> tuple[bool, st
             "with the same data, source.split, task.eval and evaluation, or choose another name"
         )
     sign = 1 if new.higher_is_better else -1
-    mean, half = interval(sign * np.subtract(new.values, old.values))
+    difference, half, _ = paired(new.values, old.values)
+    mean = sign * difference
     better = mean > half
     said = (
         f"{_shown(new)}; the champion {champion} has {_shown(old)} on the same tasks; paired difference "
-        f"{_value(sign * mean, new.unit, signed=True)} ± {_value(half, new.unit)}"
+        f"{_value(difference, new.unit, signed=True)} ± {_value(half, new.unit)}"
     )
     if better:
         return True, f"{said}: better, so it is the champion"

@@ -290,6 +290,7 @@ def test_pictures_are_given_to_the_model_as_base64(run_of, tmp_path):
     assert set(answered["labels"]) <= set(labels)
 
 
+@pytest.mark.slow
 def test_a_language_is_answered_in_texts(run_of, small_images):
     folder = run_of("g2p")
     learner = pipeline.load(folder)
@@ -328,10 +329,10 @@ def test_an_agents_answers_do_not_depend_on_earlier_ones(run_of):
 
 
 def test_the_champion_is_whoever_is_better_on_the_same_tasks(job, run_of):
-    """Of two thetas on the same forty tasks; and one evaluated on other tasks is refused and not registered."""
+    """Of two thetas on the same tasks; and one evaluated on other tasks is refused and not registered."""
     tasks = {"evaluation": {"tasks": 40}}
     worse = run_of("protonet", **tasks, outer={"model": {"optimizer": "adam", "lr": 1e-9}})
-    better = run_of("protonet", **tasks, steps=30, outer={"model": {"optimizer": "adam", "lr": 0.01}})
+    better = run_of("protonet", **tasks, steps=15, outer={"model": {"optimizer": "adam", "lr": 0.01}})
     first = register_run(str(worse), "pets")
     assert (first.version, first.champion) == ("1", True)
     assert "the first version of pets, so it is the champion" in first.why
