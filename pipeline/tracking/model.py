@@ -17,7 +17,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.models import Model, ModelSignature
-from mlflow.pyfunc import FLAVOR_NAME, save_model
+from mlflow.pyfunc import add_to_model
 from mlflow.tracking import MlflowClient
 from mlflow.types.schema import AnyType, Array, ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -44,29 +44,40 @@ logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 
 def write_model(folder: Path, files: Mapping[str, bytes], logged: LoggedModel | None = None) -> None:
-    """Write the model of a run's ``files`` to ``folder``, which must not exist; ``logged`` is its entry in MLflow."""
+    """Write the model of a run's ``files`` to ``folder``, which must not exist; ``logged`` is its entry in MLflow.
+
+    ``mlflow.pyfunc.save_model`` writes the same; it looks through all installed packages first, which takes a second.
+    """
     told = json.loads(files[TASK])
     spec = spec_of(told)
-    model = Model(run_id=logged.source_run_id, model_id=logged.model_id) if logged else Model()
-    with TemporaryDirectory() as scratch:
-        run = Path(scratch, RUN)
-        for name, data in files.items():
-            place = run / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
-        save_model(
-            str(folder),
-            python_model=str(CODE),
-            artifacts={RUN: str(run)},
-            signature=_signature(spec, texts=told["texts"] is not None),
-            input_example=_example(spec, told),
-            conda_env=_environment(),
-            mlflow_model=model,
-            metadata={"plugins": json.loads(files[PLUGINS]) if PLUGINS in files else []},
-        )
-    # MLflow notes where these lay on this machine, and reads only their last part.
-    flavor = model.flavors[FLAVOR_NAME]
-    flavor["model_code_path"], flavor["artifacts"][RUN]["uri"] = CODE.name, f"artifacts/{RUN}"
+    example = _example(spec, told)
+    model = Model(
+        run_id=logged.source_run_id if logged else None,
+        model_id=logged.model_id if logged else None,
+        signature=_signature(spec, texts=told["texts"] is not None),
+        saved_input_example_info={
+            "artifact_path": "input_example.json",
+            "serving_input_path": "serving_input_example.json",
+            "type": "json_object",
+        },
+        metadata={"plugins": json.loads(files[PLUGINS]) if PLUGINS in files else []},
+    )
+    add_to_model(
+        model,
+        loader_module="mlflow.pyfunc.loaders.code_model",
+        model_code_path=CODE.name,
+        conda_env="conda.yaml",
+        python_env="python_env.yaml",
+        artifacts={RUN: {"path": f"artifacts/{RUN}", "uri": f"artifacts/{RUN}"}},
+        streamable=False,
+    )
+    written = {f"artifacts/{RUN}/{name}": data for name, data in files.items()} | {CODE.name: CODE.read_bytes()}
+    texts = _environment() | {"input_example.json": example, "serving_input_example.json": {"inputs": example}}
+    written |= {name: json.dumps(content).encode() for name, content in texts.items()}
+    written["requirements.txt"] = "\n".join(_pins()).encode()
+    for name, data in written.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
     model.save(str(folder / "MLmodel"))
 
 
@@ -159,15 +170,22 @@ def _filled(shape: tuple[int, ...], value: float) -> Any:
 
 
 def _environment() -> dict[str, Any]:
-    """The pinned requirements. As ``pip_requirements`` MLflow would compare them with all that is installed: 1 s."""
+    """The files that say how MLflow makes an environment. JSON is YAML too."""
+    python = platform.python_version()
+    needed = [f"python={python}", "pip", {"pip": _pins()}]
+    conda = {"name": "metafleet", "channels": ["conda-forge"], "dependencies": needed}
+    virtual = {"python": python, "build_dependencies": ["pip"], "dependencies": ["-r requirements.txt"]}
+    return {"conda.yaml": conda, "python_env.yaml": virtual}
+
+
+def _pins() -> list[str]:
     pins = []
     for name in LIBRARIES:
         try:
             pins.append(f"{name}=={version(name).partition('+')[0]}")
         except PackageNotFoundError:
             logging.getLogger(__name__).info("no version of %s is known", name)
-    python = f"python={platform.python_version()}"
-    return {"name": "metafleet", "channels": ["conda-forge"], "dependencies": [python, "pip", {"pip": pins}]}
+    return pins
 
 
 def _name(recipe: str) -> str:

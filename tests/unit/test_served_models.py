@@ -28,7 +28,7 @@ import pipeline
 from jobs import predict, register, run, serve
 from pipeline.algorithms import ALGORITHMS
 from pipeline.config import validate
-from pipeline.core.failures import ConfigError
+from pipeline.core.failures import ConfigError, DataError
 from pipeline.core.plugins import import_plugins
 from pipeline.engine.durability.served import served_files
 from pipeline.runs.predicting import predicted
@@ -81,7 +81,8 @@ def run_of(uri, small_images, tmp_path_factory):
         key = name + repr(changes)
         if key not in folders:
             recipe = tiny.words(name, small_images) if name in tiny.WORDS else tiny.recipe(name, small_images, 1)
-            plain = recipe.model_dump() | {"tracking": {"uri": uri, "report": True}, "steps": 1} | changes
+            plain = recipe.model_dump() | {"tracking": {"uri": uri, "report": True}, "steps": 1}
+            plain |= changes | ({"normalisation": "none"} if name == "online_head" else {})
             folder = tmp_path_factory.mktemp(name) / "run"
             ended = train_run(validate(plain, name), RunOptions("serial", output=folder), Silent())
             assert ended.unsent is None
@@ -289,11 +290,49 @@ def test_pictures_are_given_to_the_model_as_base64(run_of, tmp_path):
     assert set(answered["labels"]) <= set(labels)
 
 
+@pytest.mark.slow
+def test_a_language_is_answered_in_texts(run_of, small_images):
+    folder = run_of("g2p")
+    learner = pipeline.load(folder)
+    pairs, queries = [["ab", "b a"], ["ba", "a b"], ["aab", "b a a"]], ["abb", "bb"]
+    expected = learner.adapt([tuple(pair) for pair in pairs]).predict(queries)
+    assert answer(learner, {"support_x": pairs, "query_x": queries}) == {"texts": expected}
+    apart = {"support_x": [pair[0] for pair in pairs], "support_y": [pair[1] for pair in pairs], "query_x": queries}
+    assert answer(learner, apart) == {"texts": expected}
+    register_run(str(folder), "language")
+    pyfunc = mlflow.pyfunc.load_model("models:/language@champion")
+    assert pyfunc.predict(apart) == {"texts": expected}
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"support_x": []}, "'query_x' is missing; a request has support_x, support_y and query_x"),
+        ({"support_x": [], "query_x": [1], "z": 1}, "'z' is unknown; a request has support_x"),
+        ({"support_x": [[1, 2, 3]], "query_x": [[0, 0]]}, r"support_x\[0\]: expected an object with observations, act"),
+        ({"query_x": []}, "query_x: no observations; give one or more"),
+        ({"query_x": [[0, 0, 0]]}, "observation: shape"),
+    ],
+)
+def test_a_request_that_does_not_fit_an_agent_is_one_line(run_of, request_, message):
+    learner = pipeline.load(run_of("maml_rl"))
+    with pytest.raises(DataError, match=message) as raised:
+        answer(learner, request_)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_agents_answers_do_not_depend_on_earlier_ones(run_of):
+    learner = pipeline.load(run_of("maml_rl"))
+    first = answer(learner, {"query_x": [[0.0, 0.0], [0.1, 0.2]]})
+    again = answer(learner, {"query_x": [[0.1, 0.2]]})
+    assert first["actions"][1] == again["actions"][0]
+
+
 def test_the_champion_is_whoever_is_better_on_the_same_tasks(job, run_of):
-    """Of two thetas on the same forty tasks; and one evaluated on other tasks is refused and not registered."""
+    """Of two thetas on the same tasks; and one evaluated on other tasks is refused and not registered."""
     tasks = {"evaluation": {"tasks": 40}}
     worse = run_of("protonet", **tasks, outer={"model": {"optimizer": "adam", "lr": 1e-9}})
-    better = run_of("protonet", **tasks, steps=30, outer={"model": {"optimizer": "adam", "lr": 0.01}})
+    better = run_of("protonet", **tasks, steps=15, outer={"model": {"optimizer": "adam", "lr": 0.01}})
     first = register_run(str(worse), "pets")
     assert (first.version, first.champion) == ("1", True)
     assert "the first version of pets, so it is the champion" in first.why
