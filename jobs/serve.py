@@ -38,7 +38,7 @@ def main() -> None:
     port = PORTS[arguments.backend] if port is None else port
     if arguments.backend == "mlflow":
         for name in ("limits", "tokens", "replicas", "normalisation"):
-            if getattr(arguments, name):
+            if getattr(arguments, name) not in (None, []):
                 raise ConfigError(f"{name}: MLflow's scoring server has none; add --backend ray, or leave it out")
         from pipeline.runs.scoring_server import serve_with_mlflow
 

@@ -17,7 +17,7 @@ from pipeline.engine.numerics import processor
 from pipeline.runtime.job import MARK
 from tests.runtime import leftovers
 
-JOBS = ("train", "evaluate", "ingest", "sync", "doctor")
+JOBS = ("train", "evaluate", "ingest", "serve", "sync", "doctor")
 BACKENDS = {"torch", "ray", "mlflow", "pyarrow"}
 
 
