@@ -18,6 +18,7 @@ from pipeline.algorithms import rl2
 from pipeline.algorithms.rl2 import RL2
 from pipeline.build import build_components, build_worker
 from pipeline.core.failures import ConfigError, DataError
+from pipeline.core.flat import cast
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import Context, Simulator
@@ -269,15 +270,17 @@ class Ending(NamedTuple):
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_after_the_end_of_an_episode_nothing_is_remembered(frozen, small_images, monkeypatch):
+@pytest.mark.parametrize("settings", [{}, {"embedding": 3, "fast_weights": 2}], ids=["cell", "fast weights"])
+def test_after_the_end_of_an_episode_nothing_is_remembered(settings, frozen, small_images, monkeypatch):
     """A trial of episodes that end early leaves the memory that one observation at a time leaves."""
     if not frozen:  # the known wrong variant: what follows an episode's end is remembered
         monkeypatch.setattr("pipeline.algorithms.rl2._where", lambda alive, new, old: new)
-    worker, theta = bandit_worker(RL2, small_images, 2, 1)
-    agent, lengths = worker.algorithm, torch.tensor([2.0, 3.0], dtype=torch.float64)
+    worker, _ = bandit_worker(RL2, small_images, 2, 1)
+    algorithm, lengths = worker.algorithm, torch.tensor([2.0, 3.0], dtype=torch.float64)
+    agent = RL2(replace(algorithm.config, **settings), algorithm.model, algorithm.loss)
     trial = Simulator(Ending("ending"), {"length": lengths}, torch.zeros(5, dtype=torch.float64))
     noise = agent.distribution.noise(np.random.default_rng(0), (2, 5))
-    start = worker.layout.unpack(theta)
+    start = cast(agent.init(np.random.default_rng(1)), torch.float64)
     together = agent.adapt(start, trial, Context(1, "evaluate", 1, {"support_actions": noise}))
     alone = agent.begin(start)
     for number, length in enumerate([2, 3]):
@@ -285,8 +288,10 @@ def test_after_the_end_of_an_episode_nothing_is_remembered(frozen, small_images,
             _, alone = agent.respond(alone, lengths.new_full((1, 1), t), noise[number : number + 1, t])
             alone = agent.rewarded(alone, lengths.new_full((1,), t + 1), lengths.new_full((1,), t + 1 == length))
     assert together.returned.tolist() == [3.0, 6.0]
-    same = [torch.equal(together.state["h"], alone.state["h"]), torch.equal(together.reward, alone.reward)]
-    assert same == [frozen, frozen]
+    for name in ("observation", "reward"):
+        assert torch.equal(getattr(together, name), getattr(alone, name)) == frozen
+    for name, leaf in together.state.items():
+        assert torch.equal(leaf, alone.state[name]) == frozen
 
 
 @pytest.mark.parametrize("name", ["bandits", "mdps"])
