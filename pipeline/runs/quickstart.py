@@ -69,25 +69,26 @@ def own_recipe(path: Path, name: str, overrides: Sequence[str], tell: Callable[[
     if not re.fullmatch(r"[^/\\:@]{1,200}", name) or not name.isprintable() or name.startswith("."):
         raise ConfigError(f"--name: {name!r} cannot name a model; use letters, digits, spaces, _ and -")
     to = Path("data") / f"{name}.arrow"
-    if path.is_dir():
-        kind, read = "images", _ingest_pictures(path, to, tell)
-    elif path.suffix.lower() in table.READERS:
-        kind, read = "table", table.ingest(path, to, TableOptions(min_rows=2))
-    else:
+    kind = "images" if path.is_dir() else "table"
+    if kind == "table" and path.suffix.lower() not in table.READERS:
         raise DataError(
             f"{path}: expected a folder of pictures with a folder for each class, or a table that ends in "
             f"{', '.join(table.READERS)}"
         )
+
+    def own(split_set: str) -> Recipe:
+        given = [f"name={name}", f"source.path={to}", f"source.split={split_set}"]
+        return load(f"own_{kind}_protonet", [*given, *overrides])
+
+    own("random")  # a wrong override is refused before anything is read
+    read = _ingest_pictures(path, to) if kind == "images" else table.ingest(path, to, TableOptions(min_rows=2))
     for line in (*read.notes, *read.file.summary().splitlines(), *report(read.file, "examples")):
         tell(line)
-    (split_set,) = read.file.splits
-    own = [f"name={name}", f"source.path={to}", f"source.split={split_set}"]
-    return load(f"own_{kind}_protonet", [*own, *overrides])
+    return own(next(iter(read.file.splits)))
 
 
-def _ingest_pictures(path: Path, to: Path, tell: Callable[[str], None]) -> folder.Ingested:
+def _ingest_pictures(path: Path, to: Path) -> folder.Ingested:
     chosen = suited(path)
-    tell(f"pictures become {chosen.size}×{chosen.size}, {chosen.mode}")
     return folder.ingest(path, to, Options(chosen.size, chosen.mode, skip_unreadable=True, min_images=2))
 
 
