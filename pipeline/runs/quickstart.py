@@ -8,8 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from pipeline.build import build_components, build_pool, evaluation_plan
 from pipeline.config import Recipe, load, validate
 from pipeline.core.failures import ConfigError, DataError
@@ -110,7 +108,7 @@ def _nearest(recipe: Recipe) -> Scores:
     components = build_components(plain)
     pool = build_pool(plain, "serial", None, Timeouts())
     with closing(pool.transport), pool.stop.listening():
-        return evaluate(pool, np.array(components.theta), evaluation_plan(plain, components.source))
+        return evaluate(pool, components.theta.numpy(), evaluation_plan(plain, components.source))
 
 
 def _percent(estimate: Estimate) -> str:

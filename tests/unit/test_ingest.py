@@ -344,3 +344,15 @@ def test_a_picture_of_fifty_million_pixels_is_read(tmp_path, ending):
     Image.new("RGB", (8192, 6144), "red").save(root / "a" / f"2.{ending}")
     made = folder.ingest(root, tmp_path / "a.arrow", THIRDS)
     assert made.file.images[2].reshape(-1, 3).mean(0) == pytest.approx([254.5, 0, 0], abs=1.5)
+
+
+def test_classes_to_evaluate_on_alone_need_no_others(tree, tmp_path):
+    file, _ = folder.ingest(tree, tmp_path / "a.arrow", Options(size=8, split=(0, 0, 1), skip_unreadable=True))
+    assert dict(file.splits["random"]) == {"test": list(range(7))}
+    (tmp_path / "new").mkdir()
+    tree.rename(tmp_path / "new" / "test")
+    file, _ = folder.ingest(tmp_path / "new", tmp_path / "b.arrow", SKIP)
+    assert dict(file.splits["folder"]) == {"test": list(range(7))}
+    draw(tmp_path / "new" / "test" / "0.png")  # now it is a class, which has images of its own
+    file, _ = folder.ingest(tmp_path / "new", tmp_path / "c.arrow", Options(size=8, split=(0, 0, 1)))
+    assert file.names == ["test"]
