@@ -47,7 +47,7 @@ class Quickstarted(NamedTuple):
         return {
             "judged on": tasks,
             METRIC: _percent(self.accuracy),
-            "1-NN": f"{_percent(self.nearest)}, which learns nothing; the difference is {_percent(self.difference)}",
+            "1-NN": f"{_percent(self.nearest)}, without learning; the difference is {_percent(self.difference, '+')}",
             **where_to_look(self.run, recipe),
             "registered": f"models:/{name}/{version}: {self.registered.why}",
             "to predict": f"{where} python -m jobs.predict {uri} --support LABELLED --query OTHERS",
@@ -111,6 +111,6 @@ def _nearest(recipe: Recipe) -> Scores:
         return evaluate(pool, components.theta.numpy(), evaluation_plan(plain, components.source))
 
 
-def _percent(estimate: Estimate) -> str:
+def _percent(estimate: Estimate, sign: str = "") -> str:
     mean, half = estimate
-    return f"{100 * mean:.2f}% ± {100 * half:.2f}%"
+    return f"{100 * mean:{sign}.2f}% ± {100 * half:.2f}%"
