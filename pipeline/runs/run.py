@@ -70,10 +70,9 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
     """
     if in_ray_job():
         refuse_relative(options.output, recipe)
-    recipe = absolute(recipe)
+    recipe = fitted(absolute(recipe), listener.note)
     folder = output_folder(recipe.name, options.output, resume=options.resume)
     _look_for_tracker(recipe, storage_at(folder), listener)
-    recipe = fitted(recipe, listener.note)
     components = dry_run(recipe, listener.note)
     check_folder(recipe, components, storage_at(folder))
     finished = finished_summary(recipe, components.source.fingerprint, storage_at(folder)) if options.resume else None
