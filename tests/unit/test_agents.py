@@ -23,9 +23,12 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.core.types import Context, Simulator
 from pipeline.core.world import WorldStep
+from pipeline.engine.evaluate import Scores
 from pipeline.engine.interfaces import Chunk
 from pipeline.runs.dry_run import dry_run
 from pipeline.runs.end_files import end_files
+from pipeline.runs.end_pictures import Ended
+from pipeline.storage.local import Local
 from pipeline.tasks.navigation import Navigation
 from tests.runtime.tiny import recipe
 
@@ -56,26 +59,27 @@ def test_episodes_before_and_after_adaptation_are_among_the_run_s_artifacts(run)
     assert all(2 <= count <= 5 for count in frames)  # four steps, and the place before them
 
 
-def ended(images, horizon: int) -> tuple[dict[str, bytes], list[str]]:
+def ended(images, horizon: int, folder) -> tuple[dict[str, bytes], list[str]]:
     """The files of a run of ``horizon`` steps that ends with its first theta, and what was noted."""
     notes = list[str]()
     tiny = recipe("maml_rl", images, source={"name": "navigation", "horizon": horizon})
     components = build_components(tiny)
-    return end_files(tiny, components, components.theta.numpy(), {}, notes.append), notes
+    run = Ended(tiny, components, components.theta.numpy(), Scores((), {}), {}, (), Local(folder))
+    return end_files(run, notes.append), notes
 
 
-def test_the_gif_of_a_long_episode_is_its_beginning(small_images, monkeypatch):
+def test_the_gif_of_a_long_episode_is_its_beginning(small_images, monkeypatch, tmp_path):
     monkeypatch.setattr("pipeline.tasks.film.LONGEST", 3)
-    files, _ = ended(small_images, 6)
+    files, _ = ended(small_images, 6, tmp_path)
     assert Image.open(io.BytesIO(files["episodes/before.gif"])).n_frames == 3
 
 
-def test_pictures_that_fail_cost_a_run_nothing_but_these(small_images, monkeypatch):
+def test_pictures_that_fail_cost_a_run_nothing_but_these(small_images, monkeypatch, tmp_path):
     def broken(plane, state):
         raise ValueError("no colours left")
 
     monkeypatch.setattr("pipeline.tasks.navigation.Plane.picture", broken)
-    files, notes = ended(small_images, 4)
+    files, notes = ended(small_images, 4, tmp_path)
     assert set(files) == {"summary.json"}
     assert notes == ["no GIF of an episode: ValueError: no colours left"]
 

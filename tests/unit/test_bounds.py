@@ -42,9 +42,10 @@ ALL = [*numbers(recipe_type(), (), ""), *numbers(Protocol, (), "protocol")]
 
 @pytest.mark.parametrize(("key", "marks"), ALL, ids=[key for key, _ in ALL])
 def test_every_number_of_a_recipe_has_a_lower_and_an_upper_bound(key: str, marks: tuple[Any, ...]):
-    if key == "checkpoint.every":
-        with pytest.raises(ConfigError, match="expected a number of outer steps"):
-            load("sinusoid_maml", ["checkpoint.every=1000000000001"])
+    if key in ("checkpoint.every", "evaluation.validate_every"):
+        for beyond in (-1, 1_000_000_001):
+            with pytest.raises(ConfigError, match="expected a number of outer steps"):
+                load("sinusoid_maml", [f"{key}={beyond}"])
         return
     assert any(isinstance(mark, Ge | Gt) for mark in marks), f"{key} has no lower bound"
     assert any(isinstance(mark, Le | Lt) for mark in marks), f"{key} has no upper bound"

@@ -48,7 +48,7 @@ def compared(tmp_path, mlflow_uri, protocol):
 
     def go(only=(), trial_s=15.0, overrides=(), **changes):
         onlooker, options = Onlooker(), RunOptions("serial", output=tmp_path / "runs")
-        given = [f"tracking.uri={mlflow_uri}", *overrides]
+        given = [f"tracking.uri={mlflow_uri}", "tracking.report=false", *overrides]
         found = compare(protocol(**changes), only, given, options, tmp_path / "kept", onlooker, trial_s)
         return {one.method: one for one in found}, onlooker
 
@@ -112,7 +112,10 @@ def test_a_stopped_method_goes_on_where_it_was(compared, tmp_path, mlflow_uri, p
                 raise KeyboardInterrupt
 
     whole, _ = compared(only=["maml"])
-    options, given = RunOptions("serial", output=tmp_path / "other"), [f"tracking.uri={mlflow_uri}"]
+    options, given = (
+        RunOptions("serial", output=tmp_path / "other"),
+        [f"tracking.uri={mlflow_uri}", "tracking.report=false"],
+    )
     with pytest.raises(KeyboardInterrupt):
         compare(protocol(), ["maml"], given, options, tmp_path / "later", Stop())
     assert load(tmp_path / "later") == []

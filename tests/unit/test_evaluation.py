@@ -38,7 +38,10 @@ def quiet(text: str) -> None: ...
 
 @pytest.fixture(scope="module")
 def runs(small_images, migrated_mlflow, tmp_path_factory):
-    """Trains one step of an algorithm on images, or on curves, once for this file; gives the run."""
+    """Trains one step of an algorithm on images, or on curves, once for this file; gives the run.
+
+    A run that is ``logged`` has its model in MLflow.
+    """
     folder = tmp_path_factory.mktemp("runs")
     tracking = {"uri": f"sqlite:///{shutil.copy(migrated_mlflow, folder / 'mlflow.db')}"}
     shape = {"ways": 3, "shots": 1, "queries": 2}
@@ -54,7 +57,8 @@ def runs(small_images, migrated_mlflow, tmp_path_factory):
         if name not in made:
             algorithm, _, data = name.partition(" ")
             changes = images if algorithm == "maml" and data != "curves" else {}
-            of = tiny.recipe(algorithm, small_images, 1, tracking=tracking, evaluation={"tasks": TASKS}, **changes)
+            logged = tracking | {"report": data == "logged"}
+            of = tiny.recipe(algorithm, small_images, 1, tracking=logged, evaluation={"tasks": TASKS}, **changes)
             made[name] = train_run(of, RunOptions("serial", output=folder / name), Onlooker())
         return made[name]
 
@@ -98,7 +102,7 @@ def test_chunks_that_are_handed_out_one_by_one_give_the_same(runs, monkeypatch):
 
 
 def test_a_model_of_mlflow_is_evaluated_as_its_run(runs, monkeypatch):
-    ended = runs("protonet")
+    ended = runs("protonet logged")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", validate_folder(ended.folder).tracking.uri)
     model = f"runs:/{(ended.folder / 'tracked_run').read_text()}"
     assert evaluate_run(model, [], SERIAL) == evaluate_run(ended.folder, [], SERIAL)

@@ -213,7 +213,7 @@ def test_a_run_leaves_its_results_and_nothing_else(before, trained):
     """``journal.sent`` notes how far MLflow has the metrics of a run while it goes on: this one is too short for it."""
     cwd, _ = trained
     drawn = {f"pictures/{name}.png" for name in ("adaptation", "training", "gradients", "fits", "workers")}
-    ended = {"summary.json", "description.md"} | drawn
+    ended = {"summary.json", "scores.json", "description.md"} | drawn
     leftovers.check(cwd / "run", str(cwd), before, leftovers.RUN - {"journal.sent"} | ended)
 
 
