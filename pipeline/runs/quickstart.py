@@ -42,7 +42,7 @@ class Quickstarted(NamedTuple):
     def rows(self, recipe: Recipe) -> dict[str, str]:
         """What is printed at the end, by name: the scores, where everything is, and what to do with the model."""
         judged, name, version = self.run.summary["evaluation"], self.registered.name, self.registered.version
-        tasks = f"{judged['tasks']} tasks of {judged['split']} classes, {judged['ways']} ways, {judged['shots']} shots"
+        tasks = f"{judged['tasks']} tasks of {judged['split']} classes, {judged['ways']}-way {judged['shots']}-shot"
         uri = f"models:/{name}@champion" if self.registered.champion else f"models:/{name}/{version}"
         where = f"MLFLOW_TRACKING_URI={redact_uri(absolute(recipe).tracking.uri)}"
         return {
