@@ -49,7 +49,7 @@ lint: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,text,control,serve]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,text,control,serve,sweep]"
 	@touch $@
 
 clean: # what can be made again; never runs/, data/ or mlflow.db

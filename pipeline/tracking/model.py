@@ -40,8 +40,8 @@ BLACK = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB5Sf
 WHITE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mP4DwABAQEAHLCMmQAAAABJRU5ErkJggg=="
 """Pictures of one pixel, as PNG in base64."""
 
-for _name in ("mlflow.pyfunc", "mlflow.store.model_registry"):  # what they tell of a success
-    logging.getLogger(_name).setLevel(logging.WARNING)
+for _logger in ("mlflow.pyfunc", "mlflow.store.model_registry"):  # what they tell of a success
+    logging.getLogger(_logger).setLevel(logging.WARNING)
 
 
 def write_model(folder: Path, files: Mapping[str, bytes], logged: LoggedModel | None = None) -> None:
