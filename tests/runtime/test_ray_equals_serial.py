@@ -32,12 +32,11 @@ agent."""
 INSTALLED = ("cheetah",) if find_spec("mujoco") else ()
 needs_mujoco = pytest.mark.skipif(not INSTALLED, reason="needs the extra control")
 COUNTS = [
-    ("maml", (3,)),
     ("protonet", (2,)),
     *(
         pytest.param(name, counts, marks=pytest.mark.slow)
         for name, counts in (
-            ("maml", (1, 2)),
+            ("maml", (1, 2, 3)),
             ("protonet", (1, 3)),
             ("reptile", (3,)),
             ("metamemory", (1, 3)),

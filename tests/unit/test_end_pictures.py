@@ -49,7 +49,11 @@ def trained(mlflow_uri, tmp_path):
 
 @pytest.mark.parametrize(
     ("algorithm", "also"),
-    [("protonet", IMAGES), ("mann", ALWAYS | {"fits", "memory"}), ("metasgd", ALWAYS | {"fits", "rates"})],
+    [
+        ("protonet", IMAGES),
+        pytest.param("mann", ALWAYS | {"fits", "memory"}, marks=pytest.mark.slow),
+        ("metasgd", ALWAYS | {"fits", "rates"}),
+    ],
 )
 def test_a_run_has_the_pictures_of_its_kind(trained, small_images, algorithm, also):
     ended, notes, run, client = trained(algorithm, small_images)

@@ -15,7 +15,7 @@ from pipeline.serving import learner
 def finished(migrated_mlflow, tmp_path, monkeypatch):
     shutil.copy(migrated_mlflow, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
-    pipeline.train("sinusoid_maml", ["steps=2", "evaluation.tasks=4"], output="runs/first")
+    pipeline.train("sinusoid_maml", ["steps=2", "evaluation.tasks=4", "tracking.report=false"], output="runs/first")
 
 
 @pytest.mark.usefixtures("finished", "torch_threads")

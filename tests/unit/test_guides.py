@@ -15,7 +15,7 @@ from tests.unit.test_readme import GUIDE, blocks, commands, files
 
 FILES = files(GUIDE)
 TRAINED = [words for words in commands(GUIDE) if "--import" in words]
-QUICK = ("steps=2", "tasks_per_step=2", "chunk_size=2", "evaluation.tasks=4")
+QUICK = ("steps=2", "tasks_per_step=2", "chunk_size=2", "evaluation.tasks=4", "tracking.report=false")
 SHAPES = ("task.train.ways=5", "task.train.queries=2", "task.eval.queries=2")
 
 

@@ -55,7 +55,7 @@ def test_a_folder_of_pictures_becomes_a_registered_model(photos, job_in, tmp_pat
     shown = dict(line.split(maxsplit=1) for line in out.partition("judged on")[2].splitlines() if line)
     assert "12 classes, 48 images of 18×18×3" in out
     assert "left out, fewer than 2 images: class lonely (1)" in out
-    assert "6 tasks of test classes, 2 ways, 1 shots" in out
+    assert "6 tasks of test classes, 2-way 1-shot" in out
     assert shown["registered"].startswith("models:/photos/1: ")
     assert shown["accuracy"].count("%") == 2
     assert "the difference is" in shown["1-NN"]

@@ -145,7 +145,7 @@ def test_the_readme_learns_a_folder_of_images(job, here):
 
 
 OWN = "Your own data, network and algorithm"
-QUICK = ("steps=2", "evaluation.tasks=4", "tasks_per_step=2", "chunk_size=2")
+QUICK = ("steps=2", "evaluation.tasks=4", "tasks_per_step=2", "chunk_size=2", "tracking.report=false")
 
 
 @pytest.mark.parametrize("part", ["my_lab.nets", "my_lab.methods"])

@@ -46,8 +46,8 @@ from tests.trained_episodes import LIMIT, Episode, difference, episode, written
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
 ROOT = Path(__file__).parents[2]
-EVERY_DAY = ("protonet", "mann", "anp", "maml_rl")
-"""A metric, a memory, values with deviations, and actions."""
+EVERY_DAY = ("protonet", "anp")
+"""A metric, and values with deviations; ``test_http_app`` has a memory and actions."""
 NAMES = [name if name in EVERY_DAY else pytest.param(name, marks=pytest.mark.slow) for name in (*ALGORITHMS, "ciphers")]
 
 
