@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,12 @@ END_S = 2.0
 """The promise: from the signal to the end of the process."""
 ORPHANS_S = 20.0
 """Processes of Ray that lost the others see so within ten seconds."""
+
+
+SINUSOIDS = (
+    *("sinusoid_maml", "tasks_per_step=8", "chunk_size=4"),
+    *("tracking.log_every=1", "tracking.report=false"),
+)
 
 
 class Left(NamedTuple):
@@ -40,12 +47,11 @@ class Left(NamedTuple):
 class Training:
     """``python -m jobs.train`` in ``folder``, in a session of its own so that signals can go to the whole group."""
 
-    def __init__(self, folder: Path, database: Path | None, *arguments: str) -> None:
+    def __init__(self, folder: Path, database: Path | None, *arguments: str, recipe: Sequence[str] = SINUSOIDS) -> None:
         self.folder, self.run = folder, folder / "run"
         if database is not None:
             shutil.copy(database, folder / "mlflow.db")
-        command = [sys.executable, "-m", "jobs.train", "sinusoid_maml", "tasks_per_step=8", "chunk_size=4"]
-        command += ["tracking.log_every=1", "tracking.report=false"]
+        command = [sys.executable, "-m", "jobs.train", *recipe]
         self.process = subprocess.Popen(
             [*command, *arguments, "--output", "run"],
             cwd=folder,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ import jobs
 import pipeline
 from pipeline.engine.durability.checkpoint import Checkpoints
 from pipeline.storage.local import Local
+from tests.runtime.interrupted import END_S, Left, Training
 from tests.runtime.small_cluster import ROOT, SmallCluster
 
 pytestmark = pytest.mark.ray
@@ -146,41 +146,32 @@ def trained_alone(lab: Path) -> str:
     return str(alone.summary["theta_sha256"])
 
 
-def stop_after_a_step(folder: Path) -> None:
-    """Train on a Ray worker, and ask the process to end when it prints its first step."""
-    out = folder / "out"
-    command = [sys.executable, "-m", "jobs.train", "mine.yaml", "--import", "my_parts", *ON_RAY, "--output", "run"]
-    with out.open("w") as file:
-        process = subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        deadline = time.monotonic() + WAIT_S
-        while "step " not in out.read_text():
-            assert process.poll() is None, out.read_text()
-            assert time.monotonic() < deadline, out.read_text()
-            time.sleep(0.01)
-        process.terminate()
-        assert process.wait(30) == 128 + signal.SIGTERM, out.read_text()
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+class Stopped(NamedTuple):
+    """The folder with the plug-in, and what a run of it on a Ray worker left when it was asked to end."""
+
+    folder: Path
+    left: Left
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory, migrated_mlflow) -> Path:
-    """A folder with the plug-in, and a run of it on a Ray worker that was stopped."""
+def stopped(tmp_path_factory, migrated_mlflow) -> Stopped:
+    """It is asked to end when it prints its first step."""
     folder = tmp_path_factory.mktemp("my_lab")
     write_parts(folder, migrated_mlflow)
-    stop_after_a_step(folder)
-    return folder
+    run = Training(folder, None, *ON_RAY, recipe=("mine.yaml", "--import", "my_parts"))
+    try:
+        run.wait_for("step ")
+        return Stopped(folder, run.end(signal.SIGTERM))
+    finally:
+        run.kill()
 
 
 @pytest.fixture
 def mine(stopped, torch_threads, monkeypatch) -> Path:
     """This process is in that folder, and knows nothing of the plug-in yet."""
-    monkeypatch.chdir(stopped)
-    monkeypatch.syspath_prepend(str(stopped))
-    return stopped
+    monkeypatch.chdir(stopped.folder)
+    monkeypatch.syspath_prepend(str(stopped.folder))
+    return stopped.folder
 
 
 @pytest.fixture
@@ -195,6 +186,15 @@ def job(monkeypatch, capfd):
         return ended.value.code, *capfd.readouterr()
 
     return run
+
+
+def test_a_run_on_ray_that_is_asked_to_end_keeps_its_last_step(stopped):
+    left = stopped.left
+    assert left.code == 128 + signal.SIGTERM
+    assert left.checkpoint == left.journal > 0
+    assert left.err.startswith(f"stopped by SIGTERM\nstep {left.journal} is kept; to go on, add --resume")
+    assert left.seconds < END_S
+    assert not left.orphans
 
 
 def test_the_plug_in_has_forty_lines():
@@ -242,7 +242,7 @@ def test_it_is_resumed_evaluated_and_served_with_the_bits_of_one_process(mine, j
 @pytest.mark.slow
 def test_workers_without_the_plug_in_say_so_in_one_line(stopped, tmp_path):
     """The driver has it on a path of its own, which no worker knows; ``test_ray_faults`` has such a worker."""
-    ended = python(tmp_path, "-c", ELSEWHERE, str(stopped))
+    ended = python(tmp_path, "-c", ELSEWHERE, str(stopped.folder))
     assert ended.stdout == (
         "error: a worker could not start: ConfigError: --import my_parts: this machine has no module my_parts; start "
         "in the folder that holds it, or install it on every node\n"

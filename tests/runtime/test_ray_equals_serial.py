@@ -32,12 +32,11 @@ agent."""
 INSTALLED = ("cheetah",) if find_spec("mujoco") else ()
 needs_mujoco = pytest.mark.skipif(not INSTALLED, reason="needs the extra control")
 COUNTS = [
-    ("protonet", (2,)),
     *(
         pytest.param(name, counts, marks=pytest.mark.slow)
         for name, counts in (
             ("maml", (1, 2, 3)),
-            ("protonet", (1, 3)),
+            ("protonet", (1, 2, 3)),
             ("reptile", (3,)),
             ("metamemory", (1, 3)),
             ("memoryrnn", (3,)),
@@ -93,7 +92,8 @@ def standing(three, monkeypatch):
 
 @pytest.mark.parametrize(("algorithm", "workers"), COUNTS)
 def test_theta_is_the_same_bits_for_any_number_of_workers(algorithm, workers, standing, small_images, tmp_path):
-    """Unlike algorithms on a real Ray; ``test_any_schedule`` does this every day for all of them on virtual workers.
+    """Unlike algorithms on a real Ray. Every day ``test_ray_drills`` compares MAML on two workers with one process, and
+    ``test_any_schedule`` all algorithms on virtual workers.
 
     An algorithm cannot see which of the two it is on: it may not import Ray (``test_architecture``), and what it is
     given and gives travels unchanged (``check_messages_can_travel``).

@@ -93,13 +93,13 @@ def test_a_signal_keeps_the_last_step_and_ends_the_mlflow_run(stopped, mlflow_ur
     assert status(Path(mlflow_uri.removeprefix("sqlite:///"))) == "KILLED"
 
 
-# What a signal does without Ray is shown above, in this process.
+# What a signal does without Ray is shown above, in this process; on Ray ``test_own_parts`` shows it every day.
 @pytest.mark.fault("F19")
 @pytest.mark.parametrize(
     ("options", "number", "group"),
     [
         pytest.param(SERIAL, INT, False, id="serial-SIGINT", marks=pytest.mark.slow),
-        pytest.param(RAY, TERM, False, id="ray-SIGTERM", marks=pytest.mark.ray),
+        pytest.param(RAY, TERM, False, id="ray-SIGTERM", marks=[pytest.mark.ray, pytest.mark.slow]),
         pytest.param(RAY, INT, True, id="ray-Ctrl-C-in-a-terminal", marks=drill),
     ],
 )
