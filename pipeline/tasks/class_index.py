@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -41,6 +42,11 @@ class ClassIndexed(DataFile, Protocol):
 def labels_of(counts: Sequence[int]) -> pa.Array:
     """The column ``label`` (int32) of classes with so many rows each."""
     return pa.array(np.repeat(np.arange(len(counts), dtype=np.int32), counts))
+
+
+def checksums_of(rows: np.ndarray, offsets: Sequence[int]) -> list[int]:
+    """The CRC-32 of each class's rows, which are contiguous in memory."""
+    return [zlib.crc32(rows[first:last].data) for first, last in zip(offsets, offsets[1:], strict=False)]
 
 
 def check_labels(kind: pa.DataType) -> None:

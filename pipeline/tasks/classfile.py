@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.tasks import arrowfile
 from pipeline.tasks.arrowfile import SplitSet, Unfit, split_lines
-from pipeline.tasks.class_index import check_index, check_labels, labels_of, offsets_of
+from pipeline.tasks.class_index import check_index, check_labels, checksums_of, labels_of, offsets_of
 
 FORMAT = 2
 _CONTENT = 1  # part of the content hash, which is the same in both formats
@@ -84,7 +84,7 @@ def write(
     offsets = [0, *np.cumsum(counts).tolist()]
     described: dict[str, Any] = {"names": list(names), "offsets": offsets, "splits": splits}
     images = np.ascontiguousarray(images)
-    checksums = [zlib.crc32(images[first:last].data) for first, last in zip(offsets, offsets[1:], strict=False)]
+    checksums = checksums_of(images, offsets)
     hashes = {"source": source, "content": _content(images, described), "checksums": checksums}
     about = {"format": FORMAT, **described, **hashes}
     if preparation is not None:

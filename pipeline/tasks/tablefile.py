@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.tasks import arrowfile
 from pipeline.tasks.arrowfile import SplitSet, Unfit, split_lines
-from pipeline.tasks.class_index import Offsets, check_index, check_labels, labels_of, offsets_of
+from pipeline.tasks.class_index import Offsets, check_index, check_labels, checksums_of, labels_of, offsets_of
 from pipeline.tasks.standardise import Features, Standardise
 
 FORMAT = 1
@@ -80,7 +80,7 @@ def write(
     described: dict[str, Any] = {"names": list(names), "offsets": offsets, "splits": splits}
     described["preparation"] = preparation.saved()
     features = np.ascontiguousarray(features, dtype=np.float32)
-    checksums = [zlib.crc32(features[first:last].data) for first, last in zip(offsets, offsets[1:], strict=False)]
+    checksums = checksums_of(features, offsets)
     hashes = {"source": source, "content": _content(features, described), "checksums": checksums}
     columns = {"features": pa.FixedShapeTensorArray.from_numpy_ndarray(features), "label": labels_of(counts)}
     arrowfile.write_batch(path, columns, {"format": FORMAT, **described, **hashes})

@@ -41,7 +41,7 @@ from pipeline.storage import storage_at
 from pipeline.tracking.model import write_model
 from tests.mlflow_server import free_port
 from tests.runtime import tiny
-from tests.trained_episodes import LIMIT, Episode, difference, episode, written
+from tests.served import LIMIT, Episode, difference, episode, written
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
