@@ -10,12 +10,13 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from pipeline.build import BuildCoordinator, BuildWorker, build_components, plan_of
+from pipeline.build import BuildCoordinator, build_components, plan_of
 from pipeline.config import Recipe
 from pipeline.engine import loop
 from pipeline.engine.loop import Enough
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
+from tests.bench.prepared import BuildPrepared
 from tests.quiet_runs import BuildQuietCoordinator
 
 
@@ -59,7 +60,7 @@ def serve(script: Any, recipe: Recipe, workers: int, folder: Path, taken: Callab
     text, tracked = recipe.model_dump_json(), importlib.util.find_spec("mlflow") is not None
     build = BuildCoordinator(text, str(run), "", False) if tracked else BuildQuietCoordinator(text, str(run))
     executor = RayExecutor(
-        BuildWorker(text), build, Workers(workers, recipe.workers.gpus), "local", Scheduler(Timeouts())
+        BuildPrepared(text), build, Workers(workers, recipe.workers.gpus), "local", Scheduler(Timeouts())
     )
     script.facts = lambda: {"stages": stages(run / "journal.jsonl"), "mlflow": tracked}
     try:

@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from pipeline.build import BuildWorker, build_components
+from pipeline.build import build_components
 from pipeline.config import Recipe
 from pipeline.engine.chunks import chunks_of
 from tests.bench import by_ray, libraries, trial
 from tests.bench.by_hand.loop import Loop, Setting
 from tests.bench.peak import synchronise
 from tests.bench.precision import precision
+from tests.bench.prepared import BuildPrepared
 from tests.bench.scenarios import SCENARIOS, recipe_of
 
 
@@ -94,7 +95,7 @@ def serve(script: Script, step: Callable[[], object], device: torch.device) -> N
 
 def worker_step(recipe: Recipe, script: Script) -> Callable[[], None]:
     """A step of our worker: all chunks, one after the other. Its facts are the seconds that it reports."""
-    worker, theta = BuildWorker(recipe.model_dump_json())(), build_components(recipe).theta.numpy()
+    worker, theta = BuildPrepared(recipe.model_dump_json())(), build_components(recipe).theta.numpy()
     number, seconds = 0, dict[str, float]()
 
     def step() -> None:
