@@ -147,8 +147,9 @@ def main() -> None:
     images = bool(SCENARIOS[spec.scenario].pictures)
     if spec.way == "facts":
         script.ready()
-        errors = precision(recipe, theta, device)
-        script.facts = lambda: trial.best(recipe, theta, device, images=images) | {"errors": errors}
+        # The trial comes first: a worker makes the process compute as it does.
+        tried = trial.best(recipe, theta, device, images=images)
+        script.facts = lambda: tried | {"errors": precision(recipe, theta, device)}
         script.steps()
         return
     loop = Loop(recipe, theta, device, Setting(*spec.setting))

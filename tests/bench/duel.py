@@ -18,8 +18,10 @@ from tests.bench.ratio import ratio
 from tests.bench.scenarios import LIBRARIES, SCENARIOS
 
 WARM_UP = 8
-"""Steps before the first that counts, or as many as fit into ``WARM_UP_S``, and at least two."""
+"""Steps before the first that counts, or as many as fit into ``WARM_UP_S``, and at least ``SETTLED``."""
 WARM_UP_S = 4.0
+SETTLED = 3
+"""A worker prepares its program at its second call."""
 
 
 class Pace(NamedTuple):
@@ -80,7 +82,7 @@ class Contestant:
     def warm_up(self, turn_s: float) -> None:
         """Take the first steps, and fix how many a turn has."""
         taken, steps, began = self.ask(1), 1, time.monotonic()
-        while steps < 2 or (steps < WARM_UP and time.monotonic() - began < WARM_UP_S):
+        while steps < SETTLED or (steps < WARM_UP and time.monotonic() - began < WARM_UP_S):
             taken, steps = self.ask(1), steps + 1
         self.turn = max(1, round(turn_s / taken["seconds"]))
         self.turn_s = self.turn * taken["seconds"]

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from pipeline.build import BuildWorker, build_components
-from pipeline.config import Recipe
+from pipeline.config import Recipe, plain
 from pipeline.core.flat import cast
 from pipeline.core.seeding import Ticket
 from pipeline.engine.chunks import chunks_of
+from pipeline.engine.numerics import Numerics
 from tests.bench.by_hand.gradients import HandTask
 from tests.bench.by_hand.loop import Loop, Setting
 from tests.bench.by_hand.nets import Weights
@@ -37,6 +38,7 @@ def precision(recipe: Recipe, theta: dict[str, Weights], device: torch.device) -
     They are the root mean squares over up to ``STEPS`` steps. ``float64`` is our worker's in float64: that it is tiny
     shows that both compute the same.
     """
+    plain(recipe.numerics, Numerics).configure_process()  # else a loop on a GPU would round to TF32
     began, found = time.monotonic(), list[dict[str, Errors]]()
     while not found or (len(found) < STEPS and time.monotonic() - began < SECONDS):
         found.append(_of_step(recipe, theta, device, len(found) + 1))

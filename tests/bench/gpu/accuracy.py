@@ -7,6 +7,7 @@ import json
 import tarfile
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -64,37 +65,41 @@ class Until:
 
 
 def train(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train for ``--minutes``, or to the end; then evaluate. The run travels as ``DIR/NAME.tar``."""
+    """Train for ``--minutes``, or to the end; then evaluate. The run travels as ``DIR/NAME.tar.gz``."""
     name, began = arguments.accuracy, time.monotonic()
-    recipe = recipe_of(name, arguments)
-    run, packed = arguments.output / name, arguments.output / f"{name}.tar"
-    if packed.exists() and not run.exists():
-        with tarfile.open(packed) as tar:
-            tar.extractall(arguments.output, filter="data")
-    text, until = recipe.model_dump_json(), Until(60 * arguments.minutes)
-    worker = BuildPrepared(text)()
-    executor = SerialExecutor(worker, BuildQuietCoordinator(text, str(run))())
-    components, status = build_components(recipe), "FINISHED"
-    try:
-        loop.train(executor, plan_of(recipe, components), until)
-    except Enough:
-        status = "KILLED"
-    vector = np.array(executor.coordinator.vector())
-    executor.close(status, {})  # type: ignore[arg-type]
-    with tarfile.open(packed, "w") as tar:
-        tar.add(run, name)
-    pool = SerialExecutor(worker, executor.coordinator)
-    rows = evaluate(pool, vector, evaluation_plan(recipe, components.source)).rows()
+    recipe, packed = recipe_of(name, arguments), arguments.output / f"{name}.tar.gz"
+    with TemporaryDirectory() as folder:
+        if packed.exists():
+            with tarfile.open(packed) as tar:
+                tar.extractall(folder, filter="data")
+        until = Until(60 * arguments.minutes)
+        rows = train_in(Path(folder, "run"), recipe, until)
+        with tarfile.open(packed, "w:gz") as tar:
+            tar.add(Path(folder, "run"), "run")
     found = {
         "recipe": recipe.name,
         "step": until.last,
         "of": recipe.steps,
         "seconds": time.monotonic() - began,
         "loss": until.curve,
-        "rows": [row._asdict() for row in rows],
+        "rows": rows,
     }
     (arguments.output / f"{name}.json").write_text(json.dumps(found, indent=1))
     return found
+
+
+def train_in(run: Path, recipe: Recipe, until: Until) -> list[dict[str, Any]]:
+    """Go on with the run in a folder until its end or the listener's; returns the evaluation's rows."""
+    text, components, status = recipe.model_dump_json(), build_components(recipe), "FINISHED"
+    executor = SerialExecutor(BuildPrepared(text)(), BuildQuietCoordinator(text, str(run))())
+    try:
+        loop.train(executor, plan_of(recipe, components), until)
+    except Enough:
+        status = "KILLED"
+    vector = np.array(executor.coordinator.vector())
+    scores = evaluate(executor, vector, evaluation_plan(recipe, components.source))
+    executor.close(status, {})  # type: ignore[arg-type]
+    return [row._asdict() for row in scores.rows()]
 
 
 def recipe_of(name: str, arguments: argparse.Namespace) -> Recipe:

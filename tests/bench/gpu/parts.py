@@ -6,7 +6,8 @@ import argparse
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -148,15 +149,31 @@ def _hand(recipe: Recipe, device: torch.device, *, quick: bool) -> Callable[[], 
     """The loop in its better setting, with torch's own choice of convolutions: TF32 and the fastest."""
     components = build_components(recipe)
     theta = components.layout.unpack(components.theta)
-    setting = Setting() if quick else trial.best(recipe, theta, device, images=True)["setting"]
+    with as_torch_comes():
+        setting = Setting() if quick else trial.best(recipe, theta, device, images=True)["setting"]
     loop_by_hand = _loop(recipe, device, setting)
 
     def step() -> int:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
+        with as_torch_comes():
             loop_by_hand.step()
         return loop_by_hand.count
 
     return step
+
+
+@contextmanager
+def as_torch_comes() -> Iterator[None]:
+    """Convolutions as a loop would have them: the fastest kernel, and TF32. Our workers allow neither."""
+    cudnn = torch.backends.cudnn
+    names = ("benchmark", "deterministic", "allow_tf32")
+    before = {name: getattr(cudnn, name) for name in names}
+    try:
+        for name, value in zip(names, (True, False, True), strict=True):
+            setattr(cudnn, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(cudnn, name, value)
 
 
 def _loop(recipe: Recipe, device: torch.device, setting: Setting) -> Loop:
