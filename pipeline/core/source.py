@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -128,8 +128,7 @@ class TaskSource(Protocol[D]):
         ...
 
 
-@runtime_checkable
-class DrawsChunks(Protocol[D]):
+class DrawsChunks(TaskSource[D], Protocol):
     """A source that draws the training tasks of a chunk together, which is faster than one by one."""
 
     def sample_chunk(self, tickets: Sequence[Ticket]) -> Task[D]:
@@ -141,6 +140,12 @@ class DrawsChunks(Protocol[D]):
             DataError: the split cannot fill the shape.
         """
         ...
+
+
+def draws_chunks(source: TaskSource[D]) -> TypeGuard[DrawsChunks[D]]:
+    """Whether it is one. A class that defines ``sample`` alone is not, though it inherit the other method."""
+    places = (source, *type(source).__mro__)
+    return next("sample_chunk" in vars(place) for place in places if "sample" in vars(place))
 
 
 @runtime_checkable

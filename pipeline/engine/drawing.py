@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pipeline.core.algorithm import Algorithm
 from pipeline.core.seeding import Ticket, rngs
-from pipeline.core.source import DrawsChunks, TaskSource, one_of
+from pipeline.core.source import DrawsChunks, TaskSource, draws_chunks, one_of
 from pipeline.core.types import Params, Phase, Task
 from pipeline.engine.error_context import error_context
 from pipeline.engine.interfaces import Chunk
@@ -65,7 +65,7 @@ class Drawing:
 
     def chunk(self, chunk: Chunk) -> SampledChunk:
         """The training tasks of a chunk."""
-        if self.stacks and isinstance(self.source, DrawsChunks):
+        if self.stacks and draws_chunks(self.source):
             with error_context(chunk):
                 together = self._together(self.source, chunk.tickets)
             return SampledChunk(together, [1.0] * len(chunk.tickets), lambda: self._apart(chunk))

@@ -54,7 +54,7 @@ class Worker:
         answers: bool = False,
     ) -> None:
         numerics.configure_process()
-        self.algorithm, self.source, self.layout = algorithm, source, layout
+        self.algorithm, self.layout = algorithm, layout
         versions = dict(source.versions) if isinstance(source, Versioned) else {}
         self.fingerprint = numerics.fingerprint(chunk_size) | versions
         loss = LOSSES[source.spec().loss]
@@ -134,8 +134,8 @@ class Worker:
                 scored, summaries = _stack_points([points for points, _ in apart]), [one for _, one in apart]
             rows = [metrics | self._judged(answers, drawn) for metrics, answers in scored]
         metrics = {name: np.stack([row[name].cpu().double().numpy() for row in rows], 1) for name in rows[0]}
-        if milestones and points == (0, *milestones) and isinstance(self.source, StreamJudge):
-            metrics |= self.source.judge_stream(metrics)
+        if milestones and points == (0, *milestones) and isinstance(self.drawing.source, StreamJudge):
+            metrics |= self.drawing.source.judge_stream(metrics)
         digest = zlib.crc32(b"".join(metrics[name].tobytes() for name in sorted(metrics)))
         return ScoreReport(chunk.number, points, metrics, digest, task_answers(summaries, [one.task for one in drawn]))
 
@@ -196,11 +196,11 @@ class Worker:
 
     def _judged(self, answers: Params, drawn: list[SampledTask]) -> dict[str, Tensor]:
         """The metrics that the source computes on the host for each task; none where it has no ``judge``."""
-        if not (answers and isinstance(self.source, Judge)):
+        if not (answers and isinstance(self.drawing.source, Judge)):
             return {}
         host = {name: value.cpu() for name, value in answers.items()}
         per_task = [
-            self.source.judge({name: value[slot] for name, value in host.items()}, one.task.query)
+            self.drawing.source.judge({name: value[slot] for name, value in host.items()}, one.task.query)
             for slot, one in enumerate(drawn)
         ]
         return {name: torch.tensor([one[name] for one in per_task], dtype=torch.float64) for name in per_task[0]}
