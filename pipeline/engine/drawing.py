@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pipeline.core.algorithm import Algorithm
+from pipeline.core.failures import PipelineError
 from pipeline.core.seeding import Ticket, rngs
 from pipeline.core.source import DrawsChunks, TaskSource, draws_chunks, one_of
 from pipeline.core.types import Params, Phase, Task
@@ -56,6 +58,7 @@ class Drawing:
         stacks: bool,
     ) -> None:
         self.algorithm, self.source, self.device, self.dtype, self.stacks = algorithm, source, device, dtype, stacks
+        self._ahead: tuple[Chunk, SampledChunk] | None = None
 
     def one(self, ticket: Ticket, phase: Phase) -> SampledTask:
         """The task of a ticket, as its source gives it."""
@@ -64,7 +67,20 @@ class Drawing:
             return SampledTask(task, self.algorithm.draw(ticket.rng("noise"), task, phase))
 
     def chunk(self, chunk: Chunk) -> SampledChunk:
-        """The training tasks of a chunk."""
+        """The training tasks of a chunk, which may be drawn already."""
+        if self._ahead is not None and self._ahead[0].step <= chunk.step:
+            (known, drawn), self._ahead = self._ahead, None
+            if known == chunk:
+                return drawn
+        return self._drawn(chunk)
+
+    def ahead(self, chunk: Chunk) -> None:
+        """Draw a chunk of the next step that will likely be asked for. One is kept, until that step."""
+        if self._ahead is None:
+            with suppress(PipelineError, MemoryError):  # whoever asks for the chunk is told
+                self._ahead = chunk, self._drawn(chunk)
+
+    def _drawn(self, chunk: Chunk) -> SampledChunk:
         if self.stacks and draws_chunks(self.source):
             with error_context(chunk):
                 together = self._together(self.source, chunk.tickets)

@@ -19,6 +19,7 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.source import Judge, StreamJudge, TaskSource, Versioned
 from pipeline.core.types import Batch, Context, Contribution, MetaParams, Params, Score, Task
 from pipeline.engine.answers import summary, task_answers
+from pipeline.engine.chunks import following
 from pipeline.engine.drawing import Drawing, SampledChunk, SampledTask, TaskBatch
 from pipeline.engine.error_context import error_context
 from pipeline.engine.interfaces import Chunk, Report, ScoreReport
@@ -62,6 +63,8 @@ class Worker:
         self.device = numerics.torch_device()
         self.drawing = Drawing(algorithm, source, self.device, layout.dtype, stacks=numerics.vectorise)
         self.usage = NodeUsage(self.device)
+        self._first: Chunk | None = None
+        """The chunk that was learned first in its step; in the next step it will likely be that of its number."""
 
     def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
         """The chunk's weighted sum of gradients, and a report for the driver.
@@ -70,6 +73,8 @@ class Worker:
             TaskError: the source or the algorithm raised; names the task and the line that reproduces it.
         """
         start = time.perf_counter()
+        if self._first is None or self._first.step != chunk.step:
+            self._first = chunk
         drawn = self.drawing.chunk(chunk)
         sampled = time.perf_counter()
         with error_context(chunk):
@@ -97,6 +102,11 @@ class Worker:
             ],
         )
         return contribution, report
+
+    def draw_ahead(self) -> None:
+        """Draw the tasks of the next step that this worker will likely be given, while it has nothing to do."""
+        if self._first is not None:
+            self.drawing.ahead(following(self._first))
 
     def learn_alone(self, theta: np.ndarray, ticket: Ticket) -> tuple[MetaParams, Score]:
         """The gradient and score of one task, for inspection."""

@@ -43,6 +43,9 @@ class TaskWorker(Answering):
     def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
         return self.worker.score(theta, chunk)
 
+    def answered(self) -> None:
+        self.worker.draw_ahead()
+
 
 class ParameterActor(Answering):
     """Holds theta. Large contributions arrive as references, so that they do not pass through the driver.
