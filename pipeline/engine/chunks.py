@@ -13,3 +13,9 @@ def chunks_of(seed: int, step: int, count: int, chunk_size: int, *, purpose: Pur
         Chunk(step, number, tuple(tickets[start : start + chunk_size]))
         for number, start in enumerate(range(0, count, chunk_size))
     ]
+
+
+def following(chunk: Chunk) -> Chunk:
+    """The chunk of the same number in the next step."""
+    step = chunk.step + 1
+    return Chunk(step, chunk.number, tuple(ticket._replace(step=step) for ticket in chunk.tickets))

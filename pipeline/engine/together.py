@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,16 +11,10 @@ from torch.utils import _pytree as pytree
 
 from pipeline.core.algorithm import Algorithm, detach, gradient_of, require_grad
 from pipeline.core.types import Context, MetaParams, Params, Score, Task
+from pipeline.engine.drawing import TaskBatch
 from pipeline.engine.program import Prepared
 
 PerTask = Callable[[Task[Any], Params], Any]
-
-
-class TaskBatch(NamedTuple):
-    """Tasks of equal shape, stacked: (support, query, noise), each tensor with a leading task dimension."""
-
-    ways: int
-    tensors: tuple[Any, Any, Params]
 
 
 class Together:

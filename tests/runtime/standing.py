@@ -33,6 +33,10 @@ class ManyWorkers:
     def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
         return self.workers[chunk.tickets[0].seed].score(theta, chunk)
 
+    def draw_ahead(self) -> None:
+        for one in self.workers.values():
+            one.draw_ahead()
+
 
 @dataclass(frozen=True)
 class BuildManyWorkers:

@@ -86,6 +86,7 @@ class Scheduler:
         self.open = {chunk.number: chunk for chunk in self.waiting}
         self.losses, self.patience, self.isolated, self.isolated_once = {}, {}, {}, set()
         self.no_workers_since = None
+        self.idle = deque(sorted(self.idle))  # a worker begins with the same chunk as in the step before: it drew ahead
         return self._assign(now)
 
     def on(self, event: Event, now: float) -> list[Action]:
