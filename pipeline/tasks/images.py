@@ -18,6 +18,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.source import Spec, TaskShapes, require_support
 from pipeline.core.types import Batch, FilePath, MayChange, Task
+from pipeline.tasks.augment import Augmentation
 from pipeline.tasks.classes import Classes, Rotations, channels_first
 from pipeline.tasks.classfile import Pixels
 
@@ -43,6 +44,11 @@ class ImagesConfig:
             support set as a stream must not forget them. They need ``labels: classes``.
         eval_queries: What evaluation tasks ask for: ``others`` of their classes' images, or the images of the support
             set itself.
+        train_flip: Whether left and right of an image of a training task are exchanged with a probability of one half.
+        train_crop: Pixels of black padding on each side of an image of a training task, of which a crop of the image's
+            size is taken at random.
+        train_jitter: The brightness, the contrast and, of colours, the saturation of each image of a training task are
+            multiplied by factors drawn between 1 - jitter and 1 + jitter.
     """
 
     path: Annotated[str, FilePath()]
@@ -53,6 +59,9 @@ class ImagesConfig:
     query_order: Literal["shuffled", "sorted"] = "shuffled"
     remember: Annotated[int, Ge(0), Le(MAX_COUNT), OnlyWith("labels", "classes")] = 0
     eval_queries: Annotated[Literal["others", "support"], MayChange()] = "others"
+    train_flip: bool = False
+    train_crop: Annotated[int, Ge(0), Le(512)] = 0
+    train_jitter: Annotated[float, Ge(0), Le(1)] = 0.0
 
 
 class Images:
@@ -63,7 +72,8 @@ class Images:
 
     Raises:
         DataError: the file is missing, damaged or has no such split set.
-        ConfigError: tasks have no shots, or there are too few classes to remember.
+        ConfigError: tasks have no shots, there are too few classes to remember, or images are smaller than a crop's
+            padding.
     """
 
     Config: ClassVar[type[ImagesConfig]] = ImagesConfig
@@ -80,6 +90,8 @@ class Images:
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
         self.preparation = self._classes.preparation
+        self._augmentation = Augmentation(config.train_flip, config.train_crop, config.train_jitter)
+        self._require_larger_images(config)
         self._training = replace(shapes.train, ways=shapes.train.ways + config.remember)
         if config.remember and "train" in self.splits:
             self._require_remembered(config)
@@ -90,6 +102,14 @@ class Images:
             raise ConfigError(
                 f"source.remember: {config.remember} classes beside task.train.ways = {ways}, and the split 'train' of "
                 f"{config.split!r} in {config.path} has {available}; use at most {max(available - ways, 0)}"
+            )
+
+    def _require_larger_images(self, config: ImagesConfig) -> None:
+        _, *sides = self._classes.input_shape
+        if config.train_crop >= min(sides):
+            raise ConfigError(
+                f"source.train_crop: {config.train_crop} pixels of padding, but the images of {config.path} are "
+                f"{sides[0]}×{sides[1]}, so that a crop could miss all of an image; use at most {min(sides) - 1}"
             )
 
     def spec(self) -> Spec:
@@ -128,6 +148,9 @@ class Images:
             # Drawn last: in either order, a ticket has the same images.
             order = torch.from_numpy(rng.permutation(len(query.y)))
             query = Batch(query.x[order], query.y[order])
+        if training:
+            # Drawn after all else: a ticket has the same images with and without.
+            support, query = (Batch(self._augmentation(rng, part.x), part.y) for part in (support, query))
         return Task(ticket.id, support, query, shape.ways, classes=tuple(numbers[: shape.ways].tolist()))
 
     def _batch(self, pixels_WN: Pixels, labels_W: npt.NDArray[np.int64]) -> Batch:

@@ -1,0 +1,95 @@
+"""Flips, crops and jitter of pictures, drawn from a task's own stream.
+
+Colour jitter in the fixed order brightness, contrast, saturation. N pictures of C channels and H×W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LUMA = (0.299, 0.587, 0.114)
+"""The shares of red, green and blue in grey (ITU-R BT.601)."""
+
+
+class Changes(NamedTuple):
+    """What is done to each of N pictures.
+
+    Args:
+        flipped: [N], whether left and right are exchanged; None where no picture is flipped.
+        shifts: [N, 2] int64, the first row and column that is kept of a picture padded by ``Augmentation.crop`` on each
+            side; None where no picture is cropped.
+        factors: [3, N], of brightness, contrast and saturation; None where no picture is jittered.
+    """
+
+    flipped: Tensor | None
+    shifts: Tensor | None
+    factors: Tensor | None
+
+
+class Augmentation(NamedTuple):
+    """What may be done to a picture of a training task.
+
+    Args:
+        flip: whether each picture is flipped with a probability of one half.
+        crop: the pixels of black padding on each side, of which a crop of the old size is taken.
+        jitter: factors of brightness, contrast and saturation are drawn between 1 - jitter and 1 + jitter.
+    """
+
+    flip: bool = False
+    crop: int = 0
+    jitter: float = 0.0
+
+    def draw(self, rng: np.random.Generator, count: int) -> Changes:
+        """The changes of ``count`` pictures. What is off draws nothing."""
+        flipped = rng.integers(2, size=count) == 1 if self.flip else None
+        shifts = rng.integers(2 * self.crop + 1, size=(count, 2)) if self.crop else None
+        factors = rng.uniform(1 - self.jitter, 1 + self.jitter, (3, count)) if self.jitter else None
+        return Changes(
+            None if flipped is None else torch.from_numpy(flipped),
+            None if shifts is None else torch.from_numpy(shifts),
+            None if factors is None else torch.from_numpy(factors.astype(np.float32)),
+        )
+
+    def __call__(self, rng: np.random.Generator, x: Tensor) -> Tensor:
+        """Pictures [N, C, H, W] in [0, 1] after changes of their own, in [0, 1] as well."""
+        return self.apply(x, self.draw(rng, len(x)))
+
+    def apply(self, x: Tensor, changes: Changes) -> Tensor:
+        """Pictures [N, C, H, W] after the given changes."""
+        if changes.flipped is not None:
+            x = torch.where(changes.flipped[:, None, None, None], x.flip(-1), x)
+        if changes.shifts is not None:
+            x = shifted(x, self.crop, changes.shifts)
+        return x if changes.factors is None else jittered(x, changes.factors)
+
+
+def shifted(x: Tensor, padding: int, shifts: Tensor) -> Tensor:
+    """Each picture of [N, C, H, W], padded by zeros on each side, from its row and column of ``shifts`` [N, 2] on."""
+    height, width = x.shape[2:]
+    windows = F.pad(x, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(x)), :, shifts[:, 0], shifts[:, 1]]
+
+
+def jittered(x: Tensor, factors: Tensor) -> Tensor:
+    """Pictures [N, C, H, W] with another brightness, contrast and saturation, each clipped to [0, 1].
+
+    Brightness b gives b·x. Contrast c gives m + c·(x - m), where m is the picture's mean grey. Saturation s gives
+    g + s·(x - g), where g is each pixel's grey; a grey picture has none.
+    """
+    brightness, contrast, saturation = factors[..., None, None, None]
+    x = (x * brightness).clamp_(0, 1)
+    x = torch.lerp(grey(x).mean((1, 2, 3), keepdim=True), x, contrast).clamp_(0, 1)
+    return torch.lerp(grey(x), x, saturation).clamp_(0, 1) if x.shape[1] == 3 else x
+
+
+def grey(x: Tensor) -> Tensor:
+    """[N, 1, H, W] of [N, C, H, W]."""
+    if x.shape[1] == 1:
+        return x
+    red, green, blue = x.split(1, dim=1)
+    return red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
