@@ -1,10 +1,8 @@
-"""Flips, crops and jitter of pictures, drawn from a task's own stream.
-
-Colour jitter in the fixed order brightness, contrast, saturation. N pictures of C channels and H×W pixels.
-"""
+"""Flips, crops and jitter of pictures, drawn from a task's own stream."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,18 +15,22 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class Changes(NamedTuple):
-    """What is done to each of N pictures.
+    """What is done to each of N pictures. A part that is None changes nothing.
 
     Args:
-        flipped: [N], whether left and right are exchanged; None where no picture is flipped.
-        shifts: [N, 2] int64, the first row and column that is kept of a picture padded by ``Augmentation.crop`` on each
-            side; None where no picture is cropped.
-        factors: [3, N], of brightness, contrast and saturation; None where no picture is jittered.
+        flipped: [N], whether left and right are exchanged.
+        shifts: [N, 2] int64, the first row and column that is kept of a padded picture.
+        factors: [N, 3] float32, of brightness, contrast and saturation.
     """
 
     flipped: Tensor | None
     shifts: Tensor | None
     factors: Tensor | None
+
+
+def together(every: Sequence[Changes]) -> Changes:
+    """The changes of several tasks, drawn by one ``Augmentation``, as those of all their pictures."""
+    return Changes(*(None if column[0] is None else torch.cat(column) for column in zip(*every, strict=True)))
 
 
 class Augmentation(NamedTuple):
@@ -45,22 +47,18 @@ class Augmentation(NamedTuple):
     jitter: float = 0.0
 
     def draw(self, rng: np.random.Generator, count: int) -> Changes:
-        """The changes of ``count`` pictures. What is off draws nothing."""
+        """The changes of a task's ``count`` pictures. What is off draws nothing."""
         flipped = rng.integers(2, size=count) == 1 if self.flip else None
         shifts = rng.integers(2 * self.crop + 1, size=(count, 2)) if self.crop else None
-        factors = rng.uniform(1 - self.jitter, 1 + self.jitter, (3, count)) if self.jitter else None
+        factors = rng.uniform(1 - self.jitter, 1 + self.jitter, (count, 3)) if self.jitter else None
         return Changes(
             None if flipped is None else torch.from_numpy(flipped),
             None if shifts is None else torch.from_numpy(shifts),
             None if factors is None else torch.from_numpy(factors.astype(np.float32)),
         )
 
-    def __call__(self, rng: np.random.Generator, x: Tensor) -> Tensor:
-        """Pictures [N, C, H, W] in [0, 1] after changes of their own, in [0, 1] as well."""
-        return self.apply(x, self.draw(rng, len(x)))
-
     def apply(self, x: Tensor, changes: Changes) -> Tensor:
-        """Pictures [N, C, H, W] after the given changes."""
+        """Pictures [N, C, H, W] in [0, 1] after their changes, in [0, 1] as well."""
         if changes.flipped is not None:
             x = torch.where(changes.flipped[:, None, None, None], x.flip(-1), x)
         if changes.shifts is not None:
@@ -76,12 +74,12 @@ def shifted(x: Tensor, padding: int, shifts: Tensor) -> Tensor:
 
 
 def jittered(x: Tensor, factors: Tensor) -> Tensor:
-    """Pictures [N, C, H, W] with another brightness, contrast and saturation, each clipped to [0, 1].
+    """Pictures [N, C, H, W] with another brightness, contrast and saturation, in this order, each clipped to [0, 1].
 
     Brightness b gives b·x. Contrast c gives m + c·(x - m), where m is the picture's mean grey. Saturation s gives
-    g + s·(x - g), where g is each pixel's grey; a grey picture has none.
+    g + s·(x - g), where g is each pixel's grey; a picture of one channel has none.
     """
-    brightness, contrast, saturation = factors[..., None, None, None]
+    brightness, contrast, saturation = factors.T[..., None, None, None]
     x = (x * brightness).clamp_(0, 1)
     x = torch.lerp(grey(x).mean((1, 2, 3), keepdim=True), x, contrast).clamp_(0, 1)
     return torch.lerp(grey(x), x, saturation).clamp_(0, 1) if x.shape[1] == 3 else x

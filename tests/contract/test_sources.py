@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.core.seeding import Ticket
+from pipeline.core.source import DrawsChunks, one_of
 from pipeline.core.types import Batch, Pairs, Points, Sets, Simulator, Task
 from pipeline.tasks import SOURCES
 from pipeline.testing.compare import global_states, seed_globals, tensors
@@ -67,6 +68,18 @@ def test_a_task_once_written_to_is_sampled_whole_again(make):
     for tensor in tensors((task.support, task.query)):
         tensor.zero_()
     assert bits(source.sample(BASE)) == before
+
+
+def test_a_chunk_drawn_together_has_the_bits_of_its_tasks(make):
+    source = make()
+    if not isinstance(source, DrawsChunks):
+        pytest.skip("draws its tasks one by one")
+    chunk = [BASE._replace(number=number) for number in (3, 4, 5, 6)]
+    together = source.sample_chunk(chunk)
+    for at, ticket in enumerate(chunk):
+        alone, sets = source.sample(ticket), (one_of(part, at) for part in (together.support, together.query))
+        assert bits(Task("", *sets)) == bits(alone)
+        assert (together.ways, 1.0) == (alone.ways, alone.weight)
 
 
 def test_different_tickets_give_different_tasks(make):

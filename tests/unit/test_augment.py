@@ -12,7 +12,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.tasks import classfile
-from pipeline.tasks.augment import Augmentation, Changes, grey, jittered, shifted
+from pipeline.tasks.augment import Augmentation, grey, jittered, shifted, together
 from pipeline.tasks.images import Images
 
 SIDES, EACH = (6, 5), 9
@@ -78,8 +78,11 @@ def test_a_shift_by_the_padding_is_no_shift():
 
 
 def test_jitter_is_its_formula_pixel_by_pixel():
-    x, factors = pictures(4, 3, 3, 2), torch.tensor([[1.3, 0.5, 1.0, 1.0], [1.0, 0.7, 1.6, 1.0], [1.0, 1.0, 1.0, 0.2]])
-    for picture, after, (b, c, s) in zip(x.numpy(), jittered(x, factors).numpy(), factors.T.tolist(), strict=True):
+    x, factors = (
+        pictures(4, 3, 3, 2),
+        torch.tensor([[1.3, 1.0, 1.0], [0.5, 0.7, 1.0], [1.0, 1.6, 1.0], [0.9, 1.2, 0.2]]),
+    )
+    for picture, after, (b, c, s) in zip(x.numpy(), jittered(x, factors).numpy(), factors.tolist(), strict=True):
         bright = np.clip(picture * b, 0, 1)
         mean = sum(share * colour.mean() for share, colour in zip((0.299, 0.587, 0.114), bright, strict=True))
         contrast = np.clip(mean + c * (bright - mean), 0, 1)
@@ -88,15 +91,15 @@ def test_jitter_is_its_formula_pixel_by_pixel():
 
 
 def test_jitter_by_factors_of_1_changes_nothing_and_by_a_saturation_of_0_leaves_grey():
-    x, ones = pictures(2, 3, 4, 4), torch.ones(3, 2)
+    x, ones = pictures(2, 3, 4, 4), torch.ones(2, 3)
     torch.testing.assert_close(jittered(x, ones), x, atol=1e-6, rtol=0)
-    faded = jittered(x, torch.stack([ones[0], ones[1], torch.zeros(2)]))
+    faded = jittered(x, ones * torch.tensor([1.0, 1.0, 0.0]))
     torch.testing.assert_close(faded, grey(x).expand_as(x), atol=1e-6, rtol=0)
 
 
 def test_grey_pictures_have_brightness_and_contrast_alone():
     x = pictures(2, 1, 4, 4)
-    some, other = (jittered(x, torch.tensor([[0.8] * 2, [1.2] * 2, [saturation] * 2])) for saturation in (0.1, 1.0))
+    some, other = (jittered(x, torch.tensor([[0.8, 1.2, saturation]] * 2)) for saturation in (0.1, 1.0))
     assert torch.equal(some, other)
     bright = x * 0.8
     expected = bright.mean((1, 2, 3), keepdim=True) * -0.2 + bright * 1.2
@@ -113,6 +116,15 @@ def test_the_same_bits_for_a_ticket_whichever_came_before(path):
     assert all(x.min() >= 0 and x.max() <= 1 for x in forward)
 
 
+def test_a_chunk_has_the_bits_of_each_ticket(path):
+    one, tickets = source(path, **ALL), [Ticket(3, "train", "train", 0, number) for number in range(4)]
+    chunk = one.sample_chunk(tickets)
+    for number, ticket in enumerate(tickets):
+        task = one.sample(ticket)
+        assert torch.equal(chunk.support.x[number], task.support.x)
+        assert torch.equal(chunk.query.x[number], task.query.x)
+
+
 def test_the_same_classes_and_labels_with_and_without(path):
     one, other = (source(path, **settings).sample(Ticket(3, "train", "train", 0, 7)) for settings in ({}, ALL))
     assert one.classes == other.classes
@@ -127,18 +139,18 @@ def test_evaluation_is_never_augmented(path):
 
 def test_means_over_many_tickets():
     augmentation = Augmentation(flip=True, crop=2, jitter=0.4)
-    drawn = [augmentation.draw(Ticket(3, "train", "train", 0, number).rng("task"), 20) for number in range(500)]
-    changes = Changes(*(torch.cat(parts, -1 if at == 2 else 0) for at, parts in enumerate(zip(*drawn, strict=True))))
+    tickets = [Ticket(3, "train", "train", 0, number) for number in range(500)]
+    changes = together([augmentation.draw(ticket.rng("task"), 20) for ticket in tickets])
     assert abs(changes.flipped.float().mean() - 0.5) < 0.02
     shares = torch.stack([torch.bincount(axis, minlength=5) for axis in changes.shifts.T]) / len(changes.shifts)
     assert shares.shape == (2, 5)
     assert (shares - 0.2).abs().max() < 0.02
-    assert (changes.factors.mean(1) - 1).abs().max() < 0.01
+    assert (changes.factors.mean(0) - 1).abs().max() < 0.01
     assert changes.factors.min() >= 0.6
     assert changes.factors.max() <= 1.4
-    assert (changes.factors.std(1) - 0.8 / 12**0.5).abs().max() < 0.01
-    together = torch.stack([changes.flipped.double(), *changes.shifts.T.double(), *changes.factors.double()])
-    assert (torch.corrcoef(together) - torch.eye(6)).abs().max() < 0.05
+    assert (changes.factors.std(0) - 0.8 / 12**0.5).abs().max() < 0.01
+    columns = torch.stack([changes.flipped.double(), *changes.shifts.T.double(), *changes.factors.T.double()])
+    assert (torch.corrcoef(columns) - torch.eye(6)).abs().max() < 0.05
 
 
 def test_a_crop_that_could_miss_all_of_a_picture_is_refused(path):
