@@ -57,13 +57,14 @@ class Augmentation(NamedTuple):
             None if factors is None else torch.from_numpy(factors.astype(np.float32)),
         )
 
-    def apply(self, x: Tensor, changes: Changes) -> Tensor:
-        """Pictures [N, C, H, W] in [0, 1] after their changes, in [0, 1] as well."""
+    def apply(self, pixels: Tensor, changes: Changes) -> Tensor:
+        """Pictures uint8 [N, C, H, W] after their changes, as float32 in [0, 1]."""
         if changes.flipped is not None:
-            x = torch.where(changes.flipped[:, None, None, None], x.flip(-1), x)
+            pixels = torch.where(changes.flipped[:, None, None, None], pixels.flip(-1), pixels)
         if changes.shifts is not None:
-            x = shifted(x, self.crop, changes.shifts)
-        return x if changes.factors is None else jittered(x, changes.factors)
+            pixels = shifted(pixels, self.crop, changes.shifts)
+        x = pixels.to(torch.float32).div_(255)
+        return x if changes.factors is None else jitter_(x, changes.factors)
 
 
 def shifted(x: Tensor, padding: int, shifts: Tensor) -> Tensor:
@@ -73,16 +74,20 @@ def shifted(x: Tensor, padding: int, shifts: Tensor) -> Tensor:
     return windows[torch.arange(len(x)), :, shifts[:, 0], shifts[:, 1]]
 
 
-def jittered(x: Tensor, factors: Tensor) -> Tensor:
-    """Pictures [N, C, H, W] with another brightness, contrast and saturation, in this order, each clipped to [0, 1].
+def jitter_(x: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of pictures [N, C, H, W] in place, each clipped to [0, 1].
 
     Brightness b gives b·x. Contrast c gives m + c·(x - m), where m is the picture's mean grey. Saturation s gives
     g + s·(x - g), where g is each pixel's grey; a picture of one channel has none.
     """
     brightness, contrast, saturation = factors.T[..., None, None, None]
-    x = (x * brightness).clamp_(0, 1)
-    x = torch.lerp(grey(x).mean((1, 2, 3), keepdim=True), x, contrast).clamp_(0, 1)
-    return torch.lerp(grey(x), x, saturation).clamp_(0, 1) if x.shape[1] == 3 else x
+    x.mul_(brightness).clamp_(0, 1)
+    mean = grey(x).mean((1, 2, 3), keepdim=True)
+    x.mul_(contrast).add_(mean * (1 - contrast)).clamp_(0, 1)
+    if x.shape[1] == 3:
+        levels = grey(x)
+        x.mul_(saturation).add_(levels.mul_(1 - saturation)).clamp_(0, 1)
+    return x
 
 
 def grey(x: Tensor) -> Tensor:

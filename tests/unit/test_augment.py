@@ -12,7 +12,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape, TaskShapes
 from pipeline.tasks import classfile
-from pipeline.tasks.augment import Augmentation, grey, jittered, shifted, together
+from pipeline.tasks.augment import Augmentation, grey, jitter_, shifted, together
 from pipeline.tasks.images import Images
 
 SIDES, EACH = (6, 5), 9
@@ -82,7 +82,7 @@ def test_jitter_is_its_formula_pixel_by_pixel():
         pictures(4, 3, 3, 2),
         torch.tensor([[1.3, 1.0, 1.0], [0.5, 0.7, 1.0], [1.0, 1.6, 1.0], [0.9, 1.2, 0.2]]),
     )
-    for picture, after, (b, c, s) in zip(x.numpy(), jittered(x, factors).numpy(), factors.tolist(), strict=True):
+    for picture, after, (b, c, s) in zip(x.numpy(), jitter_(x.clone(), factors).numpy(), factors.tolist(), strict=True):
         bright = np.clip(picture * b, 0, 1)
         mean = sum(share * colour.mean() for share, colour in zip((0.299, 0.587, 0.114), bright, strict=True))
         contrast = np.clip(mean + c * (bright - mean), 0, 1)
@@ -92,14 +92,14 @@ def test_jitter_is_its_formula_pixel_by_pixel():
 
 def test_jitter_by_factors_of_1_changes_nothing_and_by_a_saturation_of_0_leaves_grey():
     x, ones = pictures(2, 3, 4, 4), torch.ones(2, 3)
-    torch.testing.assert_close(jittered(x, ones), x, atol=1e-6, rtol=0)
-    faded = jittered(x, ones * torch.tensor([1.0, 1.0, 0.0]))
+    torch.testing.assert_close(jitter_(x.clone(), ones), x, atol=1e-6, rtol=0)
+    faded = jitter_(x.clone(), ones * torch.tensor([1.0, 1.0, 0.0]))
     torch.testing.assert_close(faded, grey(x).expand_as(x), atol=1e-6, rtol=0)
 
 
 def test_grey_pictures_have_brightness_and_contrast_alone():
     x = pictures(2, 1, 4, 4)
-    some, other = (jittered(x, torch.tensor([[0.8, 1.2, saturation]] * 2)) for saturation in (0.1, 1.0))
+    some, other = (jitter_(x.clone(), torch.tensor([[0.8, 1.2, saturation]] * 2)) for saturation in (0.1, 1.0))
     assert torch.equal(some, other)
     bright = x * 0.8
     expected = bright.mean((1, 2, 3), keepdim=True) * -0.2 + bright * 1.2
