@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,9 @@ from pipeline.core.source import Judge, StreamJudge, TaskSource, Versioned
 from pipeline.core.types import Batch, Context, Contribution, MetaParams, Params, Phase, Score, Task
 from pipeline.engine.answers import summary, task_answers
 from pipeline.engine.error_context import error_context
-from pipeline.engine.interfaces import Chunk, Report, ScoreReport
+from pipeline.engine.interfaces import Block, Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
-from pipeline.engine.outer.reduce import tree_sum
+from pipeline.engine.outer.reduce import block_sum, tree_sum
 from pipeline.engine.trace import scored_points
 from pipeline.engine.usage import NodeUsage
 
@@ -110,6 +110,22 @@ class Worker:
             ],
         )
         return contribution, report
+
+    def learn_block(self, theta: np.ndarray, block: Block) -> tuple[Contribution, tuple[Report, ...]]:
+        """The sum of the chunks' contributions over the tree, and each chunk's report."""
+        reports: list[Report] = []
+
+        def learned() -> Iterator[Contribution]:
+            for chunk in block.chunks:
+                contribution, report = self.learn(theta, chunk)
+                reports.append(report)
+                yield contribution
+
+        return block_sum(block.number, learned()), tuple(reports)
+
+    def score_block(self, theta: np.ndarray, block: Block) -> tuple[ScoreReport, ...]:
+        """Each chunk's report."""
+        return tuple(self.score(theta, chunk) for chunk in block.chunks)
 
     def learn_alone(self, theta: np.ndarray, ticket: Ticket) -> tuple[MetaParams, Score]:
         """The gradient and score of one task, for inspection."""

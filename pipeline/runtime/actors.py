@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from pipeline.core.types import Contribution
 from pipeline.engine.durability.coordinator import Coordinator
-from pipeline.engine.interfaces import Applied, Chunk, Missing, Opened, Report, ScoreReport, Status
+from pipeline.engine.interfaces import Applied, Block, Missing, Opened, Report, ScoreReport, Status
 from pipeline.engine.worker import Worker
 
 
@@ -33,13 +33,13 @@ class TaskWorker:
         return Hello(self.worker.fingerprint, ray.get_runtime_context().get_node_id())
 
     @ray.method(num_returns=2)
-    def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
-        """Returns two objects: the contribution, for the parameter actor alone, and a report small enough to travel
+    def learn(self, theta: np.ndarray, block: Block) -> tuple[Contribution, tuple[Report, ...]]:
+        """Returns two objects: the contribution, for the parameter actor alone, and reports small enough to travel
         inline."""
-        return self.worker.learn(theta, chunk)
+        return self.worker.learn_block(theta, block)
 
-    def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
-        return self.worker.score(theta, chunk)
+    def score(self, theta: np.ndarray, block: Block) -> tuple[ScoreReport, ...]:
+        return self.worker.score_block(theta, block)
 
 
 class ParameterActor:
@@ -78,19 +78,19 @@ class ParameterActor:
 
 
 def _fetch(references: Mapping[int, Any], seconds: float) -> tuple[list[Contribution], tuple[int, ...]]:
-    """The contributions, and the chunks whose contribution did not arrive within ``seconds``."""
+    """The contributions, and the slots of those that did not arrive within ``seconds``."""
     wanted = list(references.values())
     try:
         return ray.get(wanted, timeout=seconds), ()
     except RayError:  # one is late or was lost with its node; the scheduler assigns its chunk again
         ready, _ = ray.wait(wanted, num_returns=len(wanted), timeout=0)
     fetched, missing = [], []
-    for chunk, reference in references.items():
+    for slot, reference in references.items():
         try:
             if reference in ready:
                 fetched.append(ray.get(reference, timeout=seconds))
             else:
-                missing.append(chunk)
+                missing.append(slot)
         except RayError:
-            missing.append(chunk)
+            missing.append(slot)
     return fetched, tuple(missing)

@@ -13,7 +13,7 @@ from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTa
 
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.durability.identity import changed_numerics
-from pipeline.engine.interfaces import Chunk, Work
+from pipeline.engine.interfaces import Block, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost, Refused
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.stop import Stop
@@ -77,12 +77,12 @@ class RayTransport:
         for _ in range(workers.count):
             self._start(start_s)
 
-    def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
+    def send(self, worker: int, lease: int, work: Work, theta: Any, block: Block) -> None:
         if work == "learn":
-            contribution, report = self.actors[worker].learn.remote(theta, chunk)
+            contribution, reports = self.actors[worker].learn.remote(theta, block)
         else:
-            contribution, report = None, self.actors[worker].score.remote(theta, chunk)
-        self.sent[report] = Sent(worker, lease, contribution)
+            contribution, reports = None, self.actors[worker].score.remote(theta, block)
+        self.sent[reports] = Sent(worker, lease, contribution)
 
     def replace(self, worker: int) -> None:
         self.head.wait()  # the head starts and stops them
@@ -187,13 +187,14 @@ class RayTransport:
             return self._joined(reference, self.joining.pop(reference).worker)
         sent = self.sent.pop(reference)
         try:
-            report = ray.get(reference)
+            reports = ray.get(reference)
         except RayError as error:
             # The calls of a worker that was stopped here have no reader.
             return Lost(sent.worker, _system_failure(error)) if sent.worker in self.actors else None
-        result = report if sent.contribution is None else (sent.contribution, report)
+        result = reports if sent.contribution is None else (sent.contribution, reports)
         # Different machines may differ in the last bits, so their contributions are not compared.
-        return Done(sent.worker, sent.lease, result, 0 if self.workers.mixed else report.digest)
+        digest = () if self.workers.mixed else tuple(report.digest for report in reports)
+        return Done(sent.worker, sent.lease, result, digest)
 
     def _joined(self, reference: Any, worker: int) -> Event | None:
         try:

@@ -18,6 +18,7 @@ from pipeline import build
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.chunks import chunks_of
 from pipeline.engine.clock import Monotonic
+from pipeline.engine.outer.reduce import block_sum
 from pipeline.engine.scheduling.events import Joined
 from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import Scheduler
@@ -62,9 +63,23 @@ def chunks(step: int):
 def test_a_worker_that_writes_to_theta_changes_its_own_copy_only(ray_local, pool):
     theta = parts()[2].numpy()
     reference = ray_local.put(theta)
-    ((_, report),) = pool.learn(reference, chunks(1))
+    ((_, (report,)),) = pool.learn(reference, chunks(1))
     assert report.used == 2
     assert np.array_equal(ray_local.get(reference), theta)
+
+
+def test_a_block_of_chunks_travels_as_one_sum(ray_local, pool):
+    """One worker with eight chunks gets the first four as a block; what comes is added up to the same bits."""
+    theta = parts()[2].numpy()
+    list(pool.learn(theta, chunks(1)))  # now it is known how long a chunk takes
+    eight = chunks_of(0, 3, 16, 2, purpose="train", split="train")
+    came = {reports[0].chunk: (ray_local.get(handle), reports) for handle, reports in pool.learn(theta, eight)}
+    assert {slot: len(reports) for slot, (_, reports) in came.items()} == {0: 4, 4: 2, 6: 1, 7: 1}
+    assert [report.chunk for slot in sorted(came) for report in came[slot][1]] == list(range(8))
+    alone = BuildPlanted()()
+    expected = block_sum(0, (alone.learn(theta, chunk)[0] for chunk in eight))
+    arrived = [one._replace(gradient=one.gradient.copy()) for one, _ in (came[slot] for slot in sorted(came))]
+    assert block_sum(0, arrived).gradient.tobytes() == expected.gradient.tobytes()
 
 
 @pytest.mark.slow
@@ -125,7 +140,7 @@ def test_a_worker_that_computes_otherwise_is_left_out_unless_the_recipe_says_mix
     assert sorted(type(event).__name__ for event in events) == (["Joined"] * 2 if mixed else ["Joined", "Refused"])
     assert len(learned) == 4
     if mixed:  # unlike machines may disagree about the last bits, and nobody calls that corruption
-        assert set(pool.scheduler.accepted.values()) == {0}
+        assert set(pool.scheduler.accepted.values()) == {()}
     else:
         (worker,) = pool.scheduler.workers
         assert [event.worker for event in events if isinstance(event, Joined)] == [worker]
