@@ -17,16 +17,20 @@ def chunks_of(seed: int, step: int, count: int, chunk_size: int, *, purpose: Pur
     ]
 
 
+LEAST = 8
+"""The smallest block is about a worker's share of a step, divided by this: four messages a worker, and little waiting
+for the last."""
+
+
 def blocks_of(chunks: Sequence[Chunk], workers: int) -> list[Block]:
     """The chunks in aligned blocks: about half of those that are left are cut into one block for each worker.
 
-    So a step takes few messages, and the last blocks, which wait for nobody, are single chunks. How chunks are cut
-    changes no bit of a sum over the tree.
+    How chunks are cut changes no bit of a sum over the tree.
     """
     blocks: list[Block] = []
     first = 0
     while first < len(chunks):
-        share = -(-(len(chunks) - first) // (2 * workers))
+        share = max(-(-(len(chunks) - first) // (2 * workers)), len(chunks) // (LEAST * workers))
         size = 1 << (share - 1).bit_length()
         while not _aligned(chunks[first : first + size], size):
             size //= 2

@@ -19,7 +19,8 @@ from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import Hello, TaskWorker
-from pipeline.runtime.cluster import Workers, connect, draining_nodes, own_raylet, stop_local_raylet
+from pipeline.runtime.cluster import Workers, connect, draining_nodes, own_raylet, resources, stop_local_raylet
+from pipeline.runtime.placement import crowded
 from pipeline.runtime.ray_head import RayHead
 
 DRAIN_CHECK_S = 2.0
@@ -113,6 +114,8 @@ class RayTransport:
         Raises:
             ClusterError: none was ready in ``patience`` seconds, or one could not start.
         """
+        if told := crowded(resources(), self.workers.count, self.workers.gpus):
+            note(told)
         joined: list[Event] = []
         last = ""
         began = last_status = time.monotonic()

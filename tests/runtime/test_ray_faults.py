@@ -18,6 +18,7 @@ from pipeline import build
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.chunks import chunks_of
 from pipeline.engine.clock import Monotonic
+from pipeline.engine.interfaces import Block
 from pipeline.engine.outer.reduce import block_sum
 from pipeline.engine.scheduling.events import Joined
 from pipeline.engine.scheduling.pool import WorkerPool
@@ -30,6 +31,7 @@ from tests.runtime.planted import (
     ALGORITHM_FAILS,
     SOURCE_FAILS,
     BuildPlanted,
+    BuildSeer,
     BuildUnlikeWorkers,
     Careless,
     Hog,
@@ -275,7 +277,32 @@ def test_a_cluster_that_is_full_is_told_after_a_while(ray_local, planted, monkey
     opening.join(15)
     assert not waits, "open waits for ever"
     assert isinstance(ended[0], ClusterError)
-    room = "each asks for 1 CPU and 0 GPU, the cluster has 0 CPU and 0 GPU free"
+    room = "each asks for 1 CPU and 0 GPU, the cluster has 0 CPU and 2 GPU free"
     assert one_line(ended[0]).startswith(f"no worker was ready in 3 s: {room}")
     assert len(notes) > 1
     assert all(re.fullmatch(rf"no worker is ready after \d s, 3 s at most: {room}", note) for note in notes), notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "gpus", "seen"),
+    [(4, 0.5, ["0", "0", "1", "1"]), (3, 0.6, ["0", "1"]), (1, 2.0, ["0,1"])],
+    ids=["two on each", "the third waits", "both"],
+)
+def test_each_worker_sees_the_gpus_that_ray_gave_it(ray_local, count, gpus, seen):
+    """Ray believes in two. ``test_placement`` counts the same by itself, every day."""
+    transport, notes, told = RayTransport(BuildSeer(), Workers(count, gpus), "local"), [], []
+    try:
+        _, events = transport.first_numerics(60.0, notes.append)
+        joined = list(events)
+        while len(joined) < len(seen):
+            joined += transport.poll(1.0)
+        block = Block((chunks(1)[0],))
+        for number, one in enumerate(joined):
+            transport.send(one.worker, number, "score", None, block)
+        while len(told) < len(joined):
+            told += [event.result[0].digest for event in transport.poll(1.0)]
+    finally:
+        transport.close()
+    assert sorted(told) == seen
+    assert [note for note in notes if "room for" in note] == ([] if len(seen) == count else notes[:1])
