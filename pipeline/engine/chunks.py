@@ -43,3 +43,9 @@ def _aligned(chunks: Sequence[Chunk], size: int) -> bool:
     """Whether these are all the chunks of a block of ``size``."""
     start = chunks[0].number
     return start % size == 0 and [chunk.number for chunk in chunks] == list(range(start, start + size))
+
+
+def following(chunk: Chunk) -> Chunk:
+    """The chunk of the same number in the next step."""
+    step = chunk.step + 1
+    return Chunk(step, chunk.number, tuple(ticket._replace(step=step) for ticket in chunk.tickets))

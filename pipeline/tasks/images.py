@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from annotated_types import Ge, Le
 
 from pipeline.core.bounds import MAX_COUNT
 from pipeline.core.effects import OnlyWith
 from pipeline.core.failures import ConfigError
-from pipeline.core.seeding import Split, Ticket
-from pipeline.core.source import Spec, TaskShapes, require_support
+from pipeline.core.seeding import Split, Ticket, rngs
+from pipeline.core.source import Spec, TaskShape, TaskShapes, one_of, require_support
 from pipeline.core.types import Batch, FilePath, MayChange, Task
-from pipeline.tasks.classes import Classes, Rotations, channels_first
-from pipeline.tasks.classfile import Pixels
+from pipeline.tasks.class_rows import Numbers
+from pipeline.tasks.classes import Chosen, Classes, Rotations, channels_first
 
 
 @dataclass(frozen=True)
@@ -113,25 +112,43 @@ class Images:
         return self._classes.names(split, self._rotations[False])
 
     def sample(self, ticket: Ticket) -> Task[Batch]:
-        shape, rng, training = self._shapes.of(ticket), ticket.rng("task"), ticket.purpose == "train"
-        drawn = self._training if training else shape
-        pixels_WN, numbers = self._classes.draw(rng, ticket.split, drawn, self._rotations[training])
-        labels = numbers if training and self._labels == "classes" else np.arange(shape.ways)
-        (own, others), ways = np.split(pixels_WN, [shape.ways]), labels[: shape.ways]
-        support, query = (self._batch(part, ways) for part in np.split(own, [shape.shots], axis=1))
-        if self._asks_support and not training:
-            query = support
-        if len(others):
-            remembered = self._batch(others[:, :1], labels[shape.ways :])
-            query = Batch(*(torch.cat(parts) for parts in zip(query, remembered, strict=True)))
-        if self._shuffled:
-            # Drawn last: in either order, a ticket has the same images.
-            order = torch.from_numpy(rng.permutation(len(query.y)))
-            query = Batch(query.x[order], query.y[order])
-        return Task(ticket.id, support, query, shape.ways, classes=tuple(numbers[: shape.ways].tolist()))
+        task, numbers_TW = self._sampled([ticket])
+        classes = tuple(numbers_TW[0, : task.ways].tolist())
+        return task._replace(support=one_of(task.support, 0), query=one_of(task.query, 0), classes=classes)
 
-    def _batch(self, pixels_WN: Pixels, labels_W: npt.NDArray[np.int64]) -> Batch:
-        ways, each, *_ = pixels_WN.shape
-        pixels = channels_first(pixels_WN.reshape(ways * each, *pixels_WN.shape[2:]), self._classes.input_shape[0])
+    def sample_chunk(self, tickets: Sequence[Ticket]) -> Task[Batch]:
+        """See ``DrawsChunks``."""
+        return self._sampled(tickets)[0]
+
+    def _sampled(self, tickets: Sequence[Ticket]) -> tuple[Task[Batch], Numbers]:
+        """The tasks as one, with tensors [T, …], and the numbers [T, W] of their classes."""
+        shape, training = self._shapes.of(tickets[0]), tickets[0].purpose == "train"
+        drawn, rotations = self._training if training else shape, self._rotations[training]
+        support, query = self._places(drawn, shape.ways, asks_support=self._asks_support and not training)
+        chosen, places = [], []
+        for rng in rngs(tickets, "task"):
+            chosen.append(self._classes.choose(rng, tickets[0].split, drawn, rotations))
+            # Drawn last: in either order, a ticket has the same images.
+            places.append(query[rng.permutation(len(query))] if self._shuffled else query)
+        every = Chosen(*map(np.stack, zip(*chosen, strict=True)))
+        labels = np.broadcast_to(np.arange(drawn.ways), every.numbers.shape)
+        if training and self._labels == "classes":
+            labels = every.numbers
+        of_support = self._batch(every, labels, np.tile(support, (len(tickets), 1)))
+        task = Task(tickets[0].id, of_support, self._batch(every, labels, np.stack(places)), shape.ways)
+        return task, every.numbers
+
+    def _places(self, drawn: TaskShape, ways: int, *, asks_support: bool) -> tuple[Numbers, Numbers]:
+        """The places in [W · N] of the images of the support set, and of those of the query set in their order."""
+        at = np.arange(drawn.ways * (drawn.shots + drawn.queries)).reshape(drawn.ways, -1)
+        support, asked = at[:ways, : drawn.shots].ravel(), at[:ways, drawn.shots :].ravel()
+        return support, support if asks_support else np.concatenate([asked, at[ways:, 0]])
+
+    def _batch(self, chosen: Chosen, labels_TW: Numbers, places_TN: Numbers) -> Batch:
+        """The chosen images at these places in each task's [W · N]."""
+        each = chosen.rows.shape[2]
+        rows = np.take_along_axis(chosen.rows.reshape(len(places_TN), -1), places_TN, 1)
+        turns, labels = (np.take_along_axis(of, places_TN // each, 1) for of in (chosen.turns, labels_TW))
+        pixels = channels_first(self._classes.pixels(rows, turns), self._classes.input_shape[0])
         x = torch.from_numpy(np.ascontiguousarray(pixels)).to(torch.float32).div_(255)
-        return Batch(x, torch.from_numpy(labels_W.repeat(each)))
+        return Batch(x, torch.from_numpy(labels))

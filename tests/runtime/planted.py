@@ -159,7 +159,8 @@ class BuildDeadlyWorker:
 
     def __call__(self) -> Worker:
         worker = BuildWorker(self.recipe)()
-        worker.source = DeadlySource(worker.source, self.ticket, Path(self.marker) if self.marker else None, self.harm)
+        marker = Path(self.marker) if self.marker else None
+        worker.drawing.source = DeadlySource(worker.drawing.source, self.ticket, marker, self.harm)
         return worker
 
 

@@ -33,6 +33,10 @@ class ManyWorkers:
     def score_block(self, theta: np.ndarray, block: Block) -> tuple[ScoreReport, ...]:
         return self.workers[block.tickets[0].seed].score_block(theta, block)
 
+    def draw_ahead(self) -> None:
+        for one in self.workers.values():
+            one.draw_ahead()
+
 
 @dataclass(frozen=True)
 class BuildManyWorkers:

@@ -25,7 +25,8 @@ from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runtime.cluster import Workers
-from pipeline.runtime.transport import RayTransport, _system_failure, constructor_cause
+from pipeline.runtime.ray_errors import constructor_cause, system_failure
+from pipeline.runtime.transport import RayTransport
 from tests.quiet_runs import LIMITS, BuildQuietCoordinator, on_ray
 from tests.runtime.planted import (
     ALGORITHM_FAILS,
@@ -189,7 +190,7 @@ def test_a_runtime_environment_that_cannot_be_set_up_is_told_as_what_it_is():
     with pytest.raises(
         ClusterError, match="could not set up this job's runtime environment: OSError: gcs://_ray_pkg_0"
     ):
-        _system_failure(RuntimeEnvSetupError(said))
+        system_failure(RuntimeEnvSetupError(said))
 
 
 @pytest.mark.parametrize("actor", ["coordinator", pytest.param("worker", marks=pytest.mark.slow)])

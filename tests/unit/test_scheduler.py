@@ -103,6 +103,16 @@ def test_in_calm_each_chunk_is_dealt_once_and_in_order(workers):
     assert {lease.worker for lease in transport.leases} == set(range(workers))
 
 
+def test_a_worker_begins_each_step_with_the_chunk_of_the_same_number():
+    """So it may draw the tasks ahead. Workers of random speed answer in any order."""
+    transport = VirtualTransport(3, 5, echo)
+    ours = WorkerPool(transport, transport.clock, Scheduler(Timeouts(copy_factor=1e9)), workers=3)
+    for step in range(1, 9):
+        scores(ours, None, chunks(3, step))
+    later = [lease for lease in transport.leases if lease.block.step > 1]  # in the first step they join one by one
+    assert {lease.block.number - lease.worker for lease in later} == {0}
+
+
 def test_rounds_do_not_mix():
     """A consumer that stops early leaves workers busy: their answers do not count for the next round."""
     for seed in SEEDS:

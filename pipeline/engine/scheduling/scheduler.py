@@ -82,6 +82,7 @@ class Scheduler:
         known = self.lease_times.median[work] is not None and self.workers
         blocks = blocks_of(wanted, len(self.workers)) if known else [Block((chunk,)) for chunk in wanted]
         self.current, self.no_workers_since = Submission(last + 1, work, blocks), None
+        self.idle = deque(sorted(self.idle))  # a worker begins with the same chunk as in the step before: it drew ahead
         return self._assign(now)
 
     def on(self, event: Event, now: float) -> list[Action]:
