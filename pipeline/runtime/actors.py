@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from pipeline.core.types import Contribution
 from pipeline.engine.durability.coordinator import Coordinator
 from pipeline.engine.interfaces import Applied, Block, Missing, Opened, Report, ScoreReport, Status
+from pipeline.engine.outer.reduce import block_sum
 from pipeline.engine.worker import Worker
 from pipeline.runtime.line import Answering, is_small
 
@@ -39,6 +40,10 @@ class TaskWorker(Answering):
         """Returns two objects: the contribution, for the parameter actor alone, and reports small enough to travel
         inline."""
         return self.worker.learn_block(theta, block)
+
+    def add(self, *contributions: Contribution) -> Contribution:
+        """Their sum; they are in the order of slots."""
+        return block_sum(contributions[0].chunk, contributions)
 
     def score(self, theta: np.ndarray, block: Block) -> tuple[ScoreReport, ...]:
         return self.worker.score_block(theta, block)
@@ -88,17 +93,18 @@ class ParameterActor(Answering):
 
 def _fetch(references: Mapping[int, Any], seconds: float) -> tuple[list[Contribution], tuple[int, ...]]:
     """The contributions, and the slots of those that did not arrive within ``seconds``."""
-    wanted = list(references.values())
-    if not any(isinstance(one, ray.ObjectRef) for one in wanted):
-        return wanted, ()
+    wanted = [one for one in references.values() if isinstance(one, ray.ObjectRef)]
     try:
-        return ray.get(wanted, timeout=seconds), ()
+        came = iter(ray.get(wanted, timeout=seconds))
+        return [next(came) if isinstance(one, ray.ObjectRef) else one for one in references.values()], ()
     except RayError:  # one is late or was lost with its node; the scheduler assigns its chunk again
         ready, _ = ray.wait(wanted, num_returns=len(wanted), timeout=0)
     fetched, missing = [], []
     for slot, reference in references.items():
         try:
-            if reference in ready:
+            if not isinstance(reference, ray.ObjectRef):
+                fetched.append(reference)
+            elif reference in ready:
                 fetched.append(ray.get(reference, timeout=seconds))
             else:
                 missing.append(slot)

@@ -95,6 +95,10 @@ class RayTransport:
         else:
             self.sent[self.actors[worker].score.remote(theta, block)] = Sent(worker, lease, work)
 
+    def add(self, worker: int, contributions: Sequence[Any]) -> Any:
+        """A reference to the sum, which this worker makes."""
+        return self.actors[worker].add.remote(*contributions)
+
     def replace(self, worker: int) -> None:
         self.head.wait()  # the head starts and stops them
         self._stop(worker)

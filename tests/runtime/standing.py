@@ -54,7 +54,7 @@ class Seats:
 
     def __init__(self, standing: RayTransport, count: int) -> None:
         self.standing, self.count = standing, count
-        self.send, self.replace, self.poll = standing.send, standing.replace, standing.poll
+        self.send, self.add, self.replace, self.poll = standing.send, standing.add, standing.replace, standing.poll
         self.stop, self.head = standing.stop, standing.head
 
     def first_numerics(self, patience: float, note: Any = None) -> tuple[dict[str, str], Sequence[Event]]:

@@ -25,6 +25,7 @@ from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runtime.cluster import Workers
+from pipeline.runtime.reduction import summed
 from pipeline.runtime.ray_errors import constructor_cause, system_failure
 from pipeline.runtime.transport import RayTransport
 from tests.quiet_runs import LIMITS, BuildQuietCoordinator, on_ray
@@ -72,17 +73,23 @@ def test_a_worker_that_writes_to_theta_changes_its_own_copy_only(ray_local, pool
 
 
 def test_a_block_of_chunks_travels_as_one_sum(ray_local, pool):
-    """One worker with eight chunks gets the first four as a block; what comes is added up to the same bits."""
+    """One worker with eight chunks gets the first four as a block; what comes is added up to the same bits, there."""
     theta = parts()[2].numpy()
-    list(pool.learn(theta, chunks(1)))  # now it is known how long a chunk takes
+    stored = ray_local.put(theta)
+    list(pool.learn(stored, chunks(1)))  # now it is known how long a chunk takes
     eight = chunks_of(0, 3, 16, 2, purpose="train", split="train")
-    came = {reports[0].chunk: (ray_local.get(handle), reports) for handle, reports in pool.learn(theta, eight)}
+    came = {reports[0].chunk: (handle, reports) for handle, reports in pool.learn(stored, eight)}
     assert {slot: len(reports) for slot, (_, reports) in came.items()} == {0: 4, 4: 2, 6: 1, 7: 1}
     assert [report.chunk for slot in sorted(came) for report in came[slot][1]] == list(range(8))
+    handles = {slot: handle for slot, (handle, _) in came.items()}
+    sums = summed(handles, lambda some: pool.transport.add(0, some), 2)
+    assert sums.beneath(tuple(sums.handles)) == (0, 4, 6, 7)
+    assert len(sums.handles) <= 2
+    whole = ray_local.get(pool.transport.add(0, [sums.handles[slot] for slot in sorted(sums.handles)]))
     alone = BuildPlanted()()
     expected = block_sum(0, (alone.learn(theta, chunk)[0] for chunk in eight))
-    arrived = [one._replace(gradient=one.gradient.copy()) for one, _ in (came[slot] for slot in sorted(came))]
-    assert block_sum(0, arrived).gradient.tobytes() == expected.gradient.tobytes()
+    assert whole.gradient.tobytes() == expected.gradient.tobytes()
+    assert whole[3:] == expected[3:]
 
 
 @pytest.mark.slow
