@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +22,9 @@ from pipeline.engine.answers import summary, task_answers
 from pipeline.engine.chunks import following
 from pipeline.engine.drawing import Drawing, SampledChunk, SampledTask
 from pipeline.engine.error_context import error_context
-from pipeline.engine.interfaces import Chunk, Report, ScoreReport
+from pipeline.engine.interfaces import Block, Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
-from pipeline.engine.outer.reduce import tree_sum
+from pipeline.engine.outer.reduce import block_sum, tree_sum
 from pipeline.engine.together import Together, vmap_tasks
 from pipeline.engine.trace import scored_points
 from pipeline.engine.usage import NodeUsage
@@ -104,6 +104,22 @@ class Worker:
             ],
         )
         return contribution, report
+
+    def learn_block(self, theta: np.ndarray, block: Block) -> tuple[Contribution, tuple[Report, ...]]:
+        """The sum of the chunks' contributions over the tree, and each chunk's report."""
+        reports: list[Report] = []
+
+        def learned() -> Iterator[Contribution]:
+            for chunk in block.chunks:
+                contribution, report = self.learn(theta, chunk)
+                reports.append(report)
+                yield contribution
+
+        return block_sum(block.number, learned()), tuple(reports)
+
+    def score_block(self, theta: np.ndarray, block: Block) -> tuple[ScoreReport, ...]:
+        """Each chunk's report."""
+        return tuple(self.score(theta, chunk) for chunk in block.chunks)
 
     def draw_ahead(self) -> None:
         """Draw the tasks of the next step that this worker will likely be given, while it has nothing to do."""
