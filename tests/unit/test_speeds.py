@@ -41,7 +41,8 @@ def small(name: str, folder: Path):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_loop_by_hand_computes_what_our_worker_does(name, pictures, torch_threads):
+def test_the_loop_by_hand_computes_what_our_worker_does(name, pictures, torch_threads, monkeypatch):
+    monkeypatch.setattr("tests.bench.precision.STEPS", 3)
     recipe = small(name, pictures)
     components = build_components(recipe)
     found = precision(recipe, components.layout.unpack(components.theta), CPU)
