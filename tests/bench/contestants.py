@@ -153,7 +153,8 @@ def main() -> None:
         script.ready()
         # The trial comes first: a worker makes the process compute as it does.
         tried = trial.best(recipe, theta, device, images=images)
-        script.facts = lambda: tried | {"errors": precision(recipe, theta, device)}
+        last = tried["setting"].channels_last
+        script.facts = lambda: tried | {"errors": precision(recipe, theta, device, channels_last=last)}
         script.steps()
         return
     loop = Loop(recipe, theta, device, Setting(*spec.setting))
