@@ -74,8 +74,7 @@ class _Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _prepare(compute: Compute, leaves: Sequence[Tensor], structure: pytree.TreeSpec, answer: Any) -> Program | None:
     """The program; None for a computation that is too long for one, or where it does not give this answer's bits."""
     try:
-        with _Limit():
-            program = Program(compute, leaves, structure)
+        program = Program(compute, leaves, structure)
     except _TooLong:
         return None
     pairs = zip(pytree.tree_leaves(program(leaves)), pytree.tree_leaves(answer), strict=True)
@@ -89,6 +88,9 @@ class Program:
         compute: a function of trees of tensors to a tree of tensors.
         leaves: the tensors of its arguments.
         structure: of which trees they are the leaves.
+
+    Raises:
+        _TooLong: it has more than ``MOST_OPERATIONS``.
     """
 
     def __init__(self, compute: Compute, leaves: Sequence[Tensor], structure: pytree.TreeSpec) -> None:
@@ -99,7 +101,8 @@ class Program:
             found.append(of_answers)
             return answers
 
-        traced = make_fx(flat)(list(leaves))
+        with _Limit():
+            traced = make_fx(flat)(list(leaves))
         _simplify(traced.graph)
         traced.recompile()
         self.run: Callable[[Sequence[Tensor]], list[Tensor]] = traced
