@@ -23,6 +23,7 @@ from pipeline.engine.error_context import error_context
 from pipeline.engine.interfaces import Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.reduce import tree_sum
+from pipeline.engine.pieces import Pieces
 from pipeline.engine.trace import scored_points
 from pipeline.engine.usage import NodeUsage
 
@@ -75,6 +76,7 @@ class Worker:
         self.answers, self.reports_answers = loss.answers, answers and loss.logits
         self.device = numerics.torch_device()
         self.usage = NodeUsage(self.device)
+        self.pieces = Pieces(self.device)
 
     def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
         """The chunk's weighted sum of gradients, and a report for the driver.
@@ -140,7 +142,8 @@ class Worker:
         with error_context(chunk), torch.no_grad():
             together = self._stack(drawn)
             if together is not None:
-                scored, stacked = _vmap_tasks(score, together)
+                ways, tensors = together
+                scored, stacked = self.pieces(lambda some: _vmap_tasks(score, TaskBatch(ways, some)), tensors)
                 summaries = [{name: leaf[slot] for name, leaf in stacked.items()} for slot in range(len(drawn))]
             else:
                 apart = [score(*self._to_device(one)) for one in drawn]
