@@ -18,6 +18,11 @@ BYTES = {"cpu": 1 << 26, "cuda": 1 << 32}
 """What the tensors of a piece may need, unless one task needs more."""
 
 
+def piece_of(one: int, device: str) -> int:
+    """The tasks of a piece, a power of two, where one of them needs so many bytes on a ``cpu`` or ``cuda`` device."""
+    return 1 << max(BYTES[device] // max(one, 1), 1).bit_length() - 1
+
+
 class Pieces:
     """Computes stacked tasks piece by piece.
 
@@ -26,7 +31,7 @@ class Pieces:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._bytes = BYTES[device.type]
+        self._device = device.type
         self._sizes: dict[Any, int] = {}
 
     def __call__(self, compute: Callable[[Any], Any], tensors: Any) -> Any:
@@ -39,8 +44,8 @@ class Pieces:
     def _size(self, compute: Callable[[Any], Any], tensors: Any) -> int:
         shapes = tuple(leaf.shape[1:] for leaf in pytree.tree_leaves(tensors))
         if shapes not in self._sizes:
-            one = max(peak_bytes(lambda: compute(_some(tensors, slice(1)))), 1)
-            self._sizes[shapes] = 1 << max(self._bytes // one, 1).bit_length() - 1
+            one = peak_bytes(lambda: compute(_some(tensors, slice(1))))
+            self._sizes[shapes] = piece_of(one, self._device)
         return self._sizes[shapes]
 
 
