@@ -81,7 +81,10 @@ class Algorithm(ABC, Generic[D, A]):
         """The first theta, in any floating dtype: the store casts it to the recipe's."""
 
     def draw(self, rng: np.random.Generator, task: Task[D], phase: Phase) -> Params:
-        """All randomness of one task as tensors, drawn before any vectorisation. Default: none."""
+        """All randomness of one task as tensors, drawn before any vectorisation. Default: none.
+
+        Which tensors there are depends on the task's shape and the phase alone.
+        """
         return {}
 
     @abstractmethod

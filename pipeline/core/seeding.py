@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.core.failures import InternalError
 
 Purpose = Literal["train", "evaluate", "serve", "init"]
 Split = Literal["train", "val", "test"]
@@ -51,6 +54,23 @@ class Ticket(NamedTuple):
     def id(self) -> str:
         """A name for logs, for example ``train/train/12/3``."""
         return f"{self.purpose}/{self.split}/{self.step}/{self.number}"
+
+
+def rngs(tickets: Sequence[Ticket], stream: Stream) -> Iterator[np.random.Generator]:
+    """The generators of tickets of one step, one after the other: each is good until the next one is taken.
+
+    They draw what ``Ticket.rng`` draws. One generator is set to each ticket's counter, which takes a tenth of the time
+    that a fresh one takes.
+    """
+    first = tickets[0]
+    rng = first.rng(stream)
+    state: Any = rng.bit_generator.state
+    for ticket in tickets:
+        if ticket[:4] != first[:4]:
+            raise InternalError(f"{ticket.id} and {first.id} are not of one step")
+        state["state"]["counter"][2] = 0 if stream == "step" else ticket.number
+        rng.bit_generator.state = state
+        yield rng
 
 
 @lru_cache(maxsize=8)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 from annotated_types import Ge, Le
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pipeline.core.actions import Actions
 from pipeline.core.bounds import MAX_COUNT, Count
 from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.types import D, Pairs, Params, Targets, Task
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class TaskShapes:
 
     def of(self, ticket: Ticket) -> TaskShape:
         return self.train if ticket.purpose == "train" else self.eval
+
+
+def one_of(examples: S, number: int) -> S:
+    """The set of one task, from that of T tasks, whose tensors are [T, …]."""
+    one: S = pytree.tree_map_only(Tensor, lambda tensor: tensor[number], examples)
+    return one
 
 
 def require_support(shapes: TaskShapes) -> None:
@@ -117,6 +126,26 @@ class TaskSource(Protocol[D]):
     def sample(self, ticket: Ticket) -> Task[D]:
         """The task of a ticket. Raises ``DataError`` where the split cannot fill the shape."""
         ...
+
+
+class DrawsChunks(TaskSource[D], Protocol):
+    """A source that draws the training tasks of a chunk together, which is faster than one by one."""
+
+    def sample_chunk(self, tickets: Sequence[Ticket]) -> Task[D]:
+        """The tasks of these tickets of one step, as one: each of its tensors [T, …] holds those of T tasks.
+
+        They are bit for bit the tensors that ``sample`` gives. All of the tasks have the weight 1.
+
+        Raises:
+            DataError: the split cannot fill the shape.
+        """
+        ...
+
+
+def draws_chunks(source: TaskSource[D]) -> TypeGuard[DrawsChunks[D]]:
+    """Whether it is one. A class that defines ``sample`` alone is not, though it inherit the other method."""
+    places = (source, *type(source).__mro__)
+    return next("sample_chunk" in vars(place) for place in places if "sample" in vars(place))
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,34 +12,23 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pipeline.core.algorithm import Algorithm, detach, gradient_of, require_grad
+from pipeline.core.algorithm import Algorithm
 from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Judge, StreamJudge, TaskSource, Versioned
-from pipeline.core.types import Batch, Context, Contribution, MetaParams, Params, Phase, Score, Task
+from pipeline.core.types import Batch, Context, Contribution, MetaParams, Params, Score, Task
 from pipeline.engine.answers import summary, task_answers
+from pipeline.engine.chunks import following
+from pipeline.engine.drawing import Drawing, SampledChunk, SampledTask, TaskBatch
 from pipeline.engine.error_context import error_context
-from pipeline.engine.interfaces import Chunk, Report, ScoreReport
+from pipeline.engine.interfaces import Block, Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
-from pipeline.engine.outer.reduce import tree_sum
+from pipeline.engine.outer.reduce import block_sum, tree_sum
 from pipeline.engine.pieces import Pieces
+from pipeline.engine.together import Together, vmap_tasks
 from pipeline.engine.trace import scored_points
 from pipeline.engine.usage import NodeUsage
-
-
-class SampledTask(NamedTuple):
-    """A sampled task with its random tensors."""
-
-    task: Task[Any]
-    noise: Params
-
-
-class TaskBatch(NamedTuple):
-    """Tasks of equal shape, stacked: (support, query, noise), each tensor with a leading task dimension."""
-
-    ways: int
-    tensors: tuple[Any, Any, Params]
 
 
 class TaskResult(NamedTuple):
@@ -68,15 +57,18 @@ class Worker:
         answers: bool = False,
     ) -> None:
         numerics.configure_process()
-        self.algorithm, self.source, self.layout = algorithm, source, layout
+        self.algorithm, self.layout = algorithm, layout
+        self.together = Together(algorithm)
         versions = dict(source.versions) if isinstance(source, Versioned) else {}
         self.fingerprint = numerics.fingerprint(chunk_size) | versions
-        self.vectorise = numerics.vectorise
         loss = LOSSES[source.spec().loss]
         self.answers, self.reports_answers = loss.answers, answers and loss.logits
         self.device = numerics.torch_device()
+        self.drawing = Drawing(algorithm, source, self.device, layout.dtype, stacks=numerics.vectorise)
         self.usage = NodeUsage(self.device)
         self.pieces = Pieces(self.device)
+        self._first: Chunk | None = None
+        """The chunk that was learned first in its step; in the next step it will likely be that of its number."""
 
     def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
         """The chunk's weighted sum of gradients, and a report for the driver.
@@ -85,7 +77,9 @@ class Worker:
             TaskError: the source or the algorithm raised; names the task and the line that reproduces it.
         """
         start = time.perf_counter()
-        drawn = [self._draw(ticket, "train") for ticket in chunk.tickets]
+        if self._first is None or self._first.step != chunk.step:
+            self._first = chunk
+        drawn = self.drawing.chunk(chunk)
         sampled = time.perf_counter()
         with error_context(chunk):
             gradient, learned = self._learn(self._theta(theta), drawn, chunk.step)
@@ -106,16 +100,37 @@ class Worker:
             chunk=chunk.number,
             groups=tuple(gradient),
             gradient=packed,
-            weight=sum(drawn[slot].task.weight for slot in sorted(slots)),
+            weight=sum(drawn.weights[slot] for slot in sorted(slots)),
             records=[
                 {name: value.cpu().numpy() for name, value in one.records.items()} for one in learned if one.records
             ],
         )
         return contribution, report
 
+    def learn_block(self, theta: np.ndarray, block: Block) -> tuple[Contribution, tuple[Report, ...]]:
+        """The sum of the chunks' contributions over the tree, and each chunk's report."""
+        reports: list[Report] = []
+
+        def learned() -> Iterator[Contribution]:
+            for chunk in block.chunks:
+                contribution, report = self.learn(theta, chunk)
+                reports.append(report)
+                yield contribution
+
+        return block_sum(block.number, learned()), tuple(reports)
+
+    def score_block(self, theta: np.ndarray, block: Block) -> tuple[ScoreReport, ...]:
+        """Each chunk's report."""
+        return tuple(self.score(theta, chunk) for chunk in block.chunks)
+
+    def draw_ahead(self) -> None:
+        """Draw the tasks of the next step that this worker will likely be given, while it has nothing to do."""
+        if self._first is not None:
+            self.drawing.ahead(following(self._first))
+
     def learn_alone(self, theta: np.ndarray, ticket: Ticket) -> tuple[MetaParams, Score]:
         """The gradient and score of one task, for inspection."""
-        task, noise = self._to_device(self._draw(ticket, "train"))
+        task, noise = self.drawing.to_device(self.drawing.one(ticket, "train"))
         with error_context(ticket):
             return self.algorithm.learn(self._theta(theta), task, Context(ticket.step, "train", task.ways, noise))
 
@@ -125,7 +140,7 @@ class Worker:
         Raises:
             TaskError: the source or the algorithm raised; names the tasks.
         """
-        drawn = [self._draw(ticket, "evaluate") for ticket in chunk.tickets]
+        drawn = [self.drawing.one(ticket, "evaluate") for ticket in chunk.tickets]
         values = self._theta(theta)
         points: tuple[int, ...] = ()
         milestones: Sequence[int] = ()
@@ -140,18 +155,18 @@ class Worker:
             return scores, self._answered(kept[points[-1]], task)
 
         with error_context(chunk), torch.no_grad():
-            together = self._stack(drawn)
+            together = self.drawing.stack(drawn)
             if together is not None:
                 ways, tensors = together
-                scored, stacked = self.pieces(lambda some: _vmap_tasks(score, TaskBatch(ways, some)), tensors)
+                scored, stacked = self.pieces(lambda some: vmap_tasks(score, TaskBatch(ways, some)), tensors)
                 summaries = [{name: leaf[slot] for name, leaf in stacked.items()} for slot in range(len(drawn))]
             else:
-                apart = [score(*self._to_device(one)) for one in drawn]
+                apart = [score(*self.drawing.to_device(one)) for one in drawn]
                 scored, summaries = _stack_points([points for points, _ in apart]), [one for _, one in apart]
             rows = [metrics | self._judged(answers, drawn) for metrics, answers in scored]
         metrics = {name: np.stack([row[name].cpu().double().numpy() for row in rows], 1) for name in rows[0]}
-        if milestones and points == (0, *milestones) and isinstance(self.source, StreamJudge):
-            metrics |= self.source.judge_stream(metrics)
+        if milestones and points == (0, *milestones) and isinstance(self.drawing.source, StreamJudge):
+            metrics |= self.drawing.source.judge_stream(metrics)
         digest = zlib.crc32(b"".join(metrics[name].tobytes() for name in sorted(metrics)))
         return ScoreReport(chunk.number, points, metrics, digest, task_answers(summaries, [one.task for one in drawn]))
 
@@ -169,17 +184,17 @@ class Worker:
             return {}
         return summary(self.algorithm.predict(adapted, task.query.x), task.query.y)
 
-    def _learn(self, theta: MetaParams, drawn: list[SampledTask], step: int) -> tuple[MetaParams, list[TaskResult]]:
-        together = self._stack(drawn)
-        if together is not None:
-            gradient, score = self._learn_together(theta, together, drawn, step)
+    def _learn(self, theta: MetaParams, drawn: SampledChunk, step: int) -> tuple[MetaParams, list[TaskResult]]:
+        if drawn.together is not None:
+            weights = torch.tensor(drawn.weights, dtype=self.layout.dtype, device=self.device)
+            gradient, score = self.together.learn(theta, weights, drawn.together, step)
             if _finite(gradient, score):
-                return gradient, _learned(score, range(len(drawn)))
+                return gradient, _learned(score, range(len(drawn.weights)))
         # Repeat task by task to find the one at fault; whether a task is used depends on that task alone.
         gradients: dict[int, Tensor] = {}
         groups: dict[str, None] = {}
         learned = []
-        for slot, (task, noise) in enumerate(map(self._to_device, drawn)):
+        for slot, (task, noise) in enumerate(map(self.drawing.to_device, drawn.apart())):
             gradient, score = self.algorithm.learn(theta, task, Context(step, "train", task.ways, noise))
             if _finite(gradient, score):
                 gradients[slot] = task.weight * self.layout.pack(gradient)
@@ -190,76 +205,26 @@ class Worker:
         total = self.layout.unpack(tree_sum(gradients))
         return {group: total[group] for group in groups}, learned
 
-    def _learn_together(
-        self, theta: MetaParams, together: TaskBatch, drawn: list[SampledTask], step: int
-    ) -> tuple[MetaParams, Score]:
-        algorithm = self.algorithm
-        weights = torch.tensor([one.task.weight for one in drawn], dtype=self.layout.dtype, device=self.device)
-
-        def context(task: Task[Any], noise: Params) -> Context:
-            return Context(step, "train", task.ways, noise)
-
-        def weighted_sum(per_task: Tensor) -> Any:
-            return torch.tensordot(weights, per_task, 1)
-
-        if algorithm.differentiable:
-            # One backward pass through all tasks, which share theta.
-            leaves = require_grad(theta, algorithm.unstepped)
-            score = _vmap_tasks(lambda task, noise: algorithm.objective(leaves, task, context(task, noise)), together)
-            gradient = gradient_of(weighted_sum(score.loss), leaves, algorithm.unstepped)
-            return gradient, detach(score)
-        gradients, score = _vmap_tasks(lambda task, noise: algorithm.learn(theta, task, context(task, noise)), together)
-        return pytree.tree_map(weighted_sum, gradients), score
-
     def _judged(self, answers: Params, drawn: list[SampledTask]) -> dict[str, Tensor]:
         """The metrics that the source computes on the host for each task; none where it has no ``judge``."""
-        if not (answers and isinstance(self.source, Judge)):
+        if not (answers and isinstance(self.drawing.source, Judge)):
             return {}
         host = {name: value.cpu() for name, value in answers.items()}
         per_task = [
-            self.source.judge({name: value[slot] for name, value in host.items()}, one.task.query)
+            self.drawing.source.judge({name: value[slot] for name, value in host.items()}, one.task.query)
             for slot, one in enumerate(drawn)
         ]
         return {name: torch.tensor([one[name] for one in per_task], dtype=torch.float64) for name in per_task[0]}
 
     def _theta(self, theta: np.ndarray) -> MetaParams:
         # Copied: the received array lies in memory that other readers share, and torch would allow writes to it.
-        return self.layout.unpack(torch.from_numpy(theta.copy()).to(self.device))
-
-    def _draw(self, ticket: Ticket, phase: Phase) -> SampledTask:
-        with error_context(ticket):
-            task = self.source.sample(ticket)
-            return SampledTask(task, self.algorithm.draw(ticket.rng("noise"), task, phase))
-
-    def _to_device(self, one: SampledTask) -> Any:
-        return pytree.tree_map_only(Tensor, self._place, one)
-
-    def _place(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.layout.dtype if tensor.is_floating_point() else None)
-
-    def _stack(self, drawn: list[SampledTask]) -> TaskBatch | None:
-        """The stacked tasks, or None. The rule depends on shapes alone, never on timings."""
-        if not self.vectorise:
-            return None
-        flat = [pytree.tree_flatten((task.support, task.query, noise)) for task, noise in drawn]
-        structure = flat[0][1]
-        if any(spec != structure for _, spec in flat) or len({one.task.ways for one in drawn}) > 1:
-            return None
-        columns = list(zip(*(leaves for leaves, _ in flat), strict=True))
-        if any(not isinstance(leaf, Tensor) or leaf.shape != column[0].shape for column in columns for leaf in column):
-            return None
-        stacked = [self._place(torch.stack(column)) for column in columns]
-        return TaskBatch(drawn[0].task.ways, pytree.tree_unflatten(stacked, structure))
+        leaves = self.layout.unpack(torch.from_numpy(theta.copy()).to(self.device))
+        return {group: {name: _channels_last(leaf) for name, leaf in of.items()} for group, of in leaves.items()}
 
 
-def _vmap_tasks(compute: Callable[[Task[Any], Params], Any], together: TaskBatch) -> Any:
-    """``compute`` over all tasks at once; each tensor of the result gains a leading task dimension."""
-
-    def one(tensors: tuple[Any, Any, Params]) -> Any:
-        support, query, noise = tensors
-        return compute(Task("", support, query, together.ways), noise)
-
-    return torch.func.vmap(one)(together.tensors)
+def _channels_last(leaf: Tensor) -> Tensor:
+    """A kernel as convolutions want it: then its gradients and adapted weights are so too."""
+    return leaf.contiguous(memory_format=torch.channels_last) if leaf.dim() == 4 else leaf
 
 
 def _stack_points(per_task: list[list[Any]]) -> list[Any]:

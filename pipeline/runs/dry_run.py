@@ -64,7 +64,7 @@ def dry_run(
     # The driver may lack a GPU that the workers have.
     numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
     worker = Worker(components.algorithm, components.source, components.layout, numerics, recipe.chunk_size)
-    learning = learning_bytes(recipe, worker, components.theta.numpy()) if learn else (0, 0)
+    learning = learning_bytes(recipe, components, worker) if learn else (0, 0)
     scoring = [_scored(recipe, components, worker, split) for split in sorted(splits)]
     weigh(components, Footprint(*learning, max(scoring)))
     return components

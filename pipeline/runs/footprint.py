@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
 from pipeline.build import Components, build_components, build_worker, outer_of, worker_count
 from pipeline.config import Recipe
 from pipeline.core.failures import ConfigError
@@ -49,16 +47,16 @@ def device_of(recipe: Recipe) -> str:
     return "cuda" if recipe.workers.gpus or recipe.numerics.device == "cuda" else "cpu"
 
 
-def learning_bytes(recipe: Recipe, worker: Worker, theta: np.ndarray) -> tuple[int, int]:
+def learning_bytes(recipe: Recipe, components: Components, worker: Worker) -> tuple[int, int]:
     """What learning from one task needs, and what each further task of a chunk adds."""
 
     def peak(tasks: int) -> int:
         (chunk,) = chunks_of(recipe.seed, 1, tasks, tasks, purpose="train", split="train")
-        return peak_bytes(lambda: worker.learn(theta, chunk))
+        return peak_bytes(lambda: worker.learn(components.theta.numpy(), chunk))
 
     one = peak(1)
     # Worlds are played one after the other, and take long.
-    together = worker.vectorise and worker.source.spec().actions is None
+    together = recipe.numerics.vectorise and components.source.spec().actions is None
     return one, max(peak(2) - one, 0) if together else 0
 
 
@@ -73,7 +71,7 @@ def sized(recipe: Recipe, note: Callable[[str], None] = lambda text: None) -> Re
     here = recipe.numerics.model_copy(update={"device": "cpu"})  # the driver may lack a GPU that the workers have
     trial = recipe.model_copy(update={"chunk_size": 1, "numerics": here})
     components = build_components(trial)
-    first, further = learning_bytes(trial, build_worker(trial, components), components.theta.numpy())
+    first, further = learning_bytes(trial, components, build_worker(trial, components))
     device = device_of(recipe)
     fitting = 1 + max(CHUNK_BYTES[device] - first, 0) // max(further, 1)
     most = max(min(fitting, recipe.tasks_per_step // CHUNKS[device]), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,10 @@ from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import ParameterActor
 from pipeline.runtime.cluster import Workers, here
-from pipeline.runtime.transport import FULL, POLL_S, RayTransport, constructor_cause, is_full, no_environment
+from pipeline.runtime.line import BROKEN, Line, line_to
+from pipeline.runtime.ray_errors import FULL, constructor_cause, is_full, no_environment
+from pipeline.runtime.reduction import FAN_IN, Summed, summed
+from pipeline.runtime.transport import POLL_S, RayTransport
 
 END_S: Mapping[Status, float] = {"KILLED": 1.0, "FAILED": 70.0}
 """How many seconds the parameter actor has to end a run that did not finish."""
@@ -51,6 +55,7 @@ class RayExecutor(WorkerPool):
         self.ray = RayTransport(worker, workers, address, scheduler.timeouts.start_s)
         self.build, self.timeouts, self.pinned = coordinator, scheduler.timeouts, pinned
         self.parameters = self._build()
+        self.line: Line | None = None
         self.opened = Opened(0, None)
         self.epoch = ""
         self.rebuilt = 0
@@ -75,11 +80,11 @@ class RayExecutor(WorkerPool):
         self, step: int, handles: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> Applied | Missing:
         start = time.perf_counter()
+        sums = self._summed(handles)
         while True:
-            # Ray does not resolve references inside a dict: the actor fetches them itself, with a time limit.
-            outcome, theta = self.parameters.apply.remote(step, dict(handles), metrics, skipped)
             try:
-                result = self._get(outcome)
+                # Ray does not resolve references inside a dict: the actor fetches them itself, with a time limit.
+                result, theta = self._ask("apply", step, sums.handles, metrics, skipped)
                 break
             except (RayActorError, GetTimeoutError) as error:
                 self._rebuild(error)
@@ -87,11 +92,19 @@ class RayExecutor(WorkerPool):
                 return Applied(step, self.opened.theta, {"transport": time.perf_counter() - start})
             self._go_on_from(step - 1)
         if isinstance(result, Missing):
-            return result
+            return Missing(sums.beneath(result.slots))
+        theta = result.theta if theta is None else theta
         self.opened, self.rebuilt = Opened(step, theta), 0
         inside = sum(result.seconds.values())
         outside = max(0.0, time.perf_counter() - start - inside)
         return Applied(step, theta, result.seconds | {"transport": result.seconds["transport"] + outside})
+
+    def _summed(self, handles: Mapping[int, Any]) -> Summed:
+        """Contributions for the parameter actor: many large ones are added up by idle workers first."""
+        large = all(isinstance(one, ray.ObjectRef) for one in handles.values())
+        idle = itertools.cycle(list(self.scheduler.idle))
+        fan_in = FAN_IN if large and self.scheduler.idle else len(handles)
+        return summed(handles, lambda some: self.ray.add(next(idle), some), fan_in)
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         self._call("record", kind, step, metrics)
@@ -100,9 +113,10 @@ class RayExecutor(WorkerPool):
         return bool(self._call("keep_best", step, score, evaluation))
 
     def fetch(self, theta: Any) -> np.ndarray:
-        return np.array(self._get(theta))
+        return np.array(theta if isinstance(theta, np.ndarray) else self._get(theta))
 
     def close(self, status: Status, files: Mapping[str, bytes]) -> str | None:
+        self._hang_up()
         if status == "FINISHED":
             problem = self._call("close", status, files)
         else:
@@ -131,16 +145,26 @@ class RayExecutor(WorkerPool):
 
     def _open(self) -> Opened:
         reference, theta = self.parameters.open.remote(self.numerics)
-        opened = Opened(*self._get(reference, self.timeouts.start_s))._replace(theta=theta)
+        opened = Opened(*self._get(reference, self.timeouts.start_s))
+        if opened.theta is None:
+            opened = opened._replace(theta=theta)
+        else:
+            self.line = line_to(self.parameters, self._get(self.parameters.listen.remote()))
         self.epoch = opened.epoch
         return opened
+
+    def _hang_up(self) -> None:
+        """End the line. Calls through Ray wait until then."""
+        if self.line is not None:
+            self.line.close()
+        self.line = None
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """Make a call that may be repeated, at the last finished step."""
         step = self.opened.step
         while True:
             try:
-                return self._get(getattr(self.parameters, method).remote(*arguments))
+                return self._ask(method, *arguments)
             except (RayActorError, GetTimeoutError) as error:
                 self._rebuild(error)
             self._go_on_from(step)
@@ -153,6 +177,7 @@ class RayExecutor(WorkerPool):
         if self.rebuilt > self.timeouts.rebuilds:
             reason = " ".join(str(error).split())[:200]
             raise ClusterError(f"the parameter actor was lost {self.rebuilt} times in a row; the last time: {reason}")
+        self._hang_up()
         ray.kill(self.parameters)
         self.parameters = self._build()
         try:
@@ -165,14 +190,33 @@ class RayExecutor(WorkerPool):
         if self.opened.step < step:
             raise RolledBack(self.opened)
 
-    def _get(self, reference: Any, seconds: float | None = None) -> Any:
-        """The object. A user's error is raised as itself, and a signal as ``Stopped``."""
-        deadline = time.monotonic() + (seconds or self.timeouts.answer_s)
-        while not ray.wait([reference], timeout=POLL_S)[0]:
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        """What a method of the parameter actor returns; of two objects through Ray, the second as a reference."""
+        if self.line is None:
+            answer = getattr(self.parameters, method).remote(*arguments)
+            return (self._get(answer[0]), answer[1]) if isinstance(answer, list) else self._get(answer)
+        line = self.line
+        try:
+            line.call(method, *arguments)
+            self._wait(lambda: line.socket.poll(POLL_S), self.timeouts.answer_s)
+            return line.answer()
+        except BROKEN:
+            self._hang_up()
+        self._get(line.ended)  # raises why the line has ended
+        raise GetTimeoutError("the line to the parameter actor is broken")
+
+    def _wait(self, arrived: Callable[[], Any], seconds: float) -> None:
+        """Raises ``Stopped`` on a signal."""
+        deadline = time.monotonic() + seconds
+        while not arrived():
             self.stop.check()
             self.ray.head.watch()
             if time.monotonic() > deadline:
                 raise GetTimeoutError("the parameter actor does not answer")
+
+    def _get(self, reference: Any, seconds: float | None = None) -> Any:
+        """The object. A user's error is raised as itself, and a signal as ``Stopped``."""
+        self._wait(lambda: ray.wait([reference], timeout=POLL_S)[0], seconds or self.timeouts.answer_s)
         try:
             return ray.get(reference)
         except RayTaskError as error:

@@ -3,47 +3,46 @@
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait as wait_for
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import RayError
 
-from pipeline.core.failures import ClusterError, PipelineError, TaskError
+from pipeline.core.failures import ClusterError
 from pipeline.engine.durability.identity import changed_numerics
-from pipeline.engine.interfaces import Chunk, Work
+from pipeline.engine.interfaces import Block, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost, Refused
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import Hello, TaskWorker
-from pipeline.runtime.cluster import Workers, connect, draining_nodes, own_raylet, stop_local_raylet
+from pipeline.runtime.cluster import Workers, connect, draining_nodes, own_raylet, resources, stop_local_raylet
+from pipeline.runtime.line import BROKEN, Line, is_small, line_to
+from pipeline.runtime.placement import crowded
+from pipeline.runtime.ray_errors import system_failure
 from pipeline.runtime.ray_head import RayHead
 
 DRAIN_CHECK_S = 2.0
 POLL_S = 0.2
 """How many seconds one wait takes: a signal is noticed between two waits."""
 
+BOTH_S = 0.02
+"""The same while answers are waited for over lines and through Ray."""
+
 WAITING_S = 30.0
 """Seconds between two lines that say what the first worker waits for."""
 
-NAMES_AN_ERROR = re.compile(r"(?:\w+\.)*(\w*(?:Error|Exception|Exit|Interrupt)(?::.*)?)$")
-"""A traceback's last line: the error's class without its module, and its message."""
-
-FULL = (
-    "Ray's object store has no room for theta or a contribution, and the disk it spills to is full: free some room or "
-    "ray start --object-store-memory BYTES --object-spilling-directory DIR; the last finished step is kept: --resume"
-)
-
 
 class Sent(NamedTuple):
-    """A running lease. ``contribution`` is the reference for the parameter actor."""
+    """A running lease. ``contribution`` is the reference for the parameter actor, where it comes through Ray."""
 
     worker: int
     lease: int
-    contribution: Any
+    work: Work
+    contribution: Any = None
 
 
 class Joining(NamedTuple):
@@ -72,17 +71,33 @@ class RayTransport:
         self.nodes: dict[int, str] = {}
         self.joining: dict[Any, Joining] = {}
         self.sent: dict[Any, Sent] = {}
+        self.addresses: dict[int, tuple[str, int]] = {}
+        """Where workers listen that were not called yet."""
+        self.lines: dict[int, Line] = {}
+        self.called: dict[int, Sent] = {}
+        """The lease that a worker carries out over its line."""
         self._numbers = itertools.count()
         self._drained = 0.0
         for _ in range(workers.count):
             self._start(start_s)
 
-    def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
-        if work == "learn":
-            contribution, report = self.actors[worker].learn.remote(theta, chunk)
+    def send(self, worker: int, lease: int, work: Work, theta: Any, block: Block) -> None:
+        line = self._line(worker, theta)
+        if line is not None:
+            self.called[worker] = Sent(worker, lease, work)
+            try:
+                line.call(work, theta, block)
+            except BROKEN:
+                self._broken(worker)
+        elif work == "learn":
+            contribution, reports = self.actors[worker].learn.remote(theta, block)
+            self.sent[reports] = Sent(worker, lease, work, contribution)
         else:
-            contribution, report = None, self.actors[worker].score.remote(theta, chunk)
-        self.sent[report] = Sent(worker, lease, contribution)
+            self.sent[self.actors[worker].score.remote(theta, block)] = Sent(worker, lease, work)
+
+    def add(self, worker: int, contributions: Sequence[Any]) -> Any:
+        """A reference to the sum, which this worker makes."""
+        return self.actors[worker].add.remote(*contributions)
 
     def replace(self, worker: int) -> None:
         self.head.wait()  # the head starts and stops them
@@ -93,15 +108,57 @@ class RayTransport:
         """Raises ``TaskError`` (or the error's own class) when a task raised, since it would raise on any worker."""
         self.stop.check()
         self._restart_stalled()
-        references = [*self.sent, *self.joining]
-        if not references:  # workers exist, and the scheduler has backed off their nodes
-            time.sleep(min(seconds, POLL_S))
-            return self._leaving()
-        ready, _ = ray.wait(references, num_returns=1, timeout=min(seconds, POLL_S))
+        wait, references = min(seconds, POLL_S), [*self.sent, *self.joining]
+        if not (self.called or references):  # workers exist, and the scheduler has backed off their nodes
+            time.sleep(wait)
+        heard = self._hear(min(wait, BOTH_S) if references else wait)
+        ready: list[Any] = []
+        if references:
+            ready, _ = ray.wait(references, num_returns=1, timeout=0 if self.called or heard else wait)
         if ready:  # whatever else is ready is taken along with the first
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
-        arrived = [self._arrived(reference) for reference in ready]
+        arrived = heard + [self._arrived(reference) for reference in ready]
         return [event for event in arrived if event is not None] + self._leaving()
+
+    def _hear(self, seconds: float) -> list[Event | None]:
+        """The answers over lines, for which it waits at most so long."""
+        talking: dict[Any, int] = {self.lines[worker].socket: worker for worker in self.called}
+        if not talking:
+            return []
+        heard = [self._answered(talking[one]) for one in wait_for(list(talking), seconds)]
+        if not heard:  # a machine that vanishes does not close its lines
+            for worker in talking.values():
+                if ray.wait([self.lines[worker].ended], timeout=0)[0]:
+                    self._broken(worker)
+        return heard
+
+    def _answered(self, worker: int) -> Event | None:
+        try:
+            answer = self.lines[worker].answer()
+        except BROKEN:
+            self._broken(worker)
+            return None
+        return self._done(self.called.pop(worker), answer)
+
+    def _broken(self, worker: int) -> None:
+        """The worker's line has ended, or it cannot be used: Ray will say why."""
+        self.sent[self.lines[worker].ended] = self.called.pop(worker)
+        self._hang_up(worker)
+
+    def _line(self, worker: int, theta: Any) -> Line | None:
+        """The line to a worker; None for a theta that is too large, or in the store."""
+        if not is_small(theta):
+            self._hang_up(worker)  # calls through Ray wait until then
+        elif worker not in self.lines and worker in self.addresses:
+            line = line_to(self.actors[worker], self.addresses.pop(worker))
+            if line is not None:
+                self.lines[worker] = line
+        return self.lines.get(worker)
+
+    def _hang_up(self, worker: int) -> None:
+        line = self.lines.pop(worker, None)
+        if line is not None:
+            line.close()
 
     def first_numerics(
         self, patience: float, note: Callable[[str], None] = lambda text: None
@@ -113,6 +170,8 @@ class RayTransport:
         Raises:
             ClusterError: none was ready in ``patience`` seconds, or one could not start.
         """
+        if told := crowded(resources(), self.workers.count, self.workers.gpus):
+            note(told)
         joined: list[Event] = []
         last = ""
         began = last_status = time.monotonic()
@@ -179,6 +238,8 @@ class RayTransport:
     def _stop(self, worker: int) -> None:
         actor = self.actors.pop(worker, None)
         self.nodes.pop(worker, None)
+        self.called.pop(worker, None)
+        self._hang_up(worker)
         if actor is not None:
             ray.kill(actor)
 
@@ -187,19 +248,25 @@ class RayTransport:
             return self._joined(reference, self.joining.pop(reference).worker)
         sent = self.sent.pop(reference)
         try:
-            report = ray.get(reference)
+            reports = ray.get(reference)
         except RayError as error:
             # The calls of a worker that was stopped here have no reader.
-            return Lost(sent.worker, _system_failure(error)) if sent.worker in self.actors else None
-        result = report if sent.contribution is None else (sent.contribution, report)
+            return Lost(sent.worker, system_failure(error)) if sent.worker in self.actors else None
+        if reports is None:
+            return Lost(sent.worker, "the line to it is broken")
+        return self._done(sent, reports if sent.work == "score" else (sent.contribution, reports))
+
+    def _done(self, sent: Sent, result: Any) -> Event:
+        reports = result if sent.work == "score" else result[1]
         # Different machines may differ in the last bits, so their contributions are not compared.
-        return Done(sent.worker, sent.lease, result, 0 if self.workers.mixed else report.digest)
+        digest = () if self.workers.mixed else tuple(report.digest for report in reports)
+        return Done(sent.worker, sent.lease, result, digest)
 
     def _joined(self, reference: Any, worker: int) -> Event | None:
         try:
             hello: Hello = ray.get(reference)
         except RayError as error:
-            return Lost(worker, _system_failure(error)) if worker in self.actors else None
+            return Lost(worker, system_failure(error)) if worker in self.actors else None
         if self.numerics is None:
             self.numerics = hello.numerics
         elif hello.numerics != self.numerics and not self.workers.mixed:
@@ -208,7 +275,7 @@ class RayTransport:
                 f"it computes with other numerics, {changed_numerics(self.numerics, hello.numerics)}, and would give "
                 "other bits. Use machines of one kind, or numerics.mixed=true, which gives up reproducing the run",
             )
-        self.nodes[worker] = hello.node
+        self.nodes[worker], self.addresses[worker] = hello.node, hello.address
         return Joined(worker, hello.node)
 
     def _leaving(self) -> list[Event]:
@@ -220,56 +287,3 @@ class RayTransport:
         self._drained = now
         nodes = draining_nodes()
         return [Leaving(worker) for worker, node in self.nodes.items() if node in nodes]
-
-
-def _system_failure(error: RayError) -> str:
-    """Why a call failed, where the system failed. Raises the error of a task, and errors that any worker would have."""
-    if is_full(error):
-        raise ClusterError(FULL) from error
-    if isinstance(error, RuntimeEnvSetupError):
-        raise ClusterError(no_environment(error)) from error
-    if isinstance(error, RayTaskError) and not isinstance(error.cause, RayError):
-        cause = error.cause
-        if isinstance(cause, MemoryError):
-            return f"its machine has no memory left ({cause})"
-        if isinstance(cause, PipelineError):
-            raise cause
-        raise TaskError(f"a worker raised {type(cause).__name__}: {cause}") from error
-    cause_text = constructor_cause(str(error))
-    if cause_text:
-        raise ClusterError(f"a worker could not start: {cause_text}") from error
-    return " ".join(str(error).split())[:300]
-
-
-def is_full(error: Exception) -> bool:
-    """Whether there was no room for an object or for one that it needed, which is not the worker's fault."""
-    while isinstance(error, RayTaskError):
-        error = error.cause
-    return isinstance(error, OutOfDiskError | ObjectStoreFullError)
-
-
-def constructor_cause(text: str) -> str | None:
-    """Why an actor's constructor failed, in one line. Ray reports it as the actor's death, with the traceback.
-
-    None where the actor died of something else.
-    """
-    return _last_error(text) if "creation task" in text else None
-
-
-def no_environment(error: RuntimeEnvSetupError) -> str:
-    """Whether Ray could not set up the runtime environment of the job; a second try would fail too."""
-    return (
-        f"Ray could not set up this job's runtime environment: {_last_error(str(error))[:300]}; correct what ray job "
-        "submit or ray.init was given (working directory, pip, env_vars), and pass no --address local to a Ray job"
-    )
-
-
-def _last_error(text: str) -> str:
-    """The last line that names an error, with the indented lines below it, which list a recipe's problems."""
-    lines = text.rstrip().splitlines()
-    named = [(number, found[1]) for number, line in enumerate(lines) if (found := NAMES_AN_ERROR.match(line))]
-    if not named:
-        return lines[-1].strip()
-    number, cause = named[-1]
-    below = itertools.takewhile(lambda line: line.startswith(" "), lines[number + 1 :])
-    return " ".join([cause, *(line.strip() for line in below)])

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.core.failures import DataError
 from pipeline.core.seeding import Split
 from pipeline.core.source import TaskShape
 from pipeline.tasks import classfile
-from pipeline.tasks.class_rows import ClassRows, Examples
+from pipeline.tasks.class_rows import ClassRows, Examples, Numbers
 from pipeline.tasks.classfile import ClassFile, Pixels
 
 QUARTERS = 4
@@ -21,10 +20,19 @@ Rotations = Literal["none", "classes", "random"]
 """``classes``: each quarter turn of a class is a class of its own (ProtoNet, Reptile in training). ``random``: one turn
 drawn per class and task, so turns of one class never compete (MAML). They give different numbers: say which."""
 
+
+class Chosen(NamedTuple):
+    """A task's rows of the file [W, N], and each class's quarter turns [W] and its number [W] in the split."""
+
+    rows: Numbers
+    turns: Numbers
+    numbers: Numbers
+
+
 _PICTURES = Examples(
     "images",
-    "`python -m jobs.ingest omniglot --from download --to {path}`, or with `python -m jobs.ingest folder PATH --to "
-    "{path}` from images of your own",
+    "`python -m jobs.ingest omniglot --from download --to {path}`, with `python -m jobs.ingest cifar100 --from FOLDER "
+    "--to {path}`, or with `python -m jobs.ingest folder PATH --to {path}` from images of your own",
     "python -m jobs.ingest folder --min-images",
 )
 
@@ -59,21 +67,31 @@ class Classes(ClassRows[ClassFile]):
 
     def draw(
         self, rng: np.random.Generator, split: Split, shape: TaskShape, rotations: Rotations
-    ) -> tuple[Pixels, npt.NDArray[np.int64]]:
+    ) -> tuple[Pixels, Numbers]:
         """Images [W, N, height, width], or [W, N, height, width, 3], and the classes' numbers [W] in the split.
 
         Raises ``DataError`` where ``split`` cannot fill ``shape``, or images to be turned are not square.
         """
+        chosen = self.choose(rng, split, shape, rotations)
+        return self.pixels(chosen.rows, chosen.turns[:, None].repeat(chosen.rows.shape[1], 1)), chosen.numbers
+
+    def choose(self, rng: np.random.Generator, split: Split, shape: TaskShape, rotations: Rotations) -> Chosen:
+        """What ``draw`` draws, without the images."""
         self.require_images(split, shape, rotations)
         copies = _copies(rotations)
-        rows_WN, drawn = self.draw_rows(rng, split, shape, copies)
+        rows_WN, numbers = self.draw_rows(rng, split, shape, copies)
         # Drawn last, so that a ticket has the same images with and without random rotations.
-        turns = rng.integers(QUARTERS, size=shape.ways) if rotations == "random" else drawn % copies
-        pixels_WN = self.file.images[rows_WN]
-        for pixels_N, turn in zip(pixels_WN, turns, strict=True):
-            if turn:
-                pixels_N[:] = np.rot90(pixels_N, turn, axes=(1, 2))
-        return pixels_WN, drawn
+        turns = rng.integers(QUARTERS, size=shape.ways) if rotations == "random" else numbers % copies
+        return Chosen(rows_WN, turns, numbers)
+
+    def pixels(self, rows: Numbers, turns: Numbers) -> Pixels:
+        """Images [..., height, width] or [..., height, width, 3], from rows [...] of the file and their turns [...]."""
+        found = self.file.images[rows]
+        for turn in range(1, QUARTERS):
+            turned = turns == turn
+            if turned.any():
+                found[turned] = np.rot90(found[turned], turn, axes=(1, 2))
+        return found
 
     def require_images(self, split: Split, shape: TaskShape, rotations: Rotations) -> None:
         """Raise ``DataError`` where ``split`` cannot fill ``shape``, or images to be turned are not square."""

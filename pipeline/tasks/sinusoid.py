@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le
+from torch import Tensor
 
 from pipeline.core.failures import ConfigError
-from pipeline.core.seeding import Split, Ticket
-from pipeline.core.source import Spec, TaskShapes, require_one_way, require_support
+from pipeline.core.seeding import Split, Ticket, rngs
+from pipeline.core.source import Spec, TaskShapes, one_of, require_one_way, require_support
 from pipeline.core.types import Batch, Points, Task
-from pipeline.tasks.points import padded
 
 Amplitude = Annotated[float, Gt(0), Le(1e3)]
 Phase = Annotated[float, Ge(-2 * math.pi), Le(2 * math.pi)]
@@ -88,14 +89,22 @@ class Sinusoid:
         return Spec(Batch, (1,), 1, "values", "mean_squared_error")
 
     def sample(self, ticket: Ticket) -> Task[Any]:
-        """Draws amplitude and phase, then the support set, then the query set, whose size thus changes nothing before
-        it."""
-        rng, shape = ticket.rng("task"), self._shapes.of(ticket)
-        amplitude, phase = rng.uniform(*self._config.amplitude), rng.uniform(*self._config.phase)
-        x = rng.uniform(*self._config.x, size=(shape.shots + shape.queries, 1))
-        y = amplitude * np.sin(x - phase)
-        (x_N, x_Q), (y_N, y_Q) = (np.split(values, [shape.shots]) for values in (x, y))
-        return Task(ticket.id, self._set(x_N, y_N), self._set(x_Q, y_Q), shape.ways)
+        task = self.sample_chunk([ticket])
+        return task._replace(support=one_of(task.support, 0), query=one_of(task.query, 0))
 
-    def _set(self, x: np.ndarray, y: np.ndarray) -> Batch | Points:
-        return padded(x, y, len(x)) if self._config.density else Batch(torch.from_numpy(x), torch.from_numpy(y))
+    def sample_chunk(self, tickets: Sequence[Ticket]) -> Task[Any]:
+        """Draws amplitude and phase, then the support set, then the query set, whose size thus changes nothing before
+        it. See ``DrawsChunks``."""
+        config, shape = self._config, self._shapes.of(tickets[0])
+        waves_T2, x_TN = np.empty((len(tickets), 2)), np.empty((len(tickets), shape.shots + shape.queries, 1))
+        for row, rng in enumerate(rngs(tickets, "task")):
+            waves_T2[row] = rng.uniform(*config.amplitude), rng.uniform(*config.phase)
+            x_TN[row] = rng.uniform(*config.x, size=x_TN.shape[1:])
+        amplitude, phase = waves_T2.T[..., None, None]
+        y_TN = amplitude * np.sin(x_TN - phase)
+        parts = zip(*(np.split(values, [shape.shots], axis=1) for values in (x_TN, y_TN)), strict=True)
+        support, query = (self._set(*map(torch.from_numpy, part)) for part in parts)
+        return Task(tickets[0].id, support, query, shape.ways)
+
+    def _set(self, x: Tensor, y: Tensor) -> Batch | Points:
+        return Points(x, y, torch.ones(x.shape[:-1], dtype=x.dtype)) if self._config.density else Batch(x, y)

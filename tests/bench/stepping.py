@@ -35,10 +35,13 @@ class Rates:
         return np.array(self._rates)
 
 
-def train(recipe: Recipe, coordinator: Callable[[], Any], listener: loop.ProgressListener) -> str | None:
-    """All steps of a recipe; returns what could not be sent to its tracker."""
+def train(
+    recipe: Recipe, coordinator: Callable[[], Any], listener: loop.ProgressListener, worker: Any = None
+) -> str | None:
+    """All steps of a recipe, on its own workers or others; returns what could not be sent to its tracker."""
     plan = plan_of(recipe, build_components(recipe))
-    executor = on_ray(BuildWorker(recipe.model_dump_json()), coordinator, recipe.workers.count, Timeouts())
+    worker = worker or BuildWorker(recipe.model_dump_json())
+    executor = on_ray(worker, coordinator, recipe.workers.count, Timeouts())
     try:
         loop.train(executor, plan, listener)
     except BaseException:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.core.seeding import Ticket
+from pipeline.core.source import draws_chunks, one_of
 from pipeline.core.types import Batch, Pairs, Points, Sets, Simulator, Task
 from pipeline.tasks import SOURCES
 from pipeline.testing.compare import global_states, seed_globals, tensors
@@ -67,6 +68,24 @@ def test_a_task_once_written_to_is_sampled_whole_again(make):
     for tensor in tensors((task.support, task.query)):
         tensor.zero_()
     assert bits(source.sample(BASE)) == before
+
+
+def test_a_chunk_drawn_together_has_the_bits_of_its_tasks(make):
+    source = make()
+    if not draws_chunks(source):
+        pytest.skip("draws its tasks one by one")
+    chunk = [BASE._replace(number=number) for number in (3, 4, 5, 6)]
+    together = source.sample_chunk(chunk)
+    for at, ticket in enumerate(chunk):
+        alone, sets = source.sample(ticket), (one_of(part, at) for part in (together.support, together.query))
+        assert bits(Task("", *sets)) == bits(alone)
+        assert (together.ways, 1.0) == (alone.ways, alone.weight)
+
+
+def test_a_source_that_overrides_how_one_task_is_sampled_is_sampled_one_by_one(make):
+    kind = type(make())
+    other = type("Other", (kind,), {"sample": lambda self, ticket: kind.sample(self, ticket)})
+    assert not draws_chunks(object.__new__(other))
 
 
 def test_different_tickets_give_different_tasks(make):

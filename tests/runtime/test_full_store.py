@@ -11,7 +11,7 @@ import pytest
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayTaskError, WorkerCrashedError
 
 from pipeline.core.failures import ClusterError
-from pipeline.runtime.transport import _system_failure, is_full
+from pipeline.runtime.ray_errors import is_full, system_failure
 from tests.quiet_runs import run
 from tests.runtime.full_store import STEPS, STORE, wide
 from tests.runtime.tiny import CHUNK, TASKS
@@ -31,7 +31,7 @@ def raised(cause):
 def test_no_worker_is_blamed_for_a_store_without_room(kind):
     for error in (kind("full"), raised(kind("full")), raised(raised(kind("full")))):
         with pytest.raises(ClusterError, match="object store has no room"):
-            _system_failure(error)
+            system_failure(error)
     assert not is_full(raised(raised(WorkerCrashedError())))
 
 

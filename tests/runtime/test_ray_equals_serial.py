@@ -6,10 +6,12 @@ from importlib.util import find_spec
 
 import pytest
 
+from pipeline.build import build_components
+from pipeline.runtime.line import LARGEST
 from tests.quiet_runs import run
 from tests.runtime.planted import BuildFallingWorker
 from tests.runtime.standing import BuildManyWorkers, Seats, stand
-from tests.runtime.tiny import CHUNK, SEEDS, STEPS, TASKS, WORDS, cheetah, recipe, sets, words
+from tests.runtime.tiny import CHUNK, MLP, SEEDS, STEPS, TASKS, WORDS, cheetah, recipe, sets, words
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local", "torch_threads")]
 
@@ -62,6 +64,8 @@ def running(images, steps=STEPS):
 
 
 def of(algorithm, images):
+    if algorithm == "large":
+        return recipe("maml", images, 2, net={**MLP, "hidden": [600, 600]}, seed=400)
     if algorithm in WORDS:
         return words(algorithm, images)
     if algorithm == "image_sets":
@@ -77,7 +81,7 @@ def three(ray_local, small_images):
     from pipeline.runtime.cluster import Workers
     from pipeline.runtime.transport import RayTransport
 
-    tiny = [of(name, small_images) for name in (*UNLIKE, *WORDS, "image_sets", *INSTALLED)]
+    tiny = [of(name, small_images) for name in (*UNLIKE, *WORDS, "image_sets", "large", *INSTALLED)]
     build = BuildManyWorkers(tuple(one.model_dump_json() for one in tiny))
     transport = stand(RayTransport(build, Workers(3, 0.0), "local"))
     yield transport
@@ -104,6 +108,24 @@ def test_theta_is_the_same_bits_for_any_number_of_workers(algorithm, workers, st
     assert len(set(serial.losses)) == STEPS
     for count in workers:
         assert run(tiny, tmp_path / f"ray{count}", count) == serial
+
+
+@pytest.mark.slow
+def test_a_theta_that_is_too_large_for_a_line_travels_through_the_object_store(standing, small_images, tmp_path):
+    """Before and after it the same workers are called over lines."""
+    tiny, large = (of(name, small_images) for name in ("maml", "large"))
+    assert build_components(large).theta.numpy().nbytes > LARGEST
+    for name, one in (("first", tiny), ("large", large), ("last", tiny)):
+        assert run(one, tmp_path / name, 2) == run(one, tmp_path / f"serial {name}", 0)
+
+
+@pytest.mark.slow
+def test_without_lines_all_travels_through_ray(standing, three, small_images, tmp_path, monkeypatch):
+    for module in ("executor", "transport"):
+        monkeypatch.setattr(f"pipeline.runtime.{module}.line_to", lambda actor, address: None)
+    monkeypatch.setattr(three, "lines", {})
+    tiny = of("maml", small_images)
+    assert run(tiny, tmp_path / "ray", 2) == run(tiny, tmp_path / "serial", 0)
 
 
 @pytest.mark.slow

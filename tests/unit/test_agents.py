@@ -207,7 +207,7 @@ def chunk(step: int, purpose: str, tasks: int) -> Chunk:
 @pytest.mark.parametrize(("kind", "kept"), [(RL2, True), (Forgetful, False)])
 def test_what_earlier_episodes_of_a_trial_gave_decides_later_actions(kind, kept, small_images):
     worker, theta = bandit_worker(kind, small_images, 5, 1)
-    task = worker.source.sample(Ticket(1, "train", "train", 1, 0))
+    task = worker.drawing.source.sample(Ticket(1, "train", "train", 1, 0))
     noise = worker.algorithm.draw(np.random.default_rng(0), task, "train")
     answers = []
     for luck in (0.0, 1.0):  # each pull is paid, or none
@@ -221,7 +221,7 @@ def test_what_earlier_episodes_of_a_trial_gave_decides_later_actions(kind, kept,
 def test_the_weight_of_entropy_falls_along_a_line(small_images):
     """A weight of 0.2 that falls to 0 in four outer steps is 0.2, 0.15, 0.1, 0.05, and 0 from then on."""
     worker, theta = bandit_worker(RL2, small_images, 2, 1)
-    task = worker.source.sample(Ticket(1, "train", "train", 1, 0))
+    task = worker.drawing.source.sample(Ticket(1, "train", "train", 1, 0))
     noise = worker.algorithm.draw(np.random.default_rng(0), task, "train")
     start = worker.layout.unpack(theta)
 

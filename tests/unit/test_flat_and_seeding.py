@@ -10,7 +10,7 @@ import torch
 
 from pipeline.core.failures import InternalError
 from pipeline.core.flat import Layout, sha256
-from pipeline.core.seeding import Ticket, init_rng
+from pipeline.core.seeding import Ticket, init_rng, rngs
 
 
 def theta() -> dict[str, dict[str, torch.Tensor]]:
@@ -109,6 +109,21 @@ def test_a_ticket_draws_the_same_whatever_was_drawn_before():
     forward = [ticket.rng("task").random(3).tolist() for ticket in TICKETS]
     backward = [ticket.rng("task").random(3).tolist() for ticket in reversed(TICKETS)]
     assert forward == backward[::-1]
+
+
+@pytest.mark.parametrize("stream", ["task", "noise", "step"])
+def test_one_generator_after_the_other_draws_what_fresh_ones_draw(stream):
+    tickets = [Ticket(7, "train", "train", 12, number) for number in (3, 0, 10**6)]
+
+    def drawn(rng):
+        return [rng.integers(10, dtype=np.uint32), *rng.random(3), rng.normal()]  # half of a draw is left over
+
+    assert [drawn(rng) for rng in rngs(tickets, stream)] == [drawn(ticket.rng(stream)) for ticket in tickets]
+
+
+def test_generators_of_two_steps_are_not_mixed():
+    with pytest.raises(InternalError, match="not of one step"):
+        list(rngs([Ticket(7, "train", "train", 12, 0), Ticket(7, "train", "train", 13, 1)], "task"))
 
 
 def test_streams_do_not_run_into_their_neighbours():

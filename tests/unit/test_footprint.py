@@ -44,7 +44,7 @@ def test_a_chunk_is_a_quarter_of_a_step_or_what_fits(monkeypatch):
     assert sized(recipe(["tasks_per_step=3"])).chunk_size == 1
     assert sized(recipe(["workers.gpus=1"])).chunk_size == 32, "one chunk fills a GPU"
     assert sized(load(SINUSOID)) == load(SINUSOID)
-    first, further = footprint.learning_bytes(given := load(SINUSOID), *worker_of(given))
+    first, further = learning_bytes(load(SINUSOID))
     monkeypatch.setitem(footprint.CHUNK_BYTES, "cpu", first + 3 * further)
     assert sized(recipe()).chunk_size == 4
     monkeypatch.setitem(footprint.CHUNK_BYTES, "cpu", first + 3 * further - 1)
@@ -53,9 +53,9 @@ def test_a_chunk_is_a_quarter_of_a_step_or_what_fits(monkeypatch):
     assert sized(recipe()).chunk_size == 1
 
 
-def worker_of(given: Recipe):
+def learning_bytes(given: Recipe) -> tuple[int, int]:
     components = build_components(given)
-    return build_worker(given, components), components.theta.numpy()
+    return footprint.learning_bytes(given, components, build_worker(given, components))
 
 
 def test_an_open_chunk_size_is_refused_where_a_number_is_needed():

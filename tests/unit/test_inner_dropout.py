@@ -97,7 +97,7 @@ def test_a_worker_scores_tasks_together_as_it_scores_them_alone(batch, rows):
     def accuracy(share, vectorise):
         components = build_components(small(share, batch))
         worker = build_worker(small(share, batch), components)
-        worker.vectorise = vectorise
+        worker.drawing.stacks = vectorise
         tickets = tuple(Ticket(1, "evaluate", "test", 0, number) for number in range(3))
         return worker.score(components.theta.numpy(), Chunk(0, 0, tickets)).metrics["token_accuracy"]
 

@@ -115,7 +115,7 @@ class Bench:
         self, of: Recipe, wrap: Wrap = lambda source: source, *, accept_numerics: bool = False
     ) -> SerialExecutor:
         worker = BuildWorker(of.model_dump_json())()
-        worker.source = wrap(worker.source)
+        worker.drawing.source = wrap(worker.drawing.source)
         self.folder.mkdir(exist_ok=True)
         return SerialExecutor(
             worker, BuildCoordinator(of.model_dump_json(), str(self.folder), "abc", accept_numerics)()
@@ -342,7 +342,7 @@ def test_a_skipped_task_leaves_its_slot_empty_and_the_others_where_they_are(numb
     gradients = []
     for change in (nan_query, without):
         worker = BuildWorker(of.model_dump_json())()
-        worker.source = altered(change, number)(worker.source)
+        worker.drawing.source = altered(change, number)(worker.drawing.source)
         chunk = chunks_of(5, 2, 20, 4, purpose="train", split="train")[3]
         contribution, report = worker.learn(build_components(of).theta.numpy(), chunk)
         assert contribution.weight == 3.0
@@ -369,7 +369,7 @@ def test_loss_and_metrics_are_means_over_the_used_tasks(bench):
     executor = bench.executor(of, altered(nan_query, 3))
     opened = executor.open()
     chunks = chunks_of(5, 2, 20, 4, purpose="train", split="train")
-    reports = [report for _, report in executor.learn(opened.theta, chunks)]
+    reports = [report for _, block in executor.learn(opened.theta, chunks) for report in block]
     losses = []
     theta = components.layout.unpack(torch.from_numpy(opened.theta))
     for number in range(20):
@@ -587,7 +587,7 @@ def test_the_best_theta_so_far_is_remembered_by_a_resumed_run(bench):
     executor.open()
     theta = executor.coordinator.store.vector()
     chunks = chunks_of(5, 1, 20, 4, purpose="train", split="train")
-    executor.apply(1, {report.chunk: handle for handle, report in executor.learn(theta, chunks)}, {}, [])
+    executor.apply(1, {reports[0].chunk: handle for handle, reports in executor.learn(theta, chunks)}, {}, [])
     assert executor.keep_best(1, 0.9, "these tasks")
     executor.close("KILLED", {})
 
@@ -718,7 +718,7 @@ def test_chunks_hold_each_task_once_in_order(count, size):
 
 def worker_of(of: Recipe, seen: list[Task[Batch]] | None = None) -> tuple[Worker, np.ndarray]:
     worker, theta = BuildWorker(of.model_dump_json())(), build_components(of).theta.numpy()
-    sample = worker.source.sample
+    sample = worker.drawing.source.sample
 
     def watched(ticket: Ticket) -> Task[Batch]:
         task = sample(ticket)
@@ -726,7 +726,7 @@ def worker_of(of: Recipe, seen: list[Task[Batch]] | None = None) -> tuple[Worker
             seen.append(task)
         return task
 
-    worker.source.sample = watched  # type: ignore[method-assign]
+    worker.drawing.source.sample = watched  # type: ignore[method-assign]
     return worker, theta
 
 
@@ -742,7 +742,7 @@ class Scorer:
 
 def rows_of(of: Recipe, seen: list[Task[Batch]] | None = None) -> list[Row]:
     worker, theta = worker_of(of, seen)
-    return evaluate(Scorer(worker), theta, evaluation_plan(of, worker.source)).rows()
+    return evaluate(Scorer(worker), theta, evaluation_plan(of, worker.drawing.source)).rows()
 
 
 @pytest.mark.parametrize("algorithm", [RECIPE["algorithm"], REPTILE], ids=["maml", "reptile"])
