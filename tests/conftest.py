@@ -59,10 +59,14 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="session")
 def ray_local():
-    """A Ray of this session, which executors join; with room for some standing workers beside a run's own."""
+    """A Ray of this session, which executors join; with room for some standing workers beside a run's own.
+
+    It believes in two GPUs, so that it places workers on them.
+    """
     import ray
 
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(address="local", num_cpus=8, num_gpus=2, **quiet)
     yield ray
     ray.shutdown()
 

@@ -27,6 +27,29 @@ class Chunk(NamedTuple):
     tickets: tuple[Ticket, ...]
 
 
+class Block(NamedTuple):
+    """Chunks of one step that a worker computes in one call: 2^n of them, from a multiple of 2^n on.
+
+    Such a block is a node of the tree over which contributions are added, so its sum may be made anywhere. It is sent
+    as one contribution, in the slot of the first chunk.
+    """
+
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def step(self) -> int:
+        return self.chunks[0].step
+
+    @property
+    def number(self) -> int:
+        """The slot of the first chunk."""
+        return self.chunks[0].number
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        return tuple(ticket for chunk in self.chunks for ticket in chunk.tickets)
+
+
 class Report(NamedTuple):
     """The driver's report of a finished chunk: sums over its used tasks, the skipped tasks, and the seconds spent.
 
@@ -73,7 +96,10 @@ class ScoreReport(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A chunk that a worker on ``node`` computed between ``began`` and ``ended``, seconds on the executor's clock."""
+    """A block that a worker on ``node`` computed between ``began`` and ``ended``, seconds on the executor's clock.
+
+    ``chunk`` is the block's first.
+    """
 
     worker: int
     node: str
@@ -93,9 +119,9 @@ class Applied(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """The contributions of these chunks could not be fetched; they must be computed again."""
+    """The contributions in these slots could not be fetched; their chunks must be computed again."""
 
-    chunks: tuple[int, ...]
+    slots: tuple[int, ...]
 
 
 class Opened(NamedTuple):
@@ -156,14 +182,17 @@ class Executor(Scorer, Protocol):
         """The state of the run. Any later call may raise ``RolledBack``."""
         ...
 
-    def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
-        """Each chunk's contribution (a handle) and report, as they come."""
+    def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Sequence[Report]]]:
+        """Contributions (handles) as they come, each with the reports of the chunks of its block.
+
+        The first report's chunk is the contribution's slot.
+        """
         ...
 
     def apply(
         self, step: int, handles: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> Applied | Missing:
-        """The outer update number ``step`` (1, 2, …); idempotent. ``metrics`` are the step's metrics."""
+        """The outer update number ``step`` (1, 2, …) from handles by slot; idempotent. ``metrics`` are the step's."""
         ...
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:

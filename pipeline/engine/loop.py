@@ -136,21 +136,22 @@ def _outer_step(
     executor: Executor, theta: Any, step: int, chunks: Sequence[Chunk], timing: dict[str, float]
 ) -> tuple[Applied, list[Report]]:
     """Compute the chunks and apply them, until no contribution is missing."""
-    handles: dict[int, Any] = {}
-    reports: dict[int, Report] = {}
+    blocks: dict[int, tuple[Any, Sequence[Report]]] = {}
     wanted = list(chunks)
     while True:
-        for handle, report in executor.learn(theta, wanted):
-            handles[report.chunk], reports[report.chunk] = handle, report
-        ordered = [reports[chunk.number] for chunk in chunks]
+        for handle, reports in executor.learn(theta, wanted):
+            blocks[reports[0].chunk] = handle, reports
+        ordered = [report for slot in sorted(blocks) for report in blocks[slot][1]]
         skipped = _skipped(ordered, sum(len(chunk.tickets) for chunk in chunks), step)
         loss, metrics = _means(ordered)
         facts = {"train/loss": loss, **{f"train/{name}": value for name, value in metrics.items()}, **timing}
         facts |= {f"system/{name}": value for report in ordered for name, value in report.usage.items()}
+        handles = {slot: handle for slot, (handle, _) in blocks.items()}
         outcome = executor.apply(step, handles, facts | {"train/skipped": float(len(skipped))}, skipped)
         if isinstance(outcome, Applied):
             return outcome, ordered
-        wanted = [chunk for chunk in chunks if chunk.number in outcome.chunks]
+        missing = {report.chunk for slot in outcome.slots for report in blocks.pop(slot)[1]}
+        wanted = [chunk for chunk in chunks if chunk.number in missing]
 
 
 def _skipped(reports: Sequence[Report], tasks: int, step: int) -> list[str]:

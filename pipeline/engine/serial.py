@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.engine.clock import Monotonic
 from pipeline.engine.durability.coordinator import Coordinator
-from pipeline.engine.interfaces import Applied, Chunk, Missing, Opened, Status, Work
+from pipeline.engine.interfaces import Applied, Block, Missing, Opened, Status, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Lost
 from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import OnPoison, Scheduler
@@ -25,8 +25,8 @@ class InProcess:
         self.stop = Stop()
         self._leases: deque[Callable[[], Event]] = deque([lambda: Joined(0)])
 
-    def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
-        self._leases.append(lambda: self._carry_out(worker, lease, work, theta, chunk))
+    def send(self, worker: int, lease: int, work: Work, theta: Any, block: Block) -> None:
+        self._leases.append(lambda: self._carry_out(worker, lease, work, theta, block))
 
     def replace(self, worker: int) -> None:
         self._leases.append(lambda: Joined(worker))
@@ -37,9 +37,9 @@ class InProcess:
     def close(self) -> None:
         self._leases.clear()
 
-    def _carry_out(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> Event:
+    def _carry_out(self, worker: int, lease: int, work: Work, theta: Any, block: Block) -> Event:
         try:
-            result = self.worker.learn(theta, chunk) if work == "learn" else self.worker.score(theta, chunk)
+            result = self.worker.learn_block(theta, block) if work == "learn" else self.worker.score_block(theta, block)
         except MemoryError as error:
             return Lost(worker, f"this machine has no memory left ({error})")
         return Done(worker, lease, result)
@@ -62,7 +62,7 @@ class SerialExecutor(WorkerPool):
     def apply(
         self, step: int, handles: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> Applied | Missing:
-        seconds = self.coordinator.commit(step, [handles[chunk] for chunk in sorted(handles)], metrics, skipped)
+        seconds = self.coordinator.commit(step, [handles[slot] for slot in sorted(handles)], metrics, skipped)
         return Applied(step, self.coordinator.vector(), seconds)
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:

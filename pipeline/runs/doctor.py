@@ -87,8 +87,10 @@ def check_cluster(recipe: Recipe, address: str | None) -> Iterator[Finding]:
 
 def check_resources(recipe: Recipe, cpus: int, gpus: float) -> Finding:
     """Each worker needs a CPU; the parameter actor asks for none."""
+    from pipeline.runtime import placement
+
     count, share = recipe.workers.count, recipe.workers.gpus
-    room = cpus if share == 0 else min(cpus, int(gpus / share))
+    room = placement.room([{"CPU": cpus, "GPU": gpus}], share)
     found = f"{cpus} CPUs, {gpus:g} GPUs; the recipe asks for {count} CPUs, {count * share:g} GPUs"
     if room >= 1:
         fix = f"--workers {room}, which gives the same result, or more nodes"

@@ -12,7 +12,8 @@ from ray.exceptions import RayError
 
 from pipeline.core.types import Contribution
 from pipeline.engine.durability.coordinator import Coordinator
-from pipeline.engine.interfaces import Applied, Chunk, Missing, Opened, Report, ScoreReport, Status
+from pipeline.engine.interfaces import Applied, Block, Missing, Opened, Report, ScoreReport, Status
+from pipeline.engine.outer.reduce import block_sum
 from pipeline.engine.worker import Worker
 from pipeline.runtime.line import Answering, is_small
 
@@ -35,13 +36,17 @@ class TaskWorker(Answering):
         return Hello(self.worker.fingerprint, ray.get_runtime_context().get_node_id(), self.listen())
 
     @ray.method(num_returns=2)
-    def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
-        """Returns two objects: the contribution, for the parameter actor alone, and a report small enough to travel
+    def learn(self, theta: np.ndarray, block: Block) -> tuple[Contribution, tuple[Report, ...]]:
+        """Returns two objects: the contribution, for the parameter actor alone, and reports small enough to travel
         inline."""
-        return self.worker.learn(theta, chunk)
+        return self.worker.learn_block(theta, block)
 
-    def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
-        return self.worker.score(theta, chunk)
+    def add(self, *contributions: Contribution) -> Contribution:
+        """Their sum; they are in the order of slots."""
+        return block_sum(contributions[0].chunk, contributions)
+
+    def score(self, theta: np.ndarray, block: Block) -> tuple[ScoreReport, ...]:
+        return self.worker.score_block(theta, block)
 
     def answered(self) -> None:
         self.worker.draw_ahead()
@@ -87,21 +92,22 @@ class ParameterActor(Answering):
 
 
 def _fetch(references: Mapping[int, Any], seconds: float) -> tuple[list[Contribution], tuple[int, ...]]:
-    """The contributions, and the chunks whose contribution did not arrive within ``seconds``."""
-    wanted = list(references.values())
-    if not any(isinstance(one, ray.ObjectRef) for one in wanted):
-        return wanted, ()
+    """The contributions, and the slots of those that did not arrive within ``seconds``."""
+    wanted = [one for one in references.values() if isinstance(one, ray.ObjectRef)]
     try:
-        return ray.get(wanted, timeout=seconds), ()
+        came = iter(ray.get(wanted, timeout=seconds))
+        return [next(came) if isinstance(one, ray.ObjectRef) else one for one in references.values()], ()
     except RayError:  # one is late or was lost with its node; the scheduler assigns its chunk again
         ready, _ = ray.wait(wanted, num_returns=len(wanted), timeout=0)
     fetched, missing = [], []
-    for chunk, reference in references.items():
+    for slot, reference in references.items():
         try:
-            if reference in ready:
+            if not isinstance(reference, ray.ObjectRef):
+                fetched.append(reference)
+            elif reference in ready:
                 fetched.append(ray.get(reference, timeout=seconds))
             else:
-                missing.append(chunk)
+                missing.append(slot)
         except RayError:
-            missing.append(chunk)
+            missing.append(slot)
     return fetched, tuple(missing)

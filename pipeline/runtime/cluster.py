@@ -29,6 +29,7 @@ from ray.exceptions import AuthenticationError
 from pipeline.core.failures import ClusterError, PipelineError, Stopped
 from pipeline.core.plugins import places
 from pipeline.runtime.job import cluster_address, in_ray_job, shown
+from pipeline.runtime.placement import check_resources
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def connect(address: str | None, workers: Workers) -> bool:
         join(cluster_address(address))
     elif address is not None:
         _refuse_another(address)
-    check_resources(ray.cluster_resources(), workers)
+    check_resources(resources(), workers.gpus)
     return started
 
 
@@ -252,16 +253,9 @@ def _loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def check_resources(resources: Mapping[str, float], workers: Workers) -> None:
-    """Raises ``ClusterError`` where no worker can ever be placed. Fewer workers than asked for are allowed."""
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    if cpus < 1:
-        raise ClusterError(f"the cluster has {cpus:g} CPUs; each worker needs one: add a node, or ray start --num-cpus")
-    if workers.gpus > gpus:
-        raise ClusterError(
-            f"workers.gpus: each worker asks for {workers.gpus:g} GPU and the cluster has {gpus:g}; "
-            "use workers.gpus=0 numerics.device=cpu"
-        )
+def resources() -> list[Mapping[str, float]]:
+    """What each node of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def here() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.runtime.actors import ParameterActor
 from pipeline.runtime.cluster import Workers, here
 from pipeline.runtime.line import BROKEN, Line, line_to
 from pipeline.runtime.ray_errors import FULL, constructor_cause, is_full, no_environment
+from pipeline.runtime.reduction import FAN_IN, Summed, summed
 from pipeline.runtime.transport import POLL_S, RayTransport
 
 END_S: Mapping[Status, float] = {"KILLED": 1.0, "FAILED": 70.0}
@@ -78,10 +80,11 @@ class RayExecutor(WorkerPool):
         self, step: int, handles: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> Applied | Missing:
         start = time.perf_counter()
+        sums = self._summed(handles)
         while True:
             try:
                 # Ray does not resolve references inside a dict: the actor fetches them itself, with a time limit.
-                result, theta = self._ask("apply", step, dict(handles), metrics, skipped)
+                result, theta = self._ask("apply", step, sums.handles, metrics, skipped)
                 break
             except (RayActorError, GetTimeoutError) as error:
                 self._rebuild(error)
@@ -89,12 +92,19 @@ class RayExecutor(WorkerPool):
                 return Applied(step, self.opened.theta, {"transport": time.perf_counter() - start})
             self._go_on_from(step - 1)
         if isinstance(result, Missing):
-            return result
+            return Missing(sums.beneath(result.slots))
         theta = result.theta if theta is None else theta
         self.opened, self.rebuilt = Opened(step, theta), 0
         inside = sum(result.seconds.values())
         outside = max(0.0, time.perf_counter() - start - inside)
         return Applied(step, theta, result.seconds | {"transport": result.seconds["transport"] + outside})
+
+    def _summed(self, handles: Mapping[int, Any]) -> Summed:
+        """Contributions for the parameter actor: many large ones are added up by idle workers first."""
+        large = all(isinstance(one, ray.ObjectRef) for one in handles.values())
+        idle = itertools.cycle(list(self.scheduler.idle))
+        fan_in = FAN_IN if large and self.scheduler.idle else len(handles)
+        return summed(handles, lambda some: self.ray.add(next(idle), some), fan_in)
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         self._call("record", kind, step, metrics)

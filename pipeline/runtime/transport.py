@@ -13,14 +13,15 @@ from ray.exceptions import RayError
 
 from pipeline.core.failures import ClusterError
 from pipeline.engine.durability.identity import changed_numerics
-from pipeline.engine.interfaces import Chunk, Work
+from pipeline.engine.interfaces import Block, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost, Refused
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.engine.stop import Stop
 from pipeline.engine.worker import Worker
 from pipeline.runtime.actors import Hello, TaskWorker
-from pipeline.runtime.cluster import Workers, connect, draining_nodes, own_raylet, stop_local_raylet
+from pipeline.runtime.cluster import Workers, connect, draining_nodes, own_raylet, resources, stop_local_raylet
 from pipeline.runtime.line import BROKEN, Line, is_small, line_to
+from pipeline.runtime.placement import crowded
 from pipeline.runtime.ray_errors import system_failure
 from pipeline.runtime.ray_head import RayHead
 
@@ -80,19 +81,23 @@ class RayTransport:
         for _ in range(workers.count):
             self._start(start_s)
 
-    def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
+    def send(self, worker: int, lease: int, work: Work, theta: Any, block: Block) -> None:
         line = self._line(worker, theta)
         if line is not None:
             self.called[worker] = Sent(worker, lease, work)
             try:
-                line.call(work, theta, chunk)
+                line.call(work, theta, block)
             except BROKEN:
                 self._broken(worker)
         elif work == "learn":
-            contribution, report = self.actors[worker].learn.remote(theta, chunk)
-            self.sent[report] = Sent(worker, lease, work, contribution)
+            contribution, reports = self.actors[worker].learn.remote(theta, block)
+            self.sent[reports] = Sent(worker, lease, work, contribution)
         else:
-            self.sent[self.actors[worker].score.remote(theta, chunk)] = Sent(worker, lease, work)
+            self.sent[self.actors[worker].score.remote(theta, block)] = Sent(worker, lease, work)
+
+    def add(self, worker: int, contributions: Sequence[Any]) -> Any:
+        """A reference to the sum, which this worker makes."""
+        return self.actors[worker].add.remote(*contributions)
 
     def replace(self, worker: int) -> None:
         self.head.wait()  # the head starts and stops them
@@ -165,6 +170,8 @@ class RayTransport:
         Raises:
             ClusterError: none was ready in ``patience`` seconds, or one could not start.
         """
+        if told := crowded(resources(), self.workers.count, self.workers.gpus):
+            note(told)
         joined: list[Event] = []
         last = ""
         began = last_status = time.monotonic()
@@ -241,18 +248,19 @@ class RayTransport:
             return self._joined(reference, self.joining.pop(reference).worker)
         sent = self.sent.pop(reference)
         try:
-            report = ray.get(reference)
+            reports = ray.get(reference)
         except RayError as error:
             # The calls of a worker that was stopped here have no reader.
             return Lost(sent.worker, system_failure(error)) if sent.worker in self.actors else None
-        if report is None:
+        if reports is None:
             return Lost(sent.worker, "the line to it is broken")
-        return self._done(sent, report if sent.work == "score" else (sent.contribution, report))
+        return self._done(sent, reports if sent.work == "score" else (sent.contribution, reports))
 
     def _done(self, sent: Sent, result: Any) -> Event:
-        report = result if sent.work == "score" else result[1]
+        reports = result if sent.work == "score" else result[1]
         # Different machines may differ in the last bits, so their contributions are not compared.
-        return Done(sent.worker, sent.lease, result, 0 if self.workers.mixed else report.digest)
+        digest = () if self.workers.mixed else tuple(report.digest for report in reports)
+        return Done(sent.worker, sent.lease, result, digest)
 
     def _joined(self, reference: Any, worker: int) -> Event | None:
         try:

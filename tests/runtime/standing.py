@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.build import BuildWorker
 from pipeline.config import recipe_type
 from pipeline.core.types import Contribution
-from pipeline.engine.interfaces import Chunk, Report, ScoreReport
+from pipeline.engine.interfaces import Block, Report, ScoreReport
 from pipeline.engine.scheduling.events import Event, Joined
 from pipeline.engine.worker import Worker
 from pipeline.runtime.transport import RayTransport
@@ -27,11 +27,11 @@ class ManyWorkers:
             self.fingerprint |= one.fingerprint
         assert all(one.fingerprint.items() <= self.fingerprint.items() for one in workers.values())
 
-    def learn(self, theta: np.ndarray, chunk: Chunk) -> tuple[Contribution, Report]:
-        return self.workers[chunk.tickets[0].seed].learn(theta, chunk)
+    def learn_block(self, theta: np.ndarray, block: Block) -> tuple[Contribution, tuple[Report, ...]]:
+        return self.workers[block.tickets[0].seed].learn_block(theta, block)
 
-    def score(self, theta: np.ndarray, chunk: Chunk) -> ScoreReport:
-        return self.workers[chunk.tickets[0].seed].score(theta, chunk)
+    def score_block(self, theta: np.ndarray, block: Block) -> tuple[ScoreReport, ...]:
+        return self.workers[block.tickets[0].seed].score_block(theta, block)
 
     def draw_ahead(self) -> None:
         for one in self.workers.values():
@@ -54,7 +54,7 @@ class Seats:
 
     def __init__(self, standing: RayTransport, count: int) -> None:
         self.standing, self.count = standing, count
-        self.send, self.replace, self.poll = standing.send, standing.replace, standing.poll
+        self.send, self.add, self.replace, self.poll = standing.send, standing.add, standing.replace, standing.poll
         self.stop, self.head = standing.stop, standing.head
 
     def first_numerics(self, patience: float, note: Any = None) -> tuple[dict[str, str], Sequence[Event]]:

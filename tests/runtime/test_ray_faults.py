@@ -18,18 +18,22 @@ from pipeline import build
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 from pipeline.engine.chunks import chunks_of
 from pipeline.engine.clock import Monotonic
+from pipeline.engine.interfaces import Block
+from pipeline.engine.outer.reduce import block_sum
 from pipeline.engine.scheduling.events import Joined
 from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runtime.cluster import Workers
 from pipeline.runtime.ray_errors import constructor_cause, system_failure
+from pipeline.runtime.reduction import summed
 from pipeline.runtime.transport import RayTransport
 from tests.quiet_runs import LIMITS, BuildQuietCoordinator, on_ray
 from tests.runtime.planted import (
     ALGORITHM_FAILS,
     SOURCE_FAILS,
     BuildPlanted,
+    BuildSeer,
     BuildUnlikeWorkers,
     Careless,
     Hog,
@@ -63,9 +67,29 @@ def chunks(step: int):
 def test_a_worker_that_writes_to_theta_changes_its_own_copy_only(ray_local, pool):
     theta = parts()[2].numpy()
     reference = ray_local.put(theta)
-    ((_, report),) = pool.learn(reference, chunks(1))
+    ((_, (report,)),) = pool.learn(reference, chunks(1))
     assert report.used == 2
     assert np.array_equal(ray_local.get(reference), theta)
+
+
+def test_a_block_of_chunks_travels_as_one_sum(ray_local, pool):
+    """One worker with eight chunks gets the first four as a block; what comes is added up to the same bits, there."""
+    theta = parts()[2].numpy()
+    stored = ray_local.put(theta)
+    list(pool.learn(stored, chunks(1)))  # now it is known how long a chunk takes
+    eight = chunks_of(0, 3, 16, 2, purpose="train", split="train")
+    came = {reports[0].chunk: (handle, reports) for handle, reports in pool.learn(stored, eight)}
+    assert {slot: len(reports) for slot, (_, reports) in came.items()} == {0: 4, 4: 2, 6: 1, 7: 1}
+    assert [report.chunk for slot in sorted(came) for report in came[slot][1]] == list(range(8))
+    handles = {slot: handle for slot, (handle, _) in came.items()}
+    sums = summed(handles, lambda some: pool.transport.add(0, some), 2)
+    assert sums.beneath(tuple(sums.handles)) == (0, 4, 6, 7)
+    assert len(sums.handles) <= 2
+    whole = ray_local.get(pool.transport.add(0, [sums.handles[slot] for slot in sorted(sums.handles)]))
+    alone = BuildPlanted()()
+    expected = block_sum(0, (alone.learn(theta, chunk)[0] for chunk in eight))
+    assert whole.gradient.tobytes() == expected.gradient.tobytes()
+    assert whole[3:] == expected[3:]
 
 
 @pytest.mark.slow
@@ -126,7 +150,7 @@ def test_a_worker_that_computes_otherwise_is_left_out_unless_the_recipe_says_mix
     assert sorted(type(event).__name__ for event in events) == (["Joined"] * 2 if mixed else ["Joined", "Refused"])
     assert len(learned) == 4
     if mixed:  # unlike machines may disagree about the last bits, and nobody calls that corruption
-        assert set(pool.scheduler.accepted.values()) == {0}
+        assert set(pool.scheduler.accepted.values()) == {()}
     else:
         (worker,) = pool.scheduler.workers
         assert [event.worker for event in events if isinstance(event, Joined)] == [worker]
@@ -261,7 +285,32 @@ def test_a_cluster_that_is_full_is_told_after_a_while(ray_local, planted, monkey
     opening.join(15)
     assert not waits, "open waits for ever"
     assert isinstance(ended[0], ClusterError)
-    room = "each asks for 1 CPU and 0 GPU, the cluster has 0 CPU and 0 GPU free"
+    room = "each asks for 1 CPU and 0 GPU, the cluster has 0 CPU and 2 GPU free"
     assert one_line(ended[0]).startswith(f"no worker was ready in 3 s: {room}")
     assert len(notes) > 1
     assert all(re.fullmatch(rf"no worker is ready after \d s, 3 s at most: {room}", note) for note in notes), notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "gpus", "seen"),
+    [(4, 0.5, ["0", "0", "1", "1"]), (3, 0.6, ["0", "1"]), (1, 2.0, ["0,1"])],
+    ids=["two on each", "the third waits", "both"],
+)
+def test_each_worker_sees_the_gpus_that_ray_gave_it(ray_local, count, gpus, seen):
+    """Ray believes in two. ``test_placement`` counts the same by itself, every day."""
+    transport, notes, told = RayTransport(BuildSeer(), Workers(count, gpus), "local"), [], []
+    try:
+        _, events = transport.first_numerics(60.0, notes.append)
+        joined = list(events)
+        while len(joined) < len(seen):
+            joined += transport.poll(1.0)
+        block = Block((chunks(1)[0],))
+        for number, one in enumerate(joined):
+            transport.send(one.worker, number, "score", None, block)
+        while len(told) < len(joined):
+            told += [event.result[0].digest for event in transport.poll(1.0)]
+    finally:
+        transport.close()
+    assert sorted(told) == seen
+    assert [note for note in notes if "room for" in note] == ([] if len(seen) == count else notes[:1])

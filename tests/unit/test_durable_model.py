@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from pipeline.engine.durability.coordinator import Coordinator, Durability
 from pipeline.engine.durability.identity import Identity
 from pipeline.engine.durability.journal import Journal
 from pipeline.engine.durability.publisher import STATUSES, Publisher, TrackedRun
-from pipeline.engine.interfaces import Applied
+from pipeline.engine.interfaces import Applied, Report
 from pipeline.engine.outer.optimizer import Outer
 from pipeline.engine.outer.store import Store
 from pipeline.storage.local import Local
@@ -78,14 +79,16 @@ def coordinator(folder: Path, every: int, tracker: Recorder) -> Coordinator:
 def take(executor: VirtualExecutor, theta: Any, step: int) -> Any:
     """One outer step, as the loop takes it; theta after it."""
     chunks = chunks_of(SEED, step, TASKS, CHUNK, purpose="train", split="train")
-    handles: dict[int, Contribution] = {}
+    blocks: dict[int, tuple[Contribution, Sequence[Report]]] = {}
     wanted = chunks
     while True:
-        handles |= {report.chunk: handle for handle, report in executor.learn(theta, wanted)}
+        blocks |= {reports[0].chunk: (handle, reports) for handle, reports in executor.learn(theta, wanted)}
+        handles = {slot: handle for slot, (handle, _) in blocks.items()}
         outcome = executor.apply(step, handles, {"train/loss": float(step)}, [])
         if isinstance(outcome, Applied):
             return outcome.theta
-        wanted = [chunk for chunk in chunks if chunk.number in outcome.chunks]
+        missing = [report.chunk for slot in outcome.slots for report in blocks.pop(slot)[1]]
+        wanted = [chunk for chunk in chunks if chunk.number in missing]
 
 
 def digest(theta: Any) -> str:

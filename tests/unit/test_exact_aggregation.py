@@ -29,7 +29,7 @@ every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
 def contributions(name: str, chunk_size: int = CHUNK, workers: int = 1, seed: int = 0) -> list[Contribution]:
     """As they arrive from workers of random speed."""
     ours = worker(ALGORITHMS[name], SOURCE, chunk_size=chunk_size)
-    transport = VirtualTransport(workers, seed, lambda work, theta, chunk: ours.learn(theta, chunk))
+    transport = VirtualTransport(workers, seed, lambda work, theta, block: ours.learn_block(theta, block))
     pool = virtual_pool(transport, workers)
     chunks = chunks_of(5, 1, COUNT, chunk_size, purpose="train", split="train")
     return [contribution for contribution, _ in pool.learn(vector().numpy(), chunks)]

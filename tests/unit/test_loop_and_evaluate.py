@@ -369,7 +369,7 @@ def test_loss_and_metrics_are_means_over_the_used_tasks(bench):
     executor = bench.executor(of, altered(nan_query, 3))
     opened = executor.open()
     chunks = chunks_of(5, 2, 20, 4, purpose="train", split="train")
-    reports = [report for _, report in executor.learn(opened.theta, chunks)]
+    reports = [report for _, block in executor.learn(opened.theta, chunks) for report in block]
     losses = []
     theta = components.layout.unpack(torch.from_numpy(opened.theta))
     for number in range(20):
@@ -587,7 +587,7 @@ def test_the_best_theta_so_far_is_remembered_by_a_resumed_run(bench):
     executor.open()
     theta = executor.coordinator.store.vector()
     chunks = chunks_of(5, 1, 20, 4, purpose="train", split="train")
-    executor.apply(1, {report.chunk: handle for handle, report in executor.learn(theta, chunks)}, {}, [])
+    executor.apply(1, {reports[0].chunk: handle for handle, reports in executor.learn(theta, chunks)}, {}, [])
     assert executor.keep_best(1, 0.9, "these tasks")
     executor.close("KILLED", {})
 

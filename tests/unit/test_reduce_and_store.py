@@ -21,9 +21,10 @@ from pipeline.core.losses import cross_entropy
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import Spec
 from pipeline.core.types import Batch, Context, Contribution, MetaParams, Params, Score, Task
+from pipeline.engine.chunks import blocks_of, chunks_of
 from pipeline.engine.interfaces import Chunk
 from pipeline.engine.outer.optimizer import Outer
-from pipeline.engine.outer.reduce import tree_sum
+from pipeline.engine.outer.reduce import TreeSum, block_sum, tree_sum
 from pipeline.engine.outer.store import Store
 from pipeline.engine.worker import Worker
 from pipeline.nets.mlp import MLP
@@ -76,6 +77,53 @@ def test_holes_are_as_if_they_were_zero(holes):
     left = {slot: part for slot, part in whole.items() if slot not in holes}
     zeroed = {slot: torch.zeros_like(part) if slot in holes else part for slot, part in whole.items()}
     assert torch.equal(tree_sum(left), tree_sum(zeroed))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_step_cut_into_blocks_gives_the_same_contribution(seed):
+    """Chunks without a used task anywhere, blocks of any aligned size, each sum in the slot of its block's first."""
+    rng = random.Random(seed)
+    ones = [
+        Contribution(
+            slot, (f"group {slot % 3}",), part.numpy(), rng.choice([0.0, 0.7, 1.3]), [{"slot": np.array(slot)}]
+        )
+        for slot, part in parts(range(37)).items()
+    ]
+    chunks = [Chunk(1, slot, ()) for slot in range(37)]
+    blocks = blocks_of(chunks, rng.randint(1, 12))
+    sums = [block_sum(block.number, (ones[chunk.number] for chunk in block.chunks)) for block in blocks]
+    whole, cut = (block_sum(0, all_of) for all_of in (ones, sums))
+    assert cut.gradient.tobytes() == whole.gradient.tobytes()
+    assert (cut.weight, set(cut.groups), cut.records) == (whole.weight, set(whole.groups), whole.records)
+    empty = [one._replace(weight=0.0) for one in ones[4:8]]
+    assert block_sum(4, empty)[::3] == (4, 0.0), "a block of nothing weighs nothing"
+
+
+def test_the_sum_of_a_block_holds_a_vector_for_each_level_at_most():
+    total = TreeSum()
+    for slot, part in parts(range(64)).items():
+        total.add(slot, part)
+        assert len(total._partial) <= 7
+
+
+def test_blocks_are_aligned_and_few_and_the_last_are_small():
+    chunks = chunks_of(0, 1, 256, 2, purpose="train", split="train")
+    sizes = [len(block.chunks) for block in blocks_of(chunks, 2)]
+    assert sizes == [32, 32, 16, 16, 8, 8, 8, 8]
+    for count, workers in ((1, 1), (37, 1), (37, 3), (100, 100), (5, 8)):
+        blocks = blocks_of(chunks[:count], workers)
+        assert [chunk for block in blocks for chunk in block.chunks] == chunks[:count]
+        assert all(block.number % len(block.chunks) == 0 for block in blocks)
+        assert len(blocks[-1].chunks) <= max(1, count // (4 * workers))
+
+
+def test_chunks_with_gaps_or_in_another_order_are_blocks_where_they_are_neighbours():
+    chunks = chunks_of(0, 1, 16, 1, purpose="train", split="train")
+    asked = [*chunks[2:8], chunks[15], chunks[9], chunks[8]]
+    assert [[chunk.number for chunk in block.chunks] for block in blocks_of(asked, 1)] == [
+        *([2, 3], [4, 5, 6, 7]),
+        *([15], [9], [8]),
+    ]
 
 
 def test_the_parts_are_not_written():

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from pipeline.engine import usage
-from pipeline.engine.interfaces import Chunk, Span
+from pipeline.engine.interfaces import Block, Chunk, Span
 from pipeline.engine.scheduling.timeline import KEPT, Timeline
 from pipeline.engine.usage import PERIOD_S, NodeUsage
 
 
 def test_a_span_lasts_from_the_lease_to_its_answer():
-    timeline, chunk = Timeline(), Chunk(3, 1, ())
-    timeline.begin(7, 11, "learn", chunk, 1.0)
+    timeline, block = Timeline(), Block((Chunk(3, 1, ()),))
+    timeline.begin(7, 11, "learn", block, 1.0)
     timeline.end(7, 10, "node", 2.0)  # the answer to an earlier lease
     assert not timeline.spans
     timeline.end(7, 11, "node", 2.5)
@@ -24,7 +24,7 @@ def test_a_span_lasts_from_the_lease_to_its_answer():
 def test_a_long_run_keeps_the_last_spans():
     timeline = Timeline()
     for step in range(KEPT + 5):
-        timeline.begin(0, step, "learn", Chunk(step, 0, ()), float(step))
+        timeline.begin(0, step, "learn", Block((Chunk(step, 0, ()),)), float(step))
         timeline.end(0, step, "", step + 0.5)
     assert (len(timeline.spans), timeline.spans[0].step) == (KEPT, 5)
 

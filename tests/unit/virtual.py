@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.engine.durability.coordinator import Coordinator
-from pipeline.engine.interfaces import Applied, Chunk, DataSet, Entry, Missing, Status, Work
+from pipeline.engine.interfaces import Applied, Block, DataSet, Entry, Missing, Status, Work
 from pipeline.engine.scheduling.events import Done, Event, Joined, Leaving, Lost
 from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import OnPoison, Scheduler
@@ -26,7 +26,7 @@ from pipeline.engine.worker import Worker
 LIMITS = Timeouts(wait_s=60.0, first_lease_s=200.0, lease_s=10.0)
 GIVEN_UP_S = 1e5
 
-Compute = Callable[[Work, Any, Chunk], Any]
+Compute = Callable[[Work, Any, Block], Any]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class VirtualClock:
 class Lease(NamedTuple):
     worker: int
     number: int
-    chunk: Chunk
+    block: Block
     at: float
 
 
@@ -86,7 +86,7 @@ class Due(NamedTuple):
 class VirtualTransport:
     """Delivers events one at a time in the order of virtual time, and refuses what no real worker could take.
 
-    Worker ``n`` is on machine ``n % machines``. A lease takes a second on average.
+    Worker ``n`` is on machine ``n % machines``. A chunk takes a second on average.
     """
 
     def __init__(self, workers: int, seed: int, compute: Compute, chaos: Chaos = CALM, machines: int = 3) -> None:
@@ -109,19 +109,19 @@ class VirtualTransport:
         """A worker that will be there in a while."""
         self._later(Joined(worker, f"machine-{worker % self.machines}"), self.clock.seconds + after)
 
-    def send(self, worker: int, lease: int, work: Work, theta: Any, chunk: Chunk) -> None:
-        assert worker in self.idle, f"worker {worker} is lost or busy and was assigned chunk {chunk.number}"
+    def send(self, worker: int, lease: int, work: Work, theta: Any, block: Block) -> None:
+        assert worker in self.idle, f"worker {worker} is lost or busy and was assigned chunk {block.number}"
         self.idle.remove(worker)
-        self.leases.append(Lease(worker, lease, chunk, self.clock.seconds))
+        self.leases.append(Lease(worker, lease, block, self.clock.seconds))
         chaos, now = self.chaos, self.clock.seconds
-        if chaos.poison & {ticket.id for ticket in chunk.tickets}:
+        if chaos.poison & {ticket.id for ticket in block.tickets}:
             self._later(Lost(worker, "it was poisoned"), now)
             return
-        digest = 7 if self.random.random() >= chaos.wrong else 8
-        done = Done(worker, lease, self.compute(work, theta, chunk), digest)
-        killed = self.killed.get((chunk.step, chunk.number), 0)
+        digest = (7 if self.random.random() >= chaos.wrong else 8,)
+        done = Done(worker, lease, self.compute(work, theta, block), digest)
+        killed = self.killed.get((block.step, block.number), 0)
         if self.random.random() < chaos.loss and killed < chaos.losses:
-            self.killed[chunk.step, chunk.number] = killed + 1
+            self.killed[block.step, block.number] = killed + 1
             end = self._later(Lost(worker, "it was killed"), now)
             if self.random.random() < chaos.late:  # cut off, not dead: its answer comes after all
                 self._later(done, end, stray=True)
@@ -130,7 +130,8 @@ class VirtualTransport:
             self._later(Leaving(worker), now, stray=True)
         if self.random.random() < chaos.hang:
             return
-        end = self._later(done, now + (100.0 if self.random.random() < chaos.slow else 0.0))
+        more = sum(self.random.expovariate(1.0) for _ in block.chunks[1:])
+        end = self._later(done, now + more + (100.0 if self.random.random() < chaos.slow else 0.0))
         if self.random.random() < chaos.twice:
             self._later(done, end, stray=True)
 
@@ -177,8 +178,8 @@ class VirtualExecutor(SerialExecutor):
     """A run on virtual workers. Contributions may go missing on their way to the coordinator."""
 
     def __init__(self, worker: Worker, coordinator: Coordinator, workers: int, seed: int, chaos: Chaos = CALM) -> None:
-        def compute(work: Work, theta: Any, chunk: Chunk) -> Any:
-            return worker.learn(theta, chunk) if work == "learn" else worker.score(theta, chunk)
+        def compute(work: Work, theta: Any, block: Block) -> Any:
+            return worker.learn_block(theta, block) if work == "learn" else worker.score_block(theta, block)
 
         transport = VirtualTransport(workers, seed, compute, chaos)
         WorkerPool.__init__(self, transport, transport.clock, Scheduler(LIMITS), workers=workers)
@@ -188,7 +189,7 @@ class VirtualExecutor(SerialExecutor):
     def apply(
         self, step: int, handles: Mapping[int, Any], metrics: Mapping[str, float], skipped: Sequence[str]
     ) -> Applied | Missing:
-        gone = tuple(chunk for chunk in sorted(handles) if self.random.random() < self.chaos.missing)
+        gone = tuple(slot for slot in sorted(handles) if self.random.random() < self.chaos.missing)
         return Missing(gone) if gone else super().apply(step, handles, metrics, skipped)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pipeline.core.failures import ClusterError, CorruptionError, PoisonError
-from pipeline.engine.interfaces import Chunk
+from pipeline.engine.interfaces import Block
 from pipeline.engine.scheduling.events import Lease
 
 
-def named(chunk: Chunk) -> str:
-    names = ", ".join(ticket.id for ticket in chunk.tickets)
-    return f"chunk {chunk.number} of step {chunk.step} ({names})" if len(chunk.tickets) > 1 else f"task {names}"
+def named(block: Block) -> str:
+    names, more = ", ".join(ticket.id for ticket in block.tickets), len(block.chunks) - 1
+    if more:
+        return f"chunks {block.number} to {block.number + more} of step {block.step}"
+    return f"chunk {block.number} of step {block.step} ({names})" if len(block.tickets) > 1 else f"task {names}"
 
 
-def poison(culprit: Chunk, why: str) -> PoisonError:
+def poison(culprit: Block, why: str) -> PoisonError:
     first = culprit.tickets[0]
     return PoisonError(
         f"{named(culprit)} of seed {first.seed} kills every worker that computes it, the last: {why}. "
@@ -23,7 +25,7 @@ def poison(culprit: Chunk, why: str) -> PoisonError:
 
 def corrupt(lease: Lease) -> CorruptionError:
     return CorruptionError(
-        f"{named(lease.chunk)}: worker {lease.worker} computed other numbers than a worker before it; one of the two "
+        f"{named(lease.block)}: worker {lease.worker} computed other numbers than a worker before it; one of the two "
         "machines is faulty, or not what its numerics say. Go on with --resume, without it"
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline.core.failures import PipelineError
-from pipeline.engine.interfaces import Chunk, Work
+from pipeline.engine.interfaces import Block, Work
 
 Id = int
 """A worker's number. A replacement gets a new number, so that late answers can be recognised."""
@@ -20,12 +20,12 @@ class Joined(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A worker finished the chunk of a lease; equal results have equal ``digest``, 0 for unknown."""
+    """A worker finished the block of a lease; equal results have equal ``digest``, () for unknown."""
 
     worker: Id
     lease: int
     result: Any
-    digest: int = 0
+    digest: tuple[int, ...] = ()
 
 
 class Lost(NamedTuple):
@@ -52,17 +52,17 @@ Event = Joined | Done | Lost | Leaving | Refused
 
 
 class Assign(NamedTuple):
-    """Give this chunk to this worker, as lease number ``lease``."""
+    """Give this block to this worker, as lease number ``lease``."""
 
     worker: Id
     lease: int
-    chunk: Chunk
+    block: Block
 
 
 class Accept(NamedTuple):
-    """This result counts; any later one for the same chunk does not."""
+    """This result counts for the block from slot ``number`` on; any later one for the same chunks does not."""
 
-    chunk: int
+    number: int
     result: Any
 
 
@@ -89,13 +89,18 @@ Action = Assign | Accept | Replace | Note | Abort
 
 @dataclass
 class Lease:
-    """A chunk that a worker holds since ``since``, for ``seconds`` seconds."""
+    """A block that a worker holds since ``since``, for ``seconds`` seconds."""
 
     number: int
     worker: Id
     submission: int
     work: Work
-    chunk: Chunk
+    block: Block
     since: float
     seconds: float
     late: bool = False
+
+    @property
+    def end(self) -> float:
+        """When it ends; a worker that is late is given up after as long again."""
+        return self.since + (2 if self.late else 1) * self.seconds

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-from pipeline.engine.interfaces import Chunk, Clock, Report, ScoreReport, Span, Work
+from pipeline.engine.interfaces import Block, Chunk, Clock, Report, ScoreReport, Span, Work
 from pipeline.engine.scheduling.events import Abort, Accept, Action, Assign, Done, Event, Id, Note, Replace
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeline import Timeline
@@ -21,7 +21,7 @@ class Transport(Protocol):
 
     stop: Stop
 
-    def send(self, worker: Id, lease: int, work: Work, theta: Any, chunk: Chunk) -> None: ...
+    def send(self, worker: Id, lease: int, work: Work, theta: Any, block: Block) -> None: ...
 
     def replace(self, worker: Id) -> None:
         """Stop this worker and start another with a new number."""
@@ -57,18 +57,24 @@ class WorkerPool:
         """The actions for events between two calls; the next call starts with them."""
         self.actions += [action for event in events for action in self.scheduler.on(event, self.clock.now())]
 
-    def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Report]]:
-        """Each chunk's contribution (a handle) and report, as they come."""
-        for number, (handle, report) in self._run("learn", theta, chunks):
-            (chunk,) = (chunk for chunk in chunks if chunk.number == number)
-            left_out = tuple(ticket.id for ticket in chunk.tickets if ticket.id in self.scheduler.poisoned)
-            yield handle, report._replace(skipped=(*report.skipped, *left_out))
+    def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Sequence[Report]]]:
+        """Contributions (handles) as they come, each with the reports of its block's chunks."""
+        names = {chunk.number: [ticket.id for ticket in chunk.tickets] for chunk in chunks}
+        for handle, reports in self._run("learn", theta, chunks):
+            poisoned = self.scheduler.poisoned
+            yield (
+                handle,
+                tuple(
+                    report._replace(skipped=(*report.skipped, *(id for id in names[report.chunk] if id in poisoned)))
+                    for report in reports
+                ),
+            )
 
     def score(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[ScoreReport]:
-        return (result for _, result in self._run("score", theta, chunks))
+        return (report for reports in self._run("score", theta, chunks) for report in reports)
 
-    def _run(self, work: Work, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[int, Any]]:
-        """Run these chunks; yields (chunk, result) as they come.
+    def _run(self, work: Work, theta: Any, chunks: Sequence[Chunk]) -> Iterator[Any]:
+        """Run these chunks; yields the results of blocks as they come.
 
         Raises:
             PipelineError: what the scheduler aborts with, or what a task raised.
@@ -78,15 +84,15 @@ class WorkerPool:
         while True:
             for action in actions:
                 match action:
-                    case Assign(worker, lease, chunk):
-                        self.timeline.begin(worker, lease, work, chunk, clock.now())
-                        transport.send(worker, lease, work, theta, chunk)
+                    case Assign(worker, lease, block):
+                        self.timeline.begin(worker, lease, work, block, clock.now())
+                        transport.send(worker, lease, work, theta, block)
                     case Replace(worker):
                         transport.replace(worker)
                     case Note(text):
                         self.note(text)
-                    case Accept(number, result):
-                        yield number, result
+                    case Accept(_, result):
+                        yield result
                     case Abort(error):
                         raise error
             if scheduler.finished:

@@ -1,7 +1,9 @@
-"""Assigns chunks to workers by leases. It is a pure function of events and time, which returns actions.
+"""Assigns blocks of chunks to workers by leases. It is a pure function of events and time, which returns actions.
 
 Chunks are pure, so a chunk may be computed twice. Scheduling changes the time of a result, never its value.
 
+- Once it is known how long a chunk takes, chunks are assigned in blocks (``blocks_of``), each for one result.
+- A block whose worker is lost, late or far too slow is taken apart. From then on its chunks are blocks of one.
 - A lost worker is replaced, and its chunk is assigned again.
 - A chunk whose lease runs out is assigned again, with twice the lease. Its worker is replaced after as long again.
 - An idle worker with nothing to do gets a copy of a chunk that takes far longer than most.
@@ -12,11 +14,13 @@ Chunks are pure, so a chunk may be computed twice. Scheduling changes the time o
 from __future__ import annotations
 
 import itertools
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Literal
 
-from pipeline.engine.interfaces import Chunk, Work
+from pipeline.engine.chunks import blocks_of
+from pipeline.engine.interfaces import Block, Chunk, Work
 from pipeline.engine.scheduling.errors import backed_off, corrupt, named, nobody, poison
 from pipeline.engine.scheduling.events import (
     Abort,
@@ -36,10 +40,8 @@ from pipeline.engine.scheduling.events import (
 )
 from pipeline.engine.scheduling.leases import LeaseTimes
 from pipeline.engine.scheduling.quarantine import Quarantine
+from pipeline.engine.scheduling.submission import MAX_LOSSES, Submission
 from pipeline.engine.scheduling.timeouts import Timeouts
-
-MAX_LOSSES = 3
-"""Workers that may be lost on one chunk before the chunk counts as poison."""
 
 OnPoison = Literal["abort", "skip"]
 
@@ -58,34 +60,28 @@ class Scheduler:
         self.quarantine, self.lease_times = Quarantine(timeouts), LeaseTimes(timeouts)
         self.no_workers_since: float | None = None
         self.last_status = 0.0
+        self.next_end = math.inf  # no lease ends before
         self.poisoned: set[str] = set()
         self._numbers = itertools.count(1)
-        # Changes with every ``submit``. An isolated chunk is open, and its tasks wait in its place.
-        self.submission = 0
-        self.work: Work = "learn"
-        self.waiting: deque[Chunk] = deque()
-        self.open: dict[int, Chunk] = {}
-        self.losses: dict[Chunk, int] = {}
-        self.patience: dict[Chunk, float] = {}
-        self.isolated: dict[int, set[Chunk]] = {}
-        self.isolated_once: set[int] = set()
+        # Changes with every ``submit``.
+        self.current = Submission(0, "learn", ())
         # Of this submission and the one before it.
         self.leases: dict[int, Lease] = {}
-        self.accepted: dict[tuple[int, Chunk], int] = {}
+        self.accepted: dict[tuple[int, Block], tuple[int, ...]] = {}
 
     @property
     def finished(self) -> bool:
-        return not self.open
+        return not self.current.open
 
     def submit(self, work: Work, chunks: Sequence[Chunk], now: float) -> list[Action]:
         """Begin with these chunks; what workers still compute for earlier ones is dropped."""
-        self.leases = {number: lease for number, lease in self.leases.items() if lease.submission == self.submission}
-        self.accepted = {(of, chunk): digest for (of, chunk), digest in self.accepted.items() if of == self.submission}
-        self.submission, self.work = self.submission + 1, work
-        self.waiting = deque(self._without_poison(chunk) for chunk in chunks)
-        self.open = {chunk.number: chunk for chunk in self.waiting}
-        self.losses, self.patience, self.isolated, self.isolated_once = {}, {}, {}, set()
-        self.no_workers_since = None
+        last = self.current.number
+        self.leases = {number: lease for number, lease in self.leases.items() if lease.submission == last}
+        self.accepted = {(of, block): digest for (of, block), digest in self.accepted.items() if of == last}
+        wanted = [self._without_poison(chunk) for chunk in chunks]
+        known = self.lease_times.median[work] is not None and self.workers
+        blocks = blocks_of(wanted, len(self.workers)) if known else [Block((chunk,)) for chunk in wanted]
+        self.current, self.no_workers_since = Submission(last + 1, work, blocks), None
         self.idle = deque(sorted(self.idle))  # a worker begins with the same chunk as in the step before: it drew ahead
         return self._assign(now)
 
@@ -107,16 +103,17 @@ class Scheduler:
 
     def tick(self, now: float) -> list[Action]:
         """Time passes: leases end, nodes come back, copies are made, waiting ends."""
-        actions = [action for lease in list(self.busy.values()) for action in self._check_lease(lease, now)]
+        actions: list[Action] = []
+        if now >= self.next_end:
+            actions += [action for lease in list(self.busy.values()) for action in self._check_lease(lease, now)]
+            self.next_end = min((lease.end for lease in self.busy.values()), default=math.inf)
         return actions + self._assign(now) + self._copy(now) + self._alone(now)
 
     def wait(self, now: float) -> float:
         """Seconds until time alone may change something; one at most."""
-        moments = [lease.since + (2 if lease.late else 1) * lease.seconds for lease in self.busy.values()]
-        if self.idle:
-            moments += [lease.since + self.lease_times.copy_after(self.work) for lease in self._copyable()]
-            moments += [self.quarantine.until.get(self.workers[worker], now) for worker in self.idle]
-        return min([1.0, *(max(moment - now, 0.01) for moment in moments if moment > now)])
+        moments: list[float] = [self.next_end, self._next_copy(now)]
+        moments += self.quarantine.until.values() if self.idle else ()
+        return min((1.0, *(max(moment - now, 0.01) for moment in moments if moment > now)))
 
     # What happened.
 
@@ -125,17 +122,11 @@ class Scheduler:
         lease = self.leases.get(event.lease)
         if lease is None:
             return actions + self._assign(now)
-        number, accepted = lease.chunk.number, self.accepted.get((lease.submission, lease.chunk), event.digest)
-        if accepted != event.digest:
+        if self.accepted.get((lease.submission, lease.block), event.digest) != event.digest:
             return [Abort(corrupt(lease))]
-        if lease.submission == self.submission and self.open.get(number) == lease.chunk:
-            del self.open[number]
-            self.isolated.pop(number, None)
-            self.waiting = deque(chunk for chunk in self.waiting if chunk.number != number)
-            self.accepted[self.submission, lease.chunk] = event.digest
-            actions.append(Accept(number, event.result))
-        elif lease.submission == self.submission and lease.chunk in self.isolated.get(number, ()):
-            self._clear(lease.chunk)
+        if lease.submission == self.current.number and self.current.done(lease.block):
+            self.accepted[lease.submission, lease.block] = event.digest
+            actions.append(Accept(lease.block.number, event.result))
         return actions + self._assign(now)
 
     def _freed(self, event: Done, now: float) -> list[Action]:
@@ -144,7 +135,7 @@ class Scheduler:
         if lease is None or lease.number != event.lease:
             return []
         del self.busy[event.worker]
-        self.lease_times.add(lease.work, now - lease.since)
+        self.lease_times.add(lease.work, (now - lease.since) / len(lease.block.chunks))
         self.quarantine.done(self.workers[event.worker])
         if event.worker not in self.leaving:
             self.idle.append(event.worker)
@@ -154,19 +145,19 @@ class Scheduler:
     def _lost(self, worker: Id, why: str, now: float) -> list[Action]:
         lease, node, expected = self.busy.pop(worker, None), self.workers.get(worker, ""), worker in self.leaving
         actions = self._forget(worker)
-        wanted = lease is not None and lease.submission == self.submission and self._wanted(lease.chunk)
-        if lease is not None and wanted and not expected:
-            losses = self.losses[lease.chunk] = self.losses.get(lease.chunk, 0) + 1
+        block = lease.block if lease is not None and self._wanted(lease) else None
+        if block is not None and not expected:
+            losses = self.current.count_loss(block)
             if losses >= MAX_LOSSES:
-                return actions + self._isolate(lease.chunk, why) + self._assign(now)
+                return actions + self._isolate(block, why) + self._assign(now)
             # After two losses on one chunk the chunk is the suspect, not the node.
             expected = losses > 1
         if not expected:
             backoff = self.quarantine.lost(node, now)
             if backoff is not None:
                 actions.append(Note(backed_off(node, backoff)))
-        if lease is not None and wanted and not self._in_hand(lease.chunk):
-            self.waiting.appendleft(lease.chunk)
+        if block is not None and not self._in_hand(block):
+            self.current.again(block)
         return actions + self._assign(now)
 
     def _leave(self, worker: Id) -> list[Action]:
@@ -186,31 +177,50 @@ class Scheduler:
 
     def _check_lease(self, lease: Lease, now: float) -> list[Action]:
         held = now - lease.since
-        if now >= lease.since + 2 * lease.seconds:
+        if now < lease.end:
+            return []
+        if lease.late:
             return self._lost(lease.worker, f"it did not answer for {held:.0f} s", now)
-        if now < lease.since + lease.seconds or lease.late:
-            return []
         lease.late = True
-        if lease.submission != self.submission or not self._wanted(lease.chunk) or self._in_hand(lease.chunk):
+        if not self._wanted(lease) or self._in_hand(lease.block):
             return []
-        self.patience[lease.chunk] = 2 * self.patience.get(lease.chunk, 1.0)
-        self.waiting.appendleft(lease.chunk)
-        return [Note(f"worker {lease.worker} has held {named(lease.chunk)} for {held:.0f} s: it is assigned again")]
+        self.current.be_patient(lease.block)
+        self.current.again(lease.block)
+        return [Note(f"worker {lease.worker} has held {named(lease.block)} for {held:.0f} s: assigned again")]
 
     def _copyable(self) -> list[Lease]:
-        """Leases of this submission whose chunk only one worker holds."""
-        leases = [lease for lease in self._current() if self._wanted(lease.chunk)]
-        chunks = [lease.chunk for lease in leases]
-        return [lease for lease in leases if chunks.count(lease.chunk) == 1]
+        """Leases of this submission whose block only one worker holds, the oldest first."""
+        leases = [lease for lease in self.busy.values() if self._wanted(lease)]
+        held = Counter(lease.block.chunks[0].tickets[0] for lease in leases)
+        return [lease for lease in leases if held[lease.block.chunks[0].tickets[0]] == 1]
 
     def _copy(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        for lease in sorted(self._copyable(), key=lambda one: one.since) if self.idle and not self.waiting else ():
+        for lease in self._copyable() if self._next_copy(now) <= now and not self.current.waiting else ():
             worker = self._next_idle(now)
-            if worker is None or now < lease.since + self.lease_times.copy_after(self.work):
+            if worker is None or self.current.waiting:
                 break
-            actions.append(self._lease_to(worker, lease.chunk, now))
+            if now < lease.since + self.lease_times.copy_after(self.current.work, len(lease.block.chunks)):
+                continue
+            if len(lease.block.chunks) > 1:
+                self.current.again(lease.block)
+                actions += self._assign(now)
+            else:
+                actions.append(self._lease_to(worker, lease.block, now))
         return actions
+
+    def _next_copy(self, now: float) -> float:
+        """No copy is due before."""
+        if not (self.idle and self.busy):
+            return math.inf
+        oldest = next(iter(self.busy.values()))
+        soonest = oldest.since + self.lease_times.copy_after(self.current.work, 1)
+        if now < soonest:
+            return soonest
+        after = self.lease_times.copy_after
+        return min(
+            (one.since + after(self.current.work, len(one.block.chunks)) for one in self._copyable()), default=math.inf
+        )
 
     def _alone(self, now: float) -> list[Action]:
         """With no worker at all: wait, say so, and give up in the end."""
@@ -229,39 +239,15 @@ class Scheduler:
 
     # Poison.
 
-    def _isolate(self, chunk: Chunk, why: str) -> list[Action]:
+    def _isolate(self, block: Block, why: str) -> list[Action]:
         """``MAX_LOSSES`` workers were lost on a chunk: run its tasks alone, or give up on it."""
-        number = chunk.number
-        self.waiting = deque(other for other in self.waiting if other != chunk)
-        if len(chunk.tickets) == 1 or number in self.isolated_once:
-            return self._give_up_on(chunk, why)
-        self.isolated_once.add(number)
-        self.isolated[number] = {chunk._replace(tickets=(ticket,)) for ticket in chunk.tickets}
-        self.waiting.extendleft(chunk._replace(tickets=(ticket,)) for ticket in reversed(chunk.tickets))
-        return [Note(f"{MAX_LOSSES} workers were lost on {named(chunk)}, the last: {why}; its tasks are run alone")]
-
-    def _clear(self, task: Chunk) -> None:
-        """A task finished alone. When all have, the whole chunk is tried again."""
-        self.waiting = deque(other for other in self.waiting if other != task)
-        self.isolated[task.number].discard(task)
-        if not self.isolated[task.number]:
-            del self.isolated[task.number]
-            whole = self.open[task.number]
-            self.losses[whole] = 0
-            self.waiting.appendleft(whole)
-
-    def _give_up_on(self, culprit: Chunk, why: str) -> list[Action]:
-        whole = self.open[culprit.number]
-        left = tuple(ticket for ticket in whole.tickets if ticket not in culprit.tickets)
-        if self.on_poison == "abort" or self.work == "score" or not left:
-            return [Abort(poison(culprit, why))]
-        self.poisoned |= {ticket.id for ticket in culprit.tickets}
-        self.isolated.pop(culprit.number, None)
-        self.isolated_once.discard(culprit.number)
-        self.waiting = deque(chunk for chunk in self.waiting if chunk.number != culprit.number)
-        self.open[culprit.number] = whole._replace(tickets=left)
-        self.waiting.appendleft(self.open[culprit.number])
-        return [Note(f"{named(culprit)} kills its worker ({why}): it is skipped")]
+        if self.current.isolate(block):
+            return [Note(f"{MAX_LOSSES} workers were lost on {named(block)}, the last: {why}; its tasks are run alone")]
+        if self.on_poison == "abort" or self.current.work == "score" or not self.current.beside(block):
+            return [Abort(poison(block, why))]
+        self.poisoned |= {ticket.id for ticket in block.tickets}
+        self.current.leave_out(block)
+        return [Note(f"{named(block)} kills its worker ({why}): it is skipped")]
 
     def _without_poison(self, chunk: Chunk) -> Chunk:
         left = tuple(ticket for ticket in chunk.tickets if ticket.id not in self.poisoned)
@@ -269,32 +255,34 @@ class Scheduler:
 
     # Assignment.
 
-    def _wanted(self, chunk: Chunk) -> bool:
-        """Whether a result for it is of use: it is open, or a task of an isolated chunk."""
-        number = chunk.number
-        return chunk in self.isolated[number] if number in self.isolated else self.open.get(number) == chunk
+    def _wanted(self, lease: Lease) -> bool:
+        return lease.submission == self.current.number and self.current.wanted(lease.block)
 
-    def _in_hand(self, chunk: Chunk) -> bool:
+    def _in_hand(self, block: Block) -> bool:
         """Whether it waits to be assigned, or a worker that is not late holds it."""
-        return chunk in self.waiting or any(lease.chunk == chunk and not lease.late for lease in self._current())
-
-    def _current(self) -> list[Lease]:
-        return [lease for lease in self.busy.values() if lease.submission == self.submission]
+        held = (one.block for one in self.busy.values() if one.submission == self.current.number and not one.late)
+        return block in self.current.waiting or block in held
 
     def _next_idle(self, now: float) -> Id | None:
         """The worker that was idle longest, on an available node; on any node if none is available."""
-        usable = {worker for worker, node in self.workers.items() if self.quarantine.available(node, now)}
-        return next((worker for worker in self.idle if worker in usable or not usable), None)
+        idle = next((worker for worker in self.idle if self.quarantine.available(self.workers[worker], now)), None)
+        if idle is not None or not self.idle:
+            return idle
+        usable = any(self.quarantine.available(node, now) for node in self.workers.values())
+        return None if usable else self.idle[0]
 
     def _assign(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        while self.waiting and (worker := self._next_idle(now)) is not None:
-            actions.append(self._lease_to(worker, self.waiting.popleft(), now))
+        while self.current.waiting and (worker := self._next_idle(now)) is not None:
+            block = self.current.waiting.popleft()
+            if self.current.wanted(block):
+                actions.append(self._lease_to(worker, block, now))
         return actions
 
-    def _lease_to(self, worker: Id, chunk: Chunk, now: float) -> Assign:
+    def _lease_to(self, worker: Id, block: Block, now: float) -> Assign:
         self.idle.remove(worker)
-        seconds = self.lease_times.lease(self.work) * self.patience.get(chunk, 1.0)
-        lease = Lease(next(self._numbers), worker, self.submission, self.work, chunk, now, seconds)
+        seconds = self.lease_times.lease(self.current.work, len(block.chunks)) * self.current.patience.get(block, 1.0)
+        lease = Lease(next(self._numbers), worker, self.current.number, self.current.work, block, now, seconds)
         self.busy[worker] = self.leases[lease.number] = lease
-        return Assign(worker, lease.number, chunk)
+        self.next_end = min(self.next_end, lease.end)
+        return Assign(worker, lease.number, block)
