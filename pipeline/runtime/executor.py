@@ -22,7 +22,7 @@ from pipeline.runtime.actors import ParameterActor
 from pipeline.runtime.cluster import Workers, here
 from pipeline.runtime.line import BROKEN, Line, line_to
 from pipeline.runtime.ray_errors import FULL, constructor_cause, is_full, no_environment
-from pipeline.runtime.reduction import FAN_IN, Summed, summed
+from pipeline.runtime.reduction import FAN_IN, Summed, by_turns, summed
 from pipeline.runtime.transport import POLL_S, RayTransport
 
 END_S: Mapping[Status, float] = {"KILLED": 1.0, "FAILED": 70.0}
@@ -102,7 +102,7 @@ class RayExecutor(WorkerPool):
     def _summed(self, handles: Mapping[int, Any]) -> Summed:
         """Contributions for the parameter actor: many large ones are added up by idle workers first."""
         large = all(isinstance(one, ray.ObjectRef) for one in handles.values())
-        idle = itertools.cycle(list(self.scheduler.idle))
+        idle = itertools.cycle(by_turns({worker: self.scheduler.workers[worker] for worker in self.scheduler.idle}))
         fan_in = FAN_IN if large and self.scheduler.idle else len(handles)
         return summed(handles, lambda some: self.ray.add(next(idle), some), fan_in)
 
