@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import SGD, iterate
 from pipeline.core.network import head_of
+from pipeline.core.recompute import Partial
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
 
@@ -45,10 +46,10 @@ class ANIL(GradientBased):
         phi = theta["model"]
         read = self.model.net.reads(support)
         features = self.model.embed(phi | self.model.masks(context.noise), read)
-
-        def loss(head: Params, j: int) -> Tensor:
-            return self.loss(self.model.net.read_out(head, features), support.y).loss
-
+        loss = Partial(self._loss_of_head, (features, support.y))
         rule, first_order = SGD(self.config.inner_lr), self.config.first_order
         for head in iterate(loss, head_of(phi), self.steps(context), rule, first_order=first_order):
             yield phi | head
+
+    def _loss_of_head(self, features: Tensor, y: Tensor, head: Params, j: int) -> Tensor:
+        return self.loss(self.model.net.read_out(head, features), y).loss

@@ -16,10 +16,9 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.core.bounds import InnerSteps, Rate, Width
-from pipeline.core.inner import SGD, iterate
+from pipeline.core.inner import SGD, beside, iterate
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
@@ -77,11 +76,8 @@ class HyperNAS(ArchitectureSearch):
         return architecture(self.to_logits(theta[ARCH], codes.mean(0, keepdim=True)).reshape(EDGES, -1))
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
-        fit, of_task = self.support_loss(support, context), shares(self.logits(theta, support))
-
-        def loss(phi: Params, j: int) -> Tensor:
-            return fit(phi | of_task, j)
-
+        of_task = shares(self.logits(theta, support))
+        loss = beside(of_task, self.support_loss(support, context))
         rule, first_order = SGD(self.config.inner_lr), self.config.first_order
         for phi in iterate(loss, theta["model"], self.steps(context), rule, first_order=first_order):
             yield phi | of_task

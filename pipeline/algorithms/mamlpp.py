@@ -18,6 +18,7 @@ from annotated_types import Ge, Le
 from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.effects import NotWith
 from pipeline.core.inner import SGD, LeafwiseSGD, Rule
+from pipeline.core.recompute import Partial
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params, Score, Task
 from pipeline.families.gradient import GradientBased
 
@@ -79,7 +80,7 @@ class MAMLPP(GradientBased):
             return SGD(self.config.inner_lr)
         last = self.config.inner_steps - 1
         layers, leaves = theta["inner_lr"], self.adapted_leaves(theta["model"])
-        return LeafwiseSGD(lambda j: {name: layers[_layer(name)][min(j, last)] for name in leaves})
+        return LeafwiseSGD(Partial(_rates, (layers, tuple(leaves), last)))
 
 
 def loss_weights(steps: int, step: int, until: int) -> list[float]:
@@ -89,6 +90,10 @@ def loss_weights(steps: int, step: int, until: int) -> list[float]:
     """
     early = max(0.0, 1.0 - (step - 1) / until) / steps if until else 0.0
     return [early] * (steps - 1) + [1.0 - early * (steps - 1)]
+
+
+def _rates(layers: Params, leaves: tuple[str, ...], last: int, j: int) -> Params:
+    return {name: layers[_layer(name)][min(j, last)] for name in leaves}
 
 
 def _layer(name: str) -> str:

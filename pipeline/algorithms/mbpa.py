@@ -26,9 +26,10 @@ from pipeline.core.algorithm import Differentiable
 from pipeline.core.bounds import Count, Divisor, Rate
 from pipeline.core.effects import NotWith
 from pipeline.core.failures import ConfigError
-from pipeline.core.inner import SGD, InnerLoss, unroll
+from pipeline.core.inner import SGD, unroll
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network, head_of
+from pipeline.core.recompute import Partial
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Score
 
 NO_STEPS = NotWith(local_steps=(0,), eval_local_steps=(0,))
@@ -107,19 +108,18 @@ class MBPA(Differentiable[Batch, Episodes]):
         """Retrieve, integrate, update, answer; the update is forgotten with the return."""
         at_K, weights_K = neighbours(episodes.keys, h_D, self.config.neighbours, self.config.epsilon)
         head = head_of(episodes.networks.phi)
-        loss = self._local_loss(head, episodes.keys[at_K], episodes.labels[at_K], weights_K)
+        loss = Partial(self._local_loss, (head, episodes.keys[at_K], episodes.labels[at_K], weights_K))
         moved = unroll(loss, head, episodes.steps, SGD(self.config.local_lr), first_order=False)[-1]
         return self.model.net.read_out(moved, h_D)
 
-    def _local_loss(self, head: Params, keys_KD: Tensor, labels_K: Tensor, weights_K: Tensor) -> InnerLoss:
+    def _local_loss(
+        self, head: Params, keys_KD: Tensor, labels_K: Tensor, weights_K: Tensor, moved: Params, j: int
+    ) -> Tensor:
         def of_one(output: Tensor, label: Tensor) -> Tensor:
             return self.loss(output.unsqueeze(0), label.unsqueeze(0)).loss
 
-        def loss(moved: Params, j: int) -> Tensor:
-            losses_K = torch.func.vmap(of_one)(self.model.net.read_out(moved, keys_KD), labels_K)
-            return (weights_K * losses_K).sum() + self.config.pull / 2 * _squared_distance(moved, head)
-
-        return loss
+        losses_K = torch.func.vmap(of_one)(self.model.net.read_out(moved, keys_KD), labels_K)
+        return (weights_K * losses_K).sum() + self.config.pull / 2 * _squared_distance(moved, head)
 
 
 def neighbours(keys_ND: Tensor, h_D: Tensor, count: int, epsilon: float) -> tuple[Tensor, Tensor]:

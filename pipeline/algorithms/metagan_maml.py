@@ -12,9 +12,10 @@ from typing import Annotated, ClassVar
 from torch import Tensor
 
 from pipeline.core.bounds import InnerSteps, Rate
-from pipeline.core.inner import SGD, iterate
+from pipeline.core.inner import SGD, InnerLoss, iterate
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted
+from pipeline.core.recompute import Partial
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params
 from pipeline.families.adversarial import FAKES, Adversarial, AdversarialConfig, fake_loss
 from pipeline.families.gradient import GradientBased
@@ -43,14 +44,13 @@ class Discriminator(GradientBased):
     """MAML with a head of N + 1 outputs, whose inner loss has the fakes beside the support set."""
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
-        of_real, masks = self.support_loss(support, context), self.model.masks(context.noise)
-
-        def loss(phi: Params, j: int) -> Tensor:
-            logits, _ = self.model.forward_own_statistics(phi | masks, context.noise[FAKES])
-            return of_real(phi, j) + self.config.fake_weight * fake_loss(logits)
-
+        loss = Partial(self._loss_beside_fakes, (self.support_loss(support, context), context.noise))
         rule, first_order = SGD(self.config.inner_lr), self.config.first_order
         return iterate(loss, theta["model"], self.steps(context), rule, first_order=first_order)
+
+    def _loss_beside_fakes(self, of_real: InnerLoss, noise: Params, phi: Params, j: int) -> Tensor:
+        logits, _ = self.model.forward_own_statistics(phi | self.model.masks(noise), noise[FAKES])
+        return of_real(phi, j) + self.config.fake_weight * fake_loss(logits)
 
 
 class MetaGANMAML(Adversarial[Adapted]):

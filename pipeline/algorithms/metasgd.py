@@ -14,6 +14,7 @@ import torch
 
 from pipeline.core.bounds import InnerSteps, Rate
 from pipeline.core.inner import LeafwiseSGD
+from pipeline.core.recompute import Partial
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.gradient import GradientBased
 
@@ -48,6 +49,10 @@ class MetaSGD(GradientBased):
         return {"inner_lr": {name: torch.full_like(leaf, rate) for name, leaf in leaves.items()}}
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
-        rates = theta["inner_lr"]
-        rule = LeafwiseSGD(lambda j: rates)
+        rule = LeafwiseSGD(Partial(_same, (theta["inner_lr"],)))
         return self.inner_loop(theta, support, context, rule, first_order=False)
+
+
+def _same(rates: Params, j: int) -> Params:
+    """The rates of every inner step."""
+    return rates

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.bounds import InnerSteps, Rate
-from pipeline.core.inner import SGD, iterate
+from pipeline.core.inner import SGD, beside, iterate
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Network
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Needs, Params, Phase, Task
@@ -65,14 +65,10 @@ class RecurrentMAML(GradientBased):
         return {"order": torch.from_numpy(rng.permutation(len(task.support.y)))}
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
-        phi, loss = theta["model"], self.support_loss(support, context)
+        phi = theta["model"]
         state = self._read(phi | self.model.masks(context.noise), support, context.noise["order"])
-
-        def from_state(weights: Params, j: int) -> Tensor:
-            return loss(weights | state, j)
-
-        rule = SGD(self.config.inner_lr)
-        for weights in iterate(from_state, phi, self.steps(context), rule, first_order=False):
+        loss, rule = beside(state, self.support_loss(support, context)), SGD(self.config.inner_lr)
+        for weights in iterate(loss, phi, self.steps(context), rule, first_order=False):
             yield weights | state
 
     def _read(self, phi: Params, support: Batch, order: Tensor) -> Params:

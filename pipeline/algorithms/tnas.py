@@ -13,7 +13,8 @@ from typing import Annotated, ClassVar
 from torch import Tensor
 
 from pipeline.core.bounds import InnerSteps, Rate
-from pipeline.core.inner import SGD, ByPrefix, iterate
+from pipeline.core.inner import SGD, ByPrefix, InnerLoss, iterate
+from pipeline.core.recompute import Partial
 from pipeline.core.types import About, Batch, Context, MayChange, MetaParams, Params
 from pipeline.families.search import ArchitectureSearch
 from pipeline.nets.search_space import ARCH, shares
@@ -50,12 +51,12 @@ class TNAS(ArchitectureSearch):
     about: ClassVar[About] = About("optimisation", "Lian et al. 2020, OpenReview r1eowANFvr")
 
     def inner_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
-        fit, config = self.support_loss(support, context), self.config
-
-        def loss(phi: Params, j: int) -> Tensor:
-            return fit(phi | shares(phi), j)
-
+        config, loss = self.config, Partial(_of_mixture, (self.support_loss(support, context),))
         rule = ByPrefix(f"{ARCH}/", SGD(config.arch_lr), SGD(config.inner_lr))
         start = theta["model"] | theta[ARCH]
         for phi in iterate(loss, start, self.steps(context), rule, first_order=config.first_order):
             yield phi | shares(phi)
+
+
+def _of_mixture(fit: InnerLoss, phi: Params, j: int) -> Tensor:
+    return fit(phi | shares(phi), j)

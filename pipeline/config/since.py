@@ -31,7 +31,8 @@ OF_ALGORITHM: Values = {
 OF_NET: Values = {"seq2seq": {"net.dropout": 0.0, "net.eval_dropout": 0.0, "net.beam": 1}}
 """``beam`` was there from the beginning; recorded rows did not name it."""
 OF_SOURCE: Values = {
-    "images": {"source.query_order": "sorted", "source.remember": 0, "source.eval_queries": "others"},
+    "images": {"source.query_order": "sorted", "source.remember": 0, "source.eval_queries": "others"}
+    | {"source.train_flip": False, "source.train_crop": 0, "source.train_jitter": 0.0},
     "sinusoid": {"source.density": False},
 }
 

@@ -6,13 +6,16 @@ so an outer backward through ``unroll`` is exact to any order.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, Protocol, TypeVar
+from functools import partial
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from pipeline.core.recompute import Partial, recomputed, shows_tensors
 from pipeline.core.types import Params
 
 T = TypeVar("T")
@@ -24,7 +27,7 @@ STEP_FRACTIONS = (1.0, 0.25, 0.0625, 0.015625, 0.00390625, 0.0009765625, 0.0)
 
 
 class Rule(Protocol):
-    """One inner optimizer as two pure functions."""
+    """One inner optimizer as two pure functions. It is a tree (a ``NamedTuple``) of the tensors that it holds."""
 
     def start(self, phi: Params) -> State: ...
 
@@ -33,11 +36,10 @@ class Rule(Protocol):
         ...
 
 
-class SGD:
+class SGD(NamedTuple):
     """phi <- phi - rate · gradient."""
 
-    def __init__(self, rate: float | Tensor) -> None:
-        self.rate = rate
+    rate: float | Tensor
 
     def start(self, phi: Params) -> State:
         return {}
@@ -46,14 +48,16 @@ class SGD:
         return {name: value - self.rate * gradient[name] for name, value in phi.items()}, state
 
 
-class Momentum:
+class Momentum(NamedTuple):
     """velocity <- momentum · velocity + (1 - dampening) · (gradient + decay · phi); phi <- phi - rate · velocity.
 
     The first velocity is the first gradient, whole: torch's SGD.
     """
 
-    def __init__(self, rate: float, momentum: float, dampening: float, decay: float) -> None:
-        self.rate, self.momentum, self.dampening, self.decay = rate, momentum, dampening, decay
+    rate: float
+    momentum: float
+    dampening: float
+    decay: float
 
     def start(self, phi: Params) -> State:
         return {}
@@ -66,11 +70,11 @@ class Momentum:
         return {name: value - self.rate * velocity[name] for name, value in phi.items()}, {"velocity": velocity}
 
 
-class LeafwiseSGD:
+class LeafwiseSGD(NamedTuple):
     """phi <- phi - rates ∘ gradient, with rates for each leaf (of its shape, or one for all of it) and inner step."""
 
-    def __init__(self, rates: Callable[[int], Params]) -> None:
-        self.rates = rates
+    rates: Partial
+    """From the number of an inner step to the rates."""
 
     def start(self, phi: Params) -> State:
         return {}
@@ -80,15 +84,17 @@ class LeafwiseSGD:
         return {name: value - rates[name] * gradient[name] for name, value in phi.items()}, state
 
 
-class Adam:
+class Adam(NamedTuple):
     """Adam (Kingma & Ba, arXiv 1412.6980, algorithm 1) with moments that start at zero for each task.
 
     ``beta1=0`` is Reptile's inner optimizer. Where a gradient is 0, the square root's slope counts as 0, not as
     infinite.
     """
 
-    def __init__(self, rate: float, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
-        self.rate, self.beta1, self.beta2, self.epsilon = rate, beta1, beta2, epsilon
+    rate: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
 
     def start(self, phi: Params) -> State:
         zeros = {name: torch.zeros_like(value) for name, value in phi.items()}
@@ -110,14 +116,15 @@ class Adam:
         return moved, {"m": m, "v": v, "power": {"beta1": power1, "beta2": power2}}
 
 
-class ByPrefix:
+class ByPrefix(NamedTuple):
     """One rule for the leaves whose names begin with ``prefix``, and another for all others. Each keeps its state."""
 
-    def __init__(self, prefix: str, own: Rule, others: Rule) -> None:
-        self.prefix, self.rules = prefix, {"own": own, "others": others}
+    prefix: str
+    own: Rule
+    others: Rule
 
     def start(self, phi: Params) -> State:
-        states = {which: self.rules[which].start(part) for which, part in self._parts(phi).items()}
+        states = {which: getattr(self, which).start(part) for which, part in self._parts(phi).items()}
         return {f"{which}/{name}": leaves for which, state in states.items() for name, leaves in state.items()}
 
     def step(self, phi: Params, gradient: Params, state: State, j: int) -> tuple[Params, State]:
@@ -127,7 +134,7 @@ class ByPrefix:
         for which, part in self._parts(phi).items():
             begins = f"{which}/"
             mine = {name.removeprefix(begins): leaves for name, leaves in state.items() if name.startswith(begins)}
-            stepped, kept = self.rules[which].step(part, slopes[which], mine, j)
+            stepped, kept = getattr(self, which).step(part, slopes[which], mine, j)
             moved |= stepped
             after |= {begins + name: leaves for name, leaves in kept.items()}
         return moved, after
@@ -145,21 +152,57 @@ def optimizer(name: OptimizerName, rate: float) -> Rule:
     return SGD(rate) if name == "sgd" else Adam(rate)
 
 
+def beside(fixed: Params, loss: InnerLoss) -> Partial:
+    """The loss of leaves of which it also sees ``fixed``, which no step changes."""
+    return Partial(_beside, (fixed, loss))
+
+
+def _beside(fixed: Params, loss: InnerLoss, phi: Params, j: int) -> Tensor:
+    return loss(fixed | phi, j)
+
+
+KEPT_STEPS = 10
+"""Inner steps whose graph is kept until the backward pass. More are computed again there, in about sqrt(steps) blocks.
+
+So 100 steps need the memory of 10, and of ten more phi; and a third more time.
+"""
+
+
 def iterate(loss: InnerLoss, theta: Params, steps: int, rule: Rule, *, first_order: bool) -> Iterator[Params]:
     """Yields phi before adaptation and after each of ``steps`` inner steps, and keeps none of them.
 
     With ``first_order`` the inner gradients are constants (MAML, arXiv 1703.03400, §5.2: d phi / d theta = 1), and no
-    graph is kept of them.
+    graph is kept of them. Otherwise more than ``KEPT_STEPS`` steps are computed again in the backward pass, if ``loss``
+    is a ``Partial``: the tensors that another function closes over cannot be found.
     """
     phi, state = theta, rule.start(theta)
     yield phi
-    for j in range(steps):
+    block = 1
+    if steps > KEPT_STEPS and not first_order and torch.is_grad_enabled() and shows_tensors(loss):
+        block = math.isqrt(steps - 1) + 1
+    for first in range(0, steps, block):
+        walk = partial(_walk, range(first, min(first + block, steps)), first_order)
+        start = loss, rule, phi, state
+        path, state = recomputed(walk, start) if block > 1 else walk(start)
+        phi = path[-1]
+        yield from path
+        del path
+
+
+def _walk(
+    numbers: range, first_order: bool, start: tuple[InnerLoss, Rule, Params, State]
+) -> tuple[list[Params], State]:
+    """phi after each of these inner steps, and the rule's state after the last."""
+    loss, rule, phi, state = start
+    path = []
+    for j in numbers:
         at = {name: value.detach() for name, value in phi.items()} if first_order else phi
         gradient = torch.func.grad(loss)(at, j)
         if first_order:
             gradient = {name: value.detach() for name, value in gradient.items()}
         phi, state = rule.step(phi, gradient, state, j)
-        yield phi
+        path.append(phi)
+    return path, state
 
 
 def last(path: Iterable[T]) -> T:

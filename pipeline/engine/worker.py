@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pipeline.core.algorithm import Algorithm, detach, gradient_of, require_grad
+from pipeline.core.algorithm import Algorithm
 from pipeline.core.flat import Layout
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import Ticket
@@ -20,11 +20,12 @@ from pipeline.core.source import Judge, StreamJudge, TaskSource, Versioned
 from pipeline.core.types import Batch, Context, Contribution, MetaParams, Params, Score, Task
 from pipeline.engine.answers import summary, task_answers
 from pipeline.engine.chunks import following
-from pipeline.engine.drawing import Drawing, SampledChunk, SampledTask, TaskBatch
+from pipeline.engine.drawing import Drawing, SampledChunk, SampledTask
 from pipeline.engine.error_context import error_context
 from pipeline.engine.interfaces import Block, Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.reduce import block_sum, tree_sum
+from pipeline.engine.together import Together, vmap_tasks
 from pipeline.engine.trace import scored_points
 from pipeline.engine.usage import NodeUsage
 
@@ -56,6 +57,7 @@ class Worker:
     ) -> None:
         numerics.configure_process()
         self.algorithm, self.layout = algorithm, layout
+        self.together = Together(algorithm)
         versions = dict(source.versions) if isinstance(source, Versioned) else {}
         self.fingerprint = numerics.fingerprint(chunk_size) | versions
         loss = LOSSES[source.spec().loss]
@@ -153,7 +155,7 @@ class Worker:
         with error_context(chunk), torch.no_grad():
             together = self.drawing.stack(drawn)
             if together is not None:
-                scored, stacked = _vmap_tasks(score, together)
+                scored, stacked = vmap_tasks(score, together)
                 summaries = [{name: leaf[slot] for name, leaf in stacked.items()} for slot in range(len(drawn))]
             else:
                 apart = [score(*self.drawing.to_device(one)) for one in drawn]
@@ -181,7 +183,8 @@ class Worker:
 
     def _learn(self, theta: MetaParams, drawn: SampledChunk, step: int) -> tuple[MetaParams, list[TaskResult]]:
         if drawn.together is not None:
-            gradient, score = self._learn_together(theta, drawn.together, drawn.weights, step)
+            weights = torch.tensor(drawn.weights, dtype=self.layout.dtype, device=self.device)
+            gradient, score = self.together.learn(theta, weights, drawn.together, step)
             if _finite(gradient, score):
                 return gradient, _learned(score, range(len(drawn.weights)))
         # Repeat task by task to find the one at fault; whether a task is used depends on that task alone.
@@ -199,27 +202,6 @@ class Worker:
         total = self.layout.unpack(tree_sum(gradients))
         return {group: total[group] for group in groups}, learned
 
-    def _learn_together(
-        self, theta: MetaParams, together: TaskBatch, task_weights: list[float], step: int
-    ) -> tuple[MetaParams, Score]:
-        algorithm = self.algorithm
-        weights = torch.tensor(task_weights, dtype=self.layout.dtype, device=self.device)
-
-        def context(task: Task[Any], noise: Params) -> Context:
-            return Context(step, "train", task.ways, noise)
-
-        def weighted_sum(per_task: Tensor) -> Any:
-            return torch.tensordot(weights, per_task, 1)
-
-        if algorithm.differentiable:
-            # One backward pass through all tasks, which share theta.
-            leaves = require_grad(theta, algorithm.unstepped)
-            score = _vmap_tasks(lambda task, noise: algorithm.objective(leaves, task, context(task, noise)), together)
-            gradient = gradient_of(weighted_sum(score.loss), leaves, algorithm.unstepped)
-            return gradient, detach(score)
-        gradients, score = _vmap_tasks(lambda task, noise: algorithm.learn(theta, task, context(task, noise)), together)
-        return pytree.tree_map(weighted_sum, gradients), score
-
     def _judged(self, answers: Params, drawn: list[SampledTask]) -> dict[str, Tensor]:
         """The metrics that the source computes on the host for each task; none where it has no ``judge``."""
         if not (answers and isinstance(self.drawing.source, Judge)):
@@ -233,17 +215,13 @@ class Worker:
 
     def _theta(self, theta: np.ndarray) -> MetaParams:
         # Copied: the received array lies in memory that other readers share, and torch would allow writes to it.
-        return self.layout.unpack(torch.from_numpy(theta.copy()).to(self.device))
+        leaves = self.layout.unpack(torch.from_numpy(theta.copy()).to(self.device))
+        return {group: {name: _channels_last(leaf) for name, leaf in of.items()} for group, of in leaves.items()}
 
 
-def _vmap_tasks(compute: Callable[[Task[Any], Params], Any], together: TaskBatch) -> Any:
-    """``compute`` over all tasks at once; each tensor of the result gains a leading task dimension."""
-
-    def one(tensors: tuple[Any, Any, Params]) -> Any:
-        support, query, noise = tensors
-        return compute(Task("", support, query, together.ways), noise)
-
-    return torch.func.vmap(one)(together.tensors)
+def _channels_last(leaf: Tensor) -> Tensor:
+    """A kernel as convolutions want it: then its gradients and adapted weights are so too."""
+    return leaf.contiguous(memory_format=torch.channels_last) if leaf.dim() == 4 else leaf
 
 
 def _stack_points(per_task: list[list[Any]]) -> list[Any]:

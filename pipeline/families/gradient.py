@@ -17,9 +17,10 @@ from torch import Tensor
 from pipeline.core.algorithm import Algorithm, backprop, detach
 from pipeline.core.batches import batches, examples, take
 from pipeline.core.failures import ConfigError
-from pipeline.core.inner import InnerLoss, Rule, conjugate_gradient, iterate, last, norm
+from pipeline.core.inner import InnerLoss, Rule, beside, conjugate_gradient, iterate, last, norm
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import Adapted, Network
+from pipeline.core.recompute import Partial
 from pipeline.core.types import Batch, Context, MetaParams, Needs, Pairs, Params, Phase, Score, Task
 
 BATCHES = "batches"
@@ -216,26 +217,20 @@ class GradientBased(Algorithm[Batch, Adapted]):
 
     def support_loss(self, support: Batch, context: Context) -> InnerLoss:
         """The mean loss at each inner step: on the whole support set, or on a mini-batch of it where some are drawn."""
-        drawn = context.noise.get(BATCHES)
+        return Partial(self._loss_of, (support, context.noise))
 
-        def loss(phi: Params, j: int) -> Tensor:
-            seen = support if drawn is None else take(support, drawn[j])
-            masks = self.model.inner_masks(context.noise, j)
-            return self.loss(self.model.outputs(phi | masks, seen), seen.y).loss
-
-        return loss
+    def _loss_of(self, support: Batch, noise: Params, phi: Params, j: int) -> Tensor:
+        seen = take(support, noise[BATCHES][j]) if BATCHES in noise else support
+        return self.loss(self.model.outputs(phi | self.model.inner_masks(noise, j), seen), seen.y).loss
 
     def inner_loop(
         self, theta: MetaParams, support: Batch, context: Context, rule: Rule, *, first_order: bool
     ) -> Iterator[Params]:
         """Steps of ``rule`` on the support loss, from the group ``model``; leaves that are not adapted stay."""
-        whole, fit = theta["model"], self.support_loss(support, context)
+        whole = theta["model"]
         start = self.adapted_leaves(whole)
         fixed = {name: leaf for name, leaf in whole.items() if name not in start}
-
-        def loss(phi: Params, j: int) -> Tensor:
-            return fit(fixed | phi, j)
-
+        loss = beside(fixed, self.support_loss(support, context))
         for phi in iterate(loss, start, self.steps(context), rule, first_order=first_order):
             yield whole | phi
 

@@ -20,6 +20,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.inner import SGD, iterate
 from pipeline.core.losses import LossFunction
 from pipeline.core.network import HEAD, Network, head_of
+from pipeline.core.recompute import Partial
 from pipeline.core.types import Batch, Context, MayChange, MetaParams, Needs, Params, Phase, Task
 from pipeline.families.gradient import BATCHES, GradientBased
 from pipeline.nets.net import fan_in_normal
@@ -113,15 +114,15 @@ class Online(GradientBased):
 
     def head_trajectory(self, theta: MetaParams, support: Batch, context: Context) -> Iterator[Params]:
         """An ``inner_trajectory`` that moves the head alone, on the features of a fixed body."""
-        phi, rows = self.start(theta["model"], context), context.noise[BATCHES]
+        phi = self.start(theta["model"], context)
         features = self.model.embed(phi | self.model.masks(context.noise), self.model.net.reads(support))
-
-        def loss(head: Params, j: int) -> Tensor:
-            seen = rows[j]
-            return self.loss(self.model.net.read_out(head, features[seen]), support.y[seen]).loss
-
+        loss = Partial(self._loss_of_head, (features, support.y, context.noise[BATCHES]))
         for head in iterate(loss, head_of(phi), self.steps(context), self.rule(context), first_order=False):
             yield phi | head
+
+    def _loss_of_head(self, features: Tensor, y: Tensor, rows: Tensor, head: Params, j: int) -> Tensor:
+        seen = rows[j]
+        return self.loss(self.model.net.read_out(head, features[seen]), y[seen]).loss
 
     def _shuffles(self, phase: Phase) -> int:
         return 0 if phase == "train" else self.config.eval_shuffles

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.core.failures import ConfigError
 from pipeline.core.types import Params
+from pipeline.nets.convolution import conv2d
 from pipeline.nets.net import Net, fan_in_normal
 from pipeline.nets.normalisation import Normaliser
+from pipeline.nets.pooling import max_pool2d
 
 BLOCKS = 4
 
@@ -84,8 +85,8 @@ class Conv4(Net):
         stride = 2 if self.config.shrink == "stride" else 1
         h = x
         for i in range(BLOCKS):
-            h = F.conv2d(h, params[f"block{i}/weight"], stride=stride, padding=1)
+            h = conv2d(h, params[f"block{i}/weight"], stride=stride, padding=1)
             h = normalise(f"block{i}", h, params.get(f"block{i}/scale"), params[f"block{i}/bias"])
             # ReLU after the pooling, which it commutes with: a quarter of the work.
-            h = torch.relu(F.max_pool2d(h, 2) if self.config.shrink == "pool" else h)
+            h = torch.relu(max_pool2d(h, 2) if self.config.shrink == "pool" else h)
         return h.mean((2, 3)) if self.config.readout == "mean" else h.flatten(1)

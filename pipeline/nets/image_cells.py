@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from pipeline.core.failures import ConfigError
 from pipeline.core.types import Params
+from pipeline.nets.convolution import conv2d
 from pipeline.nets.net import fan_in_normal
 from pipeline.nets.normalisation import Normaliser
+from pipeline.nets.pooling import max_pool2d
 from pipeline.nets.search_space import EDGES, SearchSpace
 
 ImageOp = Literal["conv3", "sep_conv5", "max_pool3", "skip"]
@@ -82,12 +84,12 @@ class ImageCells(SearchSpace):
         return params | self.init_head(rng, self.features)
 
     def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
-        h = F.conv2d(x, params["stem/weight"], stride=2, padding=1)
+        h = conv2d(x, params["stem/weight"], stride=2, padding=1)
         h = torch.relu(normalise("stem", h, params.get("stem/scale"), params["stem/bias"]))
         for cell in range(CELLS):
             for edge in range(EDGES):
                 h = self._edge(params, cell, edge, h, normalise)
-            h = F.max_pool2d(h, 2)
+            h = max_pool2d(h, 2)
         return h.flatten(1)
 
     def _edge(self, params: Params, cell: int, edge: int, h: Tensor, normalise: Normaliser) -> Tensor:
@@ -98,10 +100,10 @@ class ImageCells(SearchSpace):
             if name == "max_pool3":
                 out = F.max_pool2d(h, 3, stride=1, padding=1)
             elif name == "conv3":
-                out = F.conv2d(torch.relu(h), params[f"{place}/weight"], padding=1)
+                out = conv2d(torch.relu(h), params[f"{place}/weight"], padding=1)
             else:
                 each = F.conv2d(torch.relu(h), params[f"{place}/depthwise"], padding=2, groups=self.channels)
-                out = F.conv2d(each, params[f"{place}/pointwise"])
+                out = conv2d(each, params[f"{place}/pointwise"])
             return normalise(place, out, None, out.new_zeros(self.channels))
 
         return self.along(edge, params, op)

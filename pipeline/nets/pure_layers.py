@@ -1,8 +1,7 @@
 """Layers in the place of torch's that are no pure functions or have wrong derivatives.
 
 torch's fused normalisations of batches, layers and instances have wrong second derivatives in a backward pass through
-``vmap``, without an error: up to 5% in a small network. Ours consist of primitive operations. torch's fused attention
-has no second derivative.
+``vmap``, without an error: up to 5% in a small network. torch's fused attention has no second derivative.
 """
 
 from __future__ import annotations

@@ -9,12 +9,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.core.bounds import Width
 from pipeline.core.types import Params
+from pipeline.nets.convolution import conv2d
 from pipeline.nets.net import Net, fan_in_normal
 from pipeline.nets.normalisation import Normaliser
+from pipeline.nets.pooling import max_pool2d
 
 BLOCKS = 2
 
@@ -72,12 +73,12 @@ class Relation(Net):
         return (b_Q.unsqueeze(1) + a_R.unsqueeze(0)).flatten(0, 1)
 
     def _first(self, weight: Tensor, z: Tensor) -> Tensor:
-        return F.conv2d(z.unflatten(1, (-1, *self.sides)), weight, padding=1) if self.blocks else z @ weight.T
+        return conv2d(z.unflatten(1, (-1, *self.sides)), weight, padding=1) if self.blocks else z @ weight.T
 
     def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         h = x
         for i in range(self.blocks):
-            h = F.conv2d(h, params[f"relation{i}/weight"], padding=1) if i else h
+            h = conv2d(h, params[f"relation{i}/weight"], padding=1) if i else h
             h = normalise(f"relation{i}", h, params.get(f"relation{i}/scale"), params[f"relation{i}/bias"])
-            h = torch.relu(F.max_pool2d(h, 2) if min(h.shape[2:]) > 1 else h)
+            h = torch.relu(max_pool2d(h, 2) if min(h.shape[2:]) > 1 else h)
         return torch.relu((h.flatten(1) @ params["hidden/weight"].T if self.blocks else h) + params["hidden/bias"])

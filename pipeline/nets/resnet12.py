@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from pipeline.core.bounds import Width
 from pipeline.core.failures import ConfigError
+from pipeline.nets.convolution import conv2d
 from pipeline.nets.module import ModuleNet
+from pipeline.nets.pooling import max_pool2d
 from pipeline.nets.pure_layers import BatchNorm, Dropout
 
 SLOPE = 0.1
@@ -36,15 +38,25 @@ class ResNet12Config:
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
 
 
+class Convolution(nn.Conv2d):
+    """torch's without a bias, which keeps the sides of a map; fast with weights of each task's own."""
+
+    def __init__(self, inputs: int, channels: int, size: int) -> None:
+        super().__init__(inputs, channels, size, padding=size // 2, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return conv2d(h, self.weight, padding=self.weight.shape[-1] // 2)
+
+
 class Block(nn.Module):
     """[N, C, H, W] -> [N, channels, H/2, W/2]."""
 
     def __init__(self, inputs: int, channels: int, dropout: float) -> None:
         super().__init__()
         widths = (inputs, channels, channels, channels)
-        self.convolutions = nn.ModuleList(nn.Conv2d(wide, channels, 3, padding=1, bias=False) for wide in widths[:3])
+        self.convolutions = nn.ModuleList(Convolution(wide, channels, 3) for wide in widths[:3])
         self.norms = nn.ModuleList(BatchNorm(channels) for _ in range(3))
-        self.shortcut = nn.Conv2d(inputs, channels, 1, bias=False)
+        self.shortcut = Convolution(inputs, channels, 1)
         self.shortcut_norm = BatchNorm(channels)
         self.dropout: nn.Module = Dropout(dropout) if dropout else nn.Identity()
 
@@ -55,7 +67,7 @@ class Block(nn.Module):
             if number < 2:
                 h = F.leaky_relu(h, SLOPE)
         h = F.leaky_relu(h + self.shortcut_norm(self.shortcut(x)), SLOPE)
-        answer: Tensor = self.dropout(F.max_pool2d(h, 2))
+        answer: Tensor = self.dropout(max_pool2d(h, 2))
         return answer
 
 

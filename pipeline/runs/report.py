@@ -249,10 +249,3 @@ def plain(table: Table) -> str:
     stream = io.StringIO()
     Console(file=stream, width=1000, color_system=None, markup=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().strip("\n").splitlines())
-
-
-def speed_table(recipe: str, speeds: Sequence[tuple[str, float]]) -> str:
-    """Tasks per second of each way to run a recipe, and its ratio to the first, as Markdown."""
-    first = speeds[0][1]
-    rows = [f"| {way} | {rate:,.0f} | {rate / first:.1f}× |" for way, rate in speeds]
-    return "\n".join([f"| {recipe} | tasks/s | |", "|---|---:|---:|", *rows])

@@ -31,8 +31,8 @@ class Chosen(NamedTuple):
 
 _PICTURES = Examples(
     "images",
-    "`python -m jobs.ingest omniglot --from download --to {path}`, or with `python -m jobs.ingest folder PATH --to "
-    "{path}` from images of your own",
+    "`python -m jobs.ingest omniglot --from download --to {path}`, with `python -m jobs.ingest cifar100 --from FOLDER "
+    "--to {path}`, or with `python -m jobs.ingest folder PATH --to {path}` from images of your own",
     "python -m jobs.ingest folder --min-images",
 )
 

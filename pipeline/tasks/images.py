@@ -17,6 +17,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket, rngs
 from pipeline.core.source import Spec, TaskShape, TaskShapes, one_of, require_support
 from pipeline.core.types import Batch, FilePath, MayChange, Task
+from pipeline.tasks.augment import Augmentation, Changes, together
 from pipeline.tasks.class_rows import Numbers
 from pipeline.tasks.classes import Chosen, Classes, Rotations, channels_first
 
@@ -42,6 +43,11 @@ class ImagesConfig:
             support set as a stream must not forget them. They need ``labels: classes``.
         eval_queries: What evaluation tasks ask for: ``others`` of their classes' images, or the images of the support
             set itself.
+        train_flip: Whether left and right of an image of a training task are exchanged with a probability of one half.
+        train_crop: Pixels of black padding on each side of an image of a training task, of which a crop of the image's
+            size is taken at random.
+        train_jitter: The brightness, the contrast and, of colours, the saturation of each image of a training task are
+            multiplied by factors drawn between 1 - jitter and 1 + jitter.
     """
 
     path: Annotated[str, FilePath()]
@@ -52,6 +58,9 @@ class ImagesConfig:
     query_order: Literal["shuffled", "sorted"] = "shuffled"
     remember: Annotated[int, Ge(0), Le(MAX_COUNT), OnlyWith("labels", "classes")] = 0
     eval_queries: Annotated[Literal["others", "support"], MayChange()] = "others"
+    train_flip: bool = False
+    train_crop: Annotated[int, Ge(0), Le(512)] = 0
+    train_jitter: Annotated[float, Ge(0), Le(1)] = 0.0
 
 
 class Images:
@@ -62,7 +71,8 @@ class Images:
 
     Raises:
         DataError: the file is missing, damaged or has no such split set.
-        ConfigError: tasks have no shots, or there are too few classes to remember.
+        ConfigError: tasks have no shots, there are too few classes to remember, or images are smaller than a crop's
+            padding.
     """
 
     Config: ClassVar[type[ImagesConfig]] = ImagesConfig
@@ -79,6 +89,8 @@ class Images:
         self.splits: tuple[Split, ...] = self._classes.splits
         self.fingerprint = self._classes.fingerprint
         self.preparation = self._classes.preparation
+        self._augmentation = Augmentation(config.train_flip, config.train_crop, config.train_jitter)
+        self._require_larger_images(config)
         self._training = replace(shapes.train, ways=shapes.train.ways + config.remember)
         if config.remember and "train" in self.splits:
             self._require_remembered(config)
@@ -89,6 +101,14 @@ class Images:
             raise ConfigError(
                 f"source.remember: {config.remember} classes beside task.train.ways = {ways}, and the split 'train' of "
                 f"{config.split!r} in {config.path} has {available}; use at most {max(available - ways, 0)}"
+            )
+
+    def _require_larger_images(self, config: ImagesConfig) -> None:
+        _, *sides = self._classes.input_shape
+        if config.train_crop >= min(sides):
+            raise ConfigError(
+                f"source.train_crop: {config.train_crop} pixels of padding, but the images of {config.path} are "
+                f"{sides[0]}×{sides[1]}, so that a crop could miss all of an image; use at most {min(sides) - 1}"
             )
 
     def spec(self) -> Spec:
@@ -124,19 +144,21 @@ class Images:
         """The tasks as one, with tensors [T, …], and the numbers [T, W] of their classes."""
         shape, training = self._shapes.of(tickets[0]), tickets[0].purpose == "train"
         drawn, rotations = self._training if training else shape, self._rotations[training]
+        augmentation = self._augmentation if training else Augmentation()
         support, query = self._places(drawn, shape.ways, asks_support=self._asks_support and not training)
-        chosen, places = [], []
+        chosen, places, changes = [], [], []
         for rng in rngs(tickets, "task"):
             chosen.append(self._classes.choose(rng, tickets[0].split, drawn, rotations))
-            # Drawn last: in either order, a ticket has the same images.
+            # Drawn last: in either order, and with or without changes, a ticket has the same images.
             places.append(query[rng.permutation(len(query))] if self._shuffled else query)
+            changes.append([augmentation.draw(rng, len(part)) for part in (support, query)])
         every = Chosen(*map(np.stack, zip(*chosen, strict=True)))
         labels = np.broadcast_to(np.arange(drawn.ways), every.numbers.shape)
         if training and self._labels == "classes":
             labels = every.numbers
-        of_support = self._batch(every, labels, np.tile(support, (len(tickets), 1)))
-        task = Task(tickets[0].id, of_support, self._batch(every, labels, np.stack(places)), shape.ways)
-        return task, every.numbers
+        parts = zip((np.tile(support, (len(tickets), 1)), np.stack(places)), zip(*changes, strict=True), strict=True)
+        batches = [self._batch(every, labels, at, changed) for at, changed in parts]
+        return Task(tickets[0].id, batches[0], batches[1], shape.ways), every.numbers
 
     def _places(self, drawn: TaskShape, ways: int, *, asks_support: bool) -> tuple[Numbers, Numbers]:
         """The places in [W · N] of the images of the support set, and of those of the query set in their order."""
@@ -144,11 +166,12 @@ class Images:
         support, asked = at[:ways, : drawn.shots].ravel(), at[:ways, drawn.shots :].ravel()
         return support, support if asks_support else np.concatenate([asked, at[ways:, 0]])
 
-    def _batch(self, chosen: Chosen, labels_TW: Numbers, places_TN: Numbers) -> Batch:
-        """The chosen images at these places in each task's [W · N]."""
+    def _batch(self, chosen: Chosen, labels_TW: Numbers, places_TN: Numbers, changes: Sequence[Changes]) -> Batch:
+        """The chosen images at these places in each task's [W · N], after each task's changes."""
         each = chosen.rows.shape[2]
         rows = np.take_along_axis(chosen.rows.reshape(len(places_TN), -1), places_TN, 1)
         turns, labels = (np.take_along_axis(of, places_TN // each, 1) for of in (chosen.turns, labels_TW))
         pixels = channels_first(self._classes.pixels(rows, turns), self._classes.input_shape[0])
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).to(torch.float32).div_(255)
+        all_pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+        x = self._augmentation.apply(all_pixels.flatten(0, 1), together(changes)).view_as(all_pixels)
         return Batch(x, torch.from_numpy(labels))

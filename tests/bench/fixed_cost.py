@@ -1,8 +1,8 @@
 """What a step on Ray costs beside its arithmetic: a run whose workers draw their tasks, and compute nothing.
 
-``python -m tests.bench.fixed_cost`` trains the sinusoid recipe with an MLP of 0.1 M parameters on two workers, with journal,
-checkpoints and MLflow. It prints the wall time of a step, and the CPU time of each kind of process in it, which other work
-on the machine changes less.
+``python -m tests.bench.fixed_cost`` trains the sinusoid recipe with an MLP of 0.1 M parameters on two workers, with
+journal, checkpoints and MLflow. It prints the wall time of a step, and the CPU time of each kind of process in it,
+which other work on the machine changes less.
 """
 
 from __future__ import annotations

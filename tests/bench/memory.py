@@ -9,34 +9,42 @@ forbids them. So every tensor that any operation makes is counted, from when it 
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.algorithms.imaml import IMAML
 from pipeline.algorithms.maml import MAML
 from pipeline.core.algorithm import require_grad
+from pipeline.core.inner import InnerLoss
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import init_rng
 from pipeline.core.types import Batch, Context, Task
+from pipeline.engine.living import Living
 from pipeline.nets.conv4 import Conv4
 from pipeline.nets.mlp import MLP
 from pipeline.nets.model import NormalisedNet
 from pipeline.nets.net import Net
 from pipeline.nets.normalisation import Mode
 
+
+class Unrolled(MAML):
+    """MAML that keeps the graph of all its inner steps: its loss hides the tensors that it computes from."""
+
+    def support_loss(self, support: Batch, context: Context) -> InnerLoss:
+        loss = super().support_loss(support, context)
+        return lambda phi, j: loss(phi, j)
+
+
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
     "maml": (MAML, {}),
+    "unrolled": (Unrolled, {}),
     "imaml": (IMAML, {}),
     "newton": (IMAML, {"inner_solver": "hessian_free"}),
 }
-STEPS = (1, 2, 4, 8, 16, 32, 64)
+STEPS = (1, 10, 16, 32, 64, 100)
 
 
 class Problem(NamedTuple):
@@ -62,34 +70,6 @@ PROBLEMS = {
     "mlp 1-40-40-1, 10 examples": Problem(MLP, "none", (1,), 1),
     "conv-4 of 64 channels, 5 images": Problem(Conv4, "transductive", (1, 28, 28), 5),
 }
-
-
-class Living(TorchDispatchMode):
-    """Counts the bytes of living tensors that were made within: ``now``, and at most ``peak``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in pytree.tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
-        return made
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.remove(key)
-        self.now -= size
 
 
 class Held(NamedTuple):

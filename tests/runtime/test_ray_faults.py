@@ -25,8 +25,8 @@ from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runtime.cluster import Workers
-from pipeline.runtime.reduction import summed
 from pipeline.runtime.ray_errors import constructor_cause, system_failure
+from pipeline.runtime.reduction import summed
 from pipeline.runtime.transport import RayTransport
 from tests.quiet_runs import LIMITS, BuildQuietCoordinator, on_ray
 from tests.runtime.planted import (

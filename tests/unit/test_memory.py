@@ -11,8 +11,9 @@ from pipeline.algorithms.learnedoptimizer import LearnedOptimizer
 from pipeline.core.losses import LOSSES
 from pipeline.core.seeding import init_rng
 from pipeline.core.types import Context
+from pipeline.engine.living import Living
 from tests.bench import memory
-from tests.bench.memory import PROBLEMS, Living, held, slope
+from tests.bench.memory import PROBLEMS, held, slope
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
@@ -52,12 +53,19 @@ def test_imaml_needs_the_same_memory_for_any_number_of_inner_steps(method, fewes
 
 
 def test_the_memory_of_maml_grows_by_as_much_with_each_inner_step():
-    found = [held("maml", MLP, steps).after_inner for steps in STEPS]
+    found = [held("unrolled", MLP, steps).after_inner for steps in STEPS]
     each = slope(STEPS, found)
     weights = 4 * (2 * 40 + 40 * 41 + 41)
     assert each > weights, "a step keeps at least the weights it started from"
     for steps, size in zip(STEPS, found, strict=True):
         assert size == pytest.approx(found[0] + each * (steps - 1), rel=0.01)
+
+
+def test_a_hundred_recomputed_steps_need_at_most_twice_the_memory_of_ten():
+    ten, hundred = (held("maml", MLP, steps).peak for steps in (10, 100))
+    assert ten == held("unrolled", MLP, 10).peak
+    assert hundred < 2 * ten
+    assert held("unrolled", MLP, 100).peak > 8 * ten
 
 
 def test_a_trajectory_needs_the_memory_of_one_segment():
