@@ -13,7 +13,8 @@ from tests.bench.scenarios import write_random
 
 
 @pytest.fixture
-def arguments(tmp_path, torch_threads):
+def arguments(tmp_path, torch_threads, monkeypatch):
+    monkeypatch.setattr("tests.bench.precision.STEPS", 1)
     write_random(tmp_path / "random.arrow")
     words = ["--device", "cpu", "--quick", "--omniglot", str(tmp_path / "random.arrow"), "--output", str(tmp_path)]
     return check.parser().parse_args([*words, "--accuracy", "maml", "--minutes", "0"])
