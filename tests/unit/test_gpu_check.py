@@ -24,6 +24,7 @@ def results(folder: Path, name: str) -> dict:
     return json.loads((folder / f"{name}.json").read_text())
 
 
+@pytest.mark.bench
 def test_gradients_are_exact_and_a_program_gives_the_same_bits(arguments, tmp_path):
     parts.exact(arguments)
     found = {"exact": results(tmp_path, "exact")}
