@@ -1,7 +1,7 @@
 """Normalisation by a batch's own statistics, in few passes and right to any order of derivative.
 
 torch's own batch norm has wrong second derivatives under ``vmap``, without an error. This one brings its rule of
-``vmap``, calls torch's kernels, and has the derivative of its gradient in closed form.
+``vmap``, and has the derivative of its gradient in closed form. Maps of half the bits go through torch's kernels.
 """
 
 from __future__ import annotations
@@ -40,8 +40,12 @@ class _BatchNorm(Function):
 
     @staticmethod
     def forward(h: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        y, mean, rate = torch.native_batch_norm(as_in(h, h), scale, shift, None, None, True, 0.0, EPSILON)
-        return y, mean, rate.pow(-2) - EPSILON
+        if h.dtype != scale.dtype:
+            y, mean, rate = torch.native_batch_norm(as_in(h, h), scale, shift, None, None, True, 0.0, EPSILON)
+            return y, mean, rate.pow(-2) - EPSILON
+        mean, variance = _moments(h)
+        slope = scale * (variance + EPSILON).rsqrt()
+        return _weighted(h, shift - slope * mean, (h, slope)), mean, variance
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -76,10 +80,16 @@ class _Gradient(Function):
     @staticmethod
     def forward(g: Tensor, h: Tensor, scale: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rate = (variance + EPSILON).rsqrt()
-        by_h, by_scale, by_shift = torch.ops.aten.native_batch_norm_backward(
-            as_in(g, h), as_in(h, h), scale, None, None, mean, rate, True, EPSILON, [True, True, True]
-        )
-        return by_h, by_scale, by_shift
+        if h.dtype != scale.dtype:
+            by_h, by_scale, by_shift = torch.ops.aten.native_batch_norm_backward(
+                as_in(g, h), as_in(h, h), scale, None, None, mean, rate, True, EPSILON, [True, True, True]
+            )
+            return by_h, by_scale, by_shift
+        over, n = _all_but_channels(h), h.numel() / mean.numel()
+        by_shift = g.sum(over)
+        by_scale = rate * ((g * h).sum(over) - mean * by_shift)
+        slope, of_h = scale * rate, -scale * rate.square() * by_scale / n
+        return _weighted(h, -slope * by_shift / n - of_h * mean, (g, slope), (h, of_h)), by_scale, by_shift
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -92,20 +102,22 @@ class _Gradient(Function):
         With x = (h - mean) · rate and m(·) the mean over a batch: by_h = scale · rate · (g - m(g) - x · m(g x)).
         """
         g, h, scale, mean, variance, by_scale, by_shift = ctx.saved_tensors
-        over = _all_but_channels(h)
+        over, n = _all_but_channels(h), h.numel() / mean.numel()
         if torch.is_grad_enabled():  # a third derivative is asked for: what was computed before has no graph
             mean = h.mean(over)
             variance = (h - _along(mean, h)).square().mean(over)
         rate = (variance + EPSILON).rsqrt()
-        x, n = (h - _along(mean, h)) * _along(rate, h), h.numel() / mean.numel()
-        mean_u, ux, ug = u.mean(over), (u * x).mean(over), (u * g).mean(over)
-        mean_g, gx = (g.mean(over), (g * x).mean(over)) if torch.is_grad_enabled() else (by_shift / n, by_scale / n)
+        if torch.is_grad_enabled():
+            by_shift = g.sum(over)
+            by_scale = rate * ((g * h).sum(over) - mean * by_shift)
+        mean_g, gx, mean_u, ug = by_shift / n, by_scale / n, u.mean(over), (u * g).mean(over)
+        ux = rate * ((u * h).mean(over) - mean * mean_u)
         slope, inner = scale * rate, ug - mean_u * mean_g - ux * gx
         of_u, of_g = -slope * gx, v - slope * ux
         of_x = slope * (2 * ux * gx - inner) - v * gx
-        constant = -rate * (of_u * mean_u + of_g * mean_g)
-        by_g = _weighted(h, w - slope * mean_u, (u, slope), (x, of_g))
-        by_h = _weighted(h, constant, (u, rate * of_u), (g, rate * of_g), (x, rate * of_x))
+        constant = -rate * (of_u * mean_u + of_g * mean_g) - rate.square() * of_x * mean
+        by_g = _weighted(h, w - slope * mean_u - of_g * rate * mean, (u, slope), (h, of_g * rate))
+        by_h = _weighted(h, constant, (u, rate * of_u), (g, rate * of_g), (h, rate.square() * of_x))
         return by_g, by_h, rate * n * inner, None, None
 
     @staticmethod
@@ -115,6 +127,24 @@ class _Gradient(Function):
         vectors = (lift.rows(one, dim) for one, dim in zip(inputs[2:], dims[2:], strict=True))
         by_h, by_scale, by_shift = _Gradient.apply(*maps, *vectors)
         return (lift.apart(by_h), lift.apart_rows(by_scale), lift.apart_rows(by_shift)), (1, 0, 0)
+
+
+def _moments(h: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and variance of a batch.
+
+    torch's own kernel adds up ``channels_last`` rows one after the other, and of 14,700 rows its variance is off by
+    4e-5. So it is given many times the channels and few rows, whose moments are put together: the error is 4e-7, in a
+    third of the time that sums over dimensions take.
+    """
+    over = _all_but_channels(h)
+    if h.dim() != 4 or h.is_contiguous() or h.is_cuda:
+        mean = h.mean(over)
+        return mean, (h - _along(mean, h)).square().mean(over)
+    parts, channels = h.shape[3], h.shape[1]
+    rows = h.permute(0, 2, 3, 1).reshape(-1, parts * channels)
+    means, variances = (one.view(parts, channels) for one in torch.batch_norm_update_stats(rows, None, None, 0.0))
+    mean = means.mean(0)
+    return mean, variances.mean(0) + (means - mean).square().mean(0)
 
 
 def _of_moments(h: Tensor, by_mean: Tensor | None, by_variance: Tensor | None) -> Tensor | None:
