@@ -7,8 +7,8 @@
     layer, group  statistics of each example alone
     none          no normalisation
 
-All modes consist of primitive operations, because torch's fused batch norm has wrong second derivatives under ``vmap``,
-without an error.
+None of them calls torch's batch norm as it is, because that has wrong second derivatives under ``vmap``, without an
+error.
 """
 
 from __future__ import annotations
