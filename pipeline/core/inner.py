@@ -164,7 +164,7 @@ def _beside(fixed: Params, loss: InnerLoss, phi: Params, j: int) -> Tensor:
 KEPT_STEPS = 10
 """Inner steps whose graph is kept until the backward pass. More are computed again there, in about sqrt(steps) blocks.
 
-So 100 steps need the memory of 10, and of ten more phi; and a third more time.
+So 100 steps need the memory of 10 and of ten more phi. It costs one more forward pass of these steps.
 """
 
 

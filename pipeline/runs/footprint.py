@@ -24,8 +24,10 @@ CHUNK_BYTES = {"cpu": 1 << 26, "cuda": 1 << 33}
 """What the tensors of a chunk may need where ``chunk_size`` is ``auto``, unless one task needs more."""
 CHUNKS = {"cpu": 4, "cuda": 1}
 """Chunks that a step then has at least, so that as many workers have something to do."""
-PROCESS_BYTES = 420_000_000
+PROCESS_BYTES = 450_000_000
 """What a worker's process needs beside its tensors: Python, torch and Ray."""
+HELD = 1.7
+"""Bytes that a process holds for each byte of tensors, with gaps between blocks and what libraries take: measured."""
 
 
 class Footprint(NamedTuple):
@@ -40,6 +42,11 @@ class Footprint(NamedTuple):
 
     def evaluating(self, tasks: int, device: str) -> int:
         return self.scoring * min(tasks, piece_of(self.scoring, device))
+
+
+def resident(tensors: float) -> float:
+    """The bytes of a worker's process with so many bytes of tensors."""
+    return PROCESS_BYTES + HELD * tensors
 
 
 def device_of(recipe: Recipe) -> str:
@@ -96,12 +103,12 @@ def weighing(
 
 def told(recipe: Recipe, components: Components, footprint: Footprint) -> str:
     """The estimate in a line."""
-    layout, chunk = components.layout, recipe.chunk_size
+    layout, chunk = components.layout, min(recipe.chunk_size, recipe.tasks_per_step)
     learning, evaluating = footprint.learning(chunk), footprint.evaluating(chunk, device_of(recipe))
     itemsize, outer = layout.dtype.itemsize, outer_of(recipe, layout, components.algorithm).values()
     return (
-        f"a worker needs about {size_text(PROCESS_BYTES + learning)} to learn (chunks of {chunk}: "
-        f"{size_text(learning)} of tensors) and {size_text(PROCESS_BYTES + evaluating)} to evaluate; {layout.size:,} "
+        f"a worker needs about {size_text(resident(learning))} to learn (chunks of {chunk}: "
+        f"{size_text(learning)} of tensors) and {size_text(resident(evaluating))} to evaluate; {layout.size:,} "
         f"parameters, a contribution of {size_text(layout.size * itemsize)}, a checkpoint of "
         f"{size_text(checkpoint_bytes(layout.size, itemsize, outer))}"
     )
@@ -112,12 +119,15 @@ def check_memory(recipe: Recipe, footprint: Footprint, workers: int) -> None:
     if device_of(recipe) != "cpu":
         return
     total = all_memory()
-    room, need = total // workers - PROCESS_BYTES, footprint.learning(recipe.chunk_size)
+    room, need = (
+        (total / workers - PROCESS_BYTES) / HELD,
+        footprint.learning(min(recipe.chunk_size, recipe.tasks_per_step)),
+    )
     if need <= room or recipe.chunk_size == 1:
         return
-    fitting = 1 + max(room - footprint.first, 0) // max(footprint.further, 1)
+    fitting = 1 + int(max(room - footprint.first, 0) // max(footprint.further, 1))
     raise ConfigError(
-        f"chunk_size: {recipe.chunk_size} needs about {size_text(PROCESS_BYTES + need)} in each of {workers} workers, "
+        f"chunk_size: {recipe.chunk_size} needs about {size_text(resident(need))} in each of {workers} workers, "
         f"and this machine has {size_text(total)}; use chunk_size={1 << fitting.bit_length() - 1}, chunk_size=auto or "
         "fewer workers"
     )

@@ -64,10 +64,10 @@ def test_an_open_chunk_size_is_refused_where_a_number_is_needed():
 
 
 def test_chunks_that_do_not_fit_are_refused_with_the_size_that_does(monkeypatch):
-    given, total = load(SINUSOID, ["chunk_size=1024"]), all_memory()
+    given, total = load(SINUSOID, ["chunk_size=1024", "tasks_per_step=4096"]), all_memory()
     each = total // 100
     check_memory(given, Footprint(each, each // 100, 0), 2)
-    with pytest.raises(ConfigError, match=r"^chunk_size: 1024 needs .* in each of 2 workers, and this .*_size=32,"):
+    with pytest.raises(ConfigError, match=r"^chunk_size: 1024 needs .* in each of 2 workers, and this .*_size=16,"):
         check_memory(given, Footprint(each, each, 0), 2)
     notes: list[str] = []
     for executor, address in (("serial", None), ("ray", "local")):
