@@ -1,8 +1,8 @@
 """What a step on Ray costs beside its arithmetic: a run whose workers draw their tasks, and compute nothing.
 
 ``python -m tests.bench.fixed_cost`` trains the sinusoid recipe with an MLP of 0.1 M parameters on two workers, with
-journal, checkpoints and MLflow. It prints the wall time of a step, and the CPU time of each kind of process in it,
-which other work on the machine changes less.
+journal, checkpoints and MLflow. It prints the wall time of a step and the CPU time of each kind of process in it, which
+other work on the machine changes less.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Watch(stepping.Rates):
 def fixed_cost(parameters: int, steps: int, workers: int) -> FixedCost:
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"net.hidden={SIZES[parameters]}", f"steps={steps + WARM_UP}", f"workers.count={workers}"]
-        recipe = load("sinusoid_maml", [*settings, f"tracking.uri=sqlite:///{folder}/mlflow.db"])
+        settings += ["evaluation.validate_every=0", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
+        recipe = load("sinusoid_maml", settings)
         text, watch = recipe.model_dump_json(), Watch(recipe)
         coordinator = BuildCoordinator(text, f"{folder}/run", commit="", accept_numerics=False)
         Path(folder, "run").mkdir()
