@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -49,7 +48,7 @@ def main() -> None:
     if arguments.print is not None:
         from tests.bench import speed_page
 
-        sys.stdout.write(speed_page.page(json.loads(arguments.print.read_text())))
+        sys.stdout.write(speed_page.page(speed_page.read(arguments.print)))
         return
     with tempfile.TemporaryDirectory() as folder:
         if arguments.outages is None and not arguments.safety:

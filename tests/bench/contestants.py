@@ -119,7 +119,7 @@ def memory(line: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for process in _tree():
         size = re.search(rf"^{line}:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text(), re.M)
-        title = "this" if process.pid == os.getpid() else process.name()
+        title = "this" if process.pid == os.getpid() else process.name().partition(".")[0]
         found[title] = max(found.get(title, 0.0), int(size[1]) / 1e3 if size else 0.0)
     if torch.cuda.is_available():
         found["GPU"] = torch.cuda.max_memory_allocated() / 1e6

@@ -30,7 +30,7 @@ class Pace(NamedTuple):
     seconds: float = 50.0
     turn_s: float = 0.7
     """Of one contestant, where a step takes no longer."""
-    at_least: int = 6
+    at_least: int = 5
     at_most: int = 20
 
 

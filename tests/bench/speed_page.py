@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from pipeline.core.failures import ConfigError
 from tests.bench.peak import best_fp32
 
 NAMES = {
@@ -19,6 +22,15 @@ NAMES = {
 AS_EXACT = 1.05
 """How much further from float64 than the loop's a gradient may be: few steps do not tell them apart better."""
 STAGES = ("sampling", "inner_loop", "transport", "reduction", "checkpoint", "waiting")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file that ``--json`` wrote. Raises ``ConfigError`` where it is none."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--print: {path} cannot be read ({error}); name a file that --json has written") from None
+    return found
 
 
 def page(found: Mapping[str, Any]) -> str:

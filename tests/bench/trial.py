@@ -25,8 +25,8 @@ def best(recipe: Any, theta: dict[str, Weights], device: torch.device, *, images
     for _ in range(ROUNDS):
         for setting, loop in loops.items():
             setting.apply()
-            _seconds(loop, 1, device)  # it settles
-            tasks = min(recipe.tasks_per_step, max(1, int(SECONDS / _seconds(loop, 1, device))))
+            settled = _seconds(loop, 1, device)
+            tasks = min(recipe.tasks_per_step, max(1, int(SECONDS / settled)))
             rates[setting] = max(rates[setting], tasks / _seconds(loop, tasks, device))
     chosen = max(rates, key=lambda setting: rates[setting])
     Setting().apply()

@@ -13,7 +13,8 @@ from tests.bench.scenarios import write_random
 
 
 @pytest.fixture
-def arguments(tmp_path, torch_threads):
+def arguments(tmp_path, torch_threads, monkeypatch):
+    monkeypatch.setattr("tests.bench.precision.STEPS", 1)
     write_random(tmp_path / "random.arrow")
     words = ["--device", "cpu", "--quick", "--omniglot", str(tmp_path / "random.arrow"), "--output", str(tmp_path)]
     return check.parser().parse_args([*words, "--accuracy", "maml", "--minutes", "0"])
@@ -23,6 +24,7 @@ def results(folder: Path, name: str) -> dict:
     return json.loads((folder / f"{name}.json").read_text())
 
 
+@pytest.mark.bench
 def test_gradients_are_exact_and_a_program_gives_the_same_bits(arguments, tmp_path):
     parts.exact(arguments)
     found = {"exact": results(tmp_path, "exact")}

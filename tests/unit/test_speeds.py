@@ -40,7 +40,7 @@ def small(name: str, folder: Path):
     return recipe_of(name, folder / "random.arrow", folder, tuple(SMALL[name]))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one == "resnet12")) for one in SMALL])
 def test_the_loop_by_hand_computes_what_our_worker_does(name, pictures, torch_threads, monkeypatch):
     monkeypatch.setattr("tests.bench.precision.STEPS", 3)
     recipe = small(name, pictures)

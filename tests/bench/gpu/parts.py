@@ -62,7 +62,7 @@ def changed(arguments: argparse.Namespace, scenario: str, tasks: int, chunk: int
 
 def machine(arguments: argparse.Namespace) -> None:
     """Its name and its measured peaks."""
-    kept, device = Kept(arguments, "machine"), torch.device(arguments.device)
+    kept, device = Kept(arguments, "machine"), speeds.device_of(arguments.device)
     for name, value in speeds.facts(device).items():
         kept.add(name, value)
     kept.add("peaks", peaks(device))
