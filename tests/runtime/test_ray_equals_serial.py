@@ -145,6 +145,28 @@ def test_sums_on_workers_give_the_same_bits(standing, small_images, tmp_path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.fault("F1")
+def test_a_sum_that_is_lost_with_its_worker_is_made_again(ray_local, small_images, tmp_path, monkeypatch):
+    from pipeline.runtime.transport import RayTransport
+
+    killed: list[int] = []
+    add = RayTransport.add
+
+    def falls(self: Any, worker: int, some: Any) -> Any:
+        if not killed:
+            killed.append(worker)
+            ray_local.kill(self.actors[worker])
+        return add(self, worker, some)
+
+    monkeypatch.setattr("pipeline.runtime.executor.MANY", 1)
+    monkeypatch.setattr("pipeline.runtime.executor.FAN_IN", 2)
+    monkeypatch.setattr(RayTransport, "add", falls)
+    tiny = of("protonet", small_images)
+    assert run(tiny, tmp_path / "ray", 2) == run(tiny, tmp_path / "serial", 0)
+    assert killed
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [(1, 0), (0, 2)], ids=["ray-then-serial", "serial-then-ray"])
 def test_a_run_that_is_resumed_elsewhere_ends_the_same(first, second, standing, small_images, tmp_path):
     """``test_own_parts`` stops a run on Ray and goes on with it in one process, every day."""
