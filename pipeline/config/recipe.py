@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, create_model
 from pipeline.algorithms import ALGORITHMS
 from pipeline.config.sections import (
     AUTO,
+    CHUNK_SIZE,
     MAX_TASKS,
     Checkpoint,
     Evaluation,
@@ -22,7 +23,6 @@ from pipeline.config.sections import (
     choice_of,
     folder_name,
     plain,
-    power_of_two,
     section_of,
 )
 from pipeline.config.since import settings_since
@@ -51,7 +51,8 @@ class Recipe(Section):
         seed: What theta's start and all training tasks are drawn by; null draws a seed.
         steps: Outer steps.
         tasks_per_step: Tasks of an outer step.
-        chunk_size: Tasks that a worker computes in one call, a power of two.
+        chunk_size: Tasks that a worker computes in one call, a power of two. ``auto`` is the most, up to a quarter of a
+            step, whose tensors need at most 64 MB, or 8 GB where workers have GPUs. The run's recipe has the number.
         normalisation: What hidden layers are normalised by, if by anything.
     """
 
@@ -59,7 +60,7 @@ class Recipe(Section):
     seed: Annotated[int, Ge(0), Lt(2**64)] = 0
     steps: OuterSteps
     tasks_per_step: Annotated[int, Gt(0), Le(MAX_TASKS)]
-    chunk_size: Annotated[int, Gt(0), Le(MAX_TASKS), AfterValidator(power_of_two)]
+    chunk_size: CHUNK_SIZE = AUTO  # type: ignore[valid-type]
     algorithm: Any
     net: Any
     source: Any
@@ -74,7 +75,7 @@ class Recipe(Section):
 
     def shapes(self) -> TaskShapes:
         """Raises ``ConfigError`` where a size is still ``auto``."""
-        open_sizes = self.open_sizes()
+        open_sizes = [*self.open_sizes(), *(["chunk_size"] if self.chunk_size == AUTO else [])]
         if open_sizes:
             raise ConfigError(f"{open_sizes[0]}: auto is fitted when a run begins; here give a number")
         return TaskShapes(plain(self.task.train, TaskShape), plain(self.task.eval, TaskShape))

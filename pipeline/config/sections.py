@@ -11,7 +11,7 @@ from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le, Len, Lt
+from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from pipeline.core.bounds import OuterSteps, share_of_gpus
@@ -88,7 +88,8 @@ MAX_TASKS = 1 << 20
 
 
 AUTO = "auto"
-"""A size of a task that is fitted to the classes of the data when a run begins."""
+"""A size of a task that is fitted to the classes of the data when a run begins; or of a chunk, to its memory."""
+CHUNK_SIZE: Any = Annotated[int, Gt(0), Le(MAX_TASKS), AfterValidator(power_of_two)] | Literal["auto"]
 
 
 def _shape_section() -> type[Section]:

@@ -28,7 +28,10 @@ OF_ALGORITHM: Values = {
     "np": _LATENT,
     "anp": _LATENT,
 }
-OF_NET: Values = {"seq2seq": {"net.dropout": 0.0, "net.eval_dropout": 0.0, "net.beam": 1}}
+OF_NET: Values = {
+    "seq2seq": {"net.dropout": 0.0, "net.eval_dropout": 0.0, "net.beam": 1},
+    "conv4": {"net.maps": "full"},
+}
 """``beam`` was there from the beginning; recorded rows did not name it."""
 OF_SOURCE: Values = {
     "images": {"source.query_order": "sorted", "source.remember": 0, "source.eval_queries": "others"}

@@ -2,7 +2,7 @@
 
 ``vmap``, inner gradients and the backward pass are Python and bookkeeping around the operations that count. What they
 come to depends on shapes alone, since an algorithm has no branch on data. A program calls the same operations in the
-same order, so it gives the same bits, and when it takes over decides nothing.
+same order, so it gives the same bits, and when it takes over decides nothing. The first answer is compared.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ MOST_OPERATIONS = 4000
 """Of a program. It takes seconds to find so many, and a worker must answer before it is taken for lost."""
 
 Compute = Callable[..., Any]
+_ATEN = torch.ops.aten
 
 
 class Prepared:
@@ -40,13 +42,15 @@ class Prepared:
 
     def __call__(self, key: Hashable, compute: Compute, *trees: Any) -> Any:
         leaves, structure = pytree.tree_flatten(trees)
-        signature = (key, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+        signature = (key, structure, tuple((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves))
         program = self.programs.get(signature)
         if program is None:
             self.calls[signature] += 1
+            answer = compute(*trees)
             if self.calls[signature] == PREPARED_AFTER + 1 and len(self.programs) < MOST_KEPT:
-                program = self.programs[signature] = _prepare(compute, leaves, structure)
-        return compute(*trees) if program is None else program(leaves)
+                self.programs[signature] = _prepare(compute, leaves, structure, answer)
+            return answer
+        return program(leaves)
 
 
 class _TooLong(Exception):
@@ -67,13 +71,14 @@ class _Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def _prepare(compute: Compute, leaves: Sequence[Tensor], structure: pytree.TreeSpec) -> Program | None:
-    """The program, or None for a computation that is too long for one."""
+def _prepare(compute: Compute, leaves: Sequence[Tensor], structure: pytree.TreeSpec, answer: Any) -> Program | None:
+    """The program; None for a computation that is too long for one, or where it does not give this answer's bits."""
     try:
-        with _Limit():
-            return Program(compute, leaves, structure)
+        program = Program(compute, leaves, structure)
     except _TooLong:
         return None
+    pairs = zip(pytree.tree_leaves(program(leaves)), pytree.tree_leaves(answer), strict=True)
+    return program if all(torch.equal(found, wanted) for found, wanted in pairs) else None
 
 
 class Program:
@@ -83,6 +88,9 @@ class Program:
         compute: a function of trees of tensors to a tree of tensors.
         leaves: the tensors of its arguments.
         structure: of which trees they are the leaves.
+
+    Raises:
+        _TooLong: it has more than ``MOST_OPERATIONS``.
     """
 
     def __init__(self, compute: Compute, leaves: Sequence[Tensor], structure: pytree.TreeSpec) -> None:
@@ -93,13 +101,15 @@ class Program:
             found.append(of_answers)
             return answers
 
-        traced = make_fx(flat)(list(leaves))
+        with _Limit():
+            traced = make_fx(flat)(list(leaves))
         _simplify(traced.graph)
         traced.recompile()
         self.run: Callable[[Sequence[Tensor]], list[Tensor]] = traced
         self.structure = found[0]
         if leaves[0].is_cuda:
-            self.run = _Graph(traced, leaves)
+            with suppress(RuntimeError):  # an operation that waits for the device cannot be captured
+                self.run = _Graph(traced, leaves)
 
     def __call__(self, leaves: Sequence[Tensor]) -> Any:
         with torch.no_grad():
@@ -128,11 +138,13 @@ class _Graph:
 
 
 def _simplify(graph: fx.Graph) -> None:
-    """Leave out what nobody reads, what only marks a tensor, and what was computed before."""
+    """Leave out what nobody reads, what only marks a tensor, what was computed before, and views of views."""
     known: dict[Hashable, fx.Node] = {}
     writes = any(_writes(node) for node in graph.nodes)
     for node in graph.nodes:
-        if node.target is torch.ops.aten.detach.default:
+        if node.target in _VIEWS:
+            _shorten(graph, node)
+        if node.target is _ATEN.detach.default:
             node.replace_all_uses_with(node.args[0])
         elif node.op == "call_function" and not writes and _repeats(node):
             key = (node.target, _frozen(node.args), _frozen(node.kwargs))
@@ -140,6 +152,26 @@ def _simplify(graph: fx.Graph) -> None:
             if earlier is not node:
                 node.replace_all_uses_with(earlier)
     graph.eliminate_dead_code()
+
+
+_VIEWS = frozenset(
+    (_ATEN.view.default, _ATEN._unsafe_view.default, _ATEN.t.default, _ATEN.transpose.int, _ATEN.permute.default)
+    + (_ATEN.expand.default, _ATEN.unsqueeze.default, _ATEN.squeeze.dim, _ATEN.squeeze.dims)
+)
+"""Views of all of a tensor, which begin where it begins."""
+
+
+def _shorten(graph: fx.Graph, view: fx.Node) -> None:
+    """Let a view of a view look at the tensor itself, and one that looks like that tensor be it."""
+    seen, own = view.all_input_nodes[0], view.meta["val"]
+    base = seen.all_input_nodes[0] if seen.target is _ATEN.as_strided.default else seen
+    if (own.shape, own.stride()) == (base.meta["val"].shape, base.meta["val"].stride()):
+        view.replace_all_uses_with(base)
+        return
+    with graph.inserting_before(view):
+        direct = graph.call_function(_ATEN.as_strided.default, (base, list(own.shape), list(own.stride())))
+    direct.meta["val"] = own
+    view.replace_all_uses_with(direct)
 
 
 def _writes(node: fx.Node) -> bool:

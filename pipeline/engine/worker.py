@@ -20,11 +20,12 @@ from pipeline.core.source import Judge, StreamJudge, TaskSource, Versioned
 from pipeline.core.types import Batch, Context, Contribution, MetaParams, Params, Score, Task
 from pipeline.engine.answers import summary, task_answers
 from pipeline.engine.chunks import following
-from pipeline.engine.drawing import Drawing, SampledChunk, SampledTask
+from pipeline.engine.drawing import Drawing, SampledChunk, SampledTask, TaskBatch
 from pipeline.engine.error_context import error_context
 from pipeline.engine.interfaces import Block, Chunk, Report, ScoreReport
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.outer.reduce import block_sum, tree_sum
+from pipeline.engine.pieces import Pieces
 from pipeline.engine.together import Together, vmap_tasks
 from pipeline.engine.trace import scored_points
 from pipeline.engine.usage import NodeUsage
@@ -65,6 +66,7 @@ class Worker:
         self.device = numerics.torch_device()
         self.drawing = Drawing(algorithm, source, self.device, layout.dtype, stacks=numerics.vectorise)
         self.usage = NodeUsage(self.device)
+        self.pieces = Pieces(self.device)
         self._first: Chunk | None = None
         """The chunk that was learned first in its step; in the next step it will likely be that of its number."""
 
@@ -155,7 +157,8 @@ class Worker:
         with error_context(chunk), torch.no_grad():
             together = self.drawing.stack(drawn)
             if together is not None:
-                scored, stacked = vmap_tasks(score, together)
+                ways, tensors = together
+                scored, stacked = self.pieces(lambda some: vmap_tasks(score, TaskBatch(ways, some)), tensors)
                 summaries = [{name: leaf[slot] for name, leaf in stacked.items()} for slot in range(len(drawn))]
             else:
                 apart = [score(*self.drawing.to_device(one)) for one in drawn]

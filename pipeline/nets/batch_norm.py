@@ -25,8 +25,14 @@ def batch_norm(h: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor,
         scale: [C].
         shift: [C].
     """
-    y, mean, variance = _BatchNorm.apply(h, scale.to(h.dtype), shift.to(h.dtype))  # type: ignore[no-untyped-call]
+    kind = statistics_dtype(h)
+    y, mean, variance = _BatchNorm.apply(h, scale.to(kind), shift.to(kind))  # type: ignore[no-untyped-call]
     return y, mean, variance
+
+
+def statistics_dtype(h: Tensor) -> torch.dtype:
+    """The type of a map's statistics: that of the map, and at least float32."""
+    return torch.promote_types(h.dtype, torch.float32)
 
 
 class _BatchNorm(Function):

@@ -32,11 +32,14 @@ class Conv4Config:
         channels: Channels of each block.
         shrink: What halves an image in each block: a stride of 2, or max pooling.
         readout: What of the last block's map is read: the mean over positions, or all of them.
+        maps: The numbers that maps hold between layers: those of the weights, or ``bfloat16``, of 8 bits of mantissa.
+            Weights, their gradients and all statistics stay what they are.
     """
 
     channels: Annotated[int, Ge(1), Le(1 << 12)] = 64
     shrink: Literal["stride", "pool"] = "stride"
     readout: Literal["mean", "flatten"] = "mean"
+    maps: Literal["full", "bfloat16"] = "full"
 
 
 class Conv4(Net):
@@ -83,10 +86,12 @@ class Conv4(Net):
 
     def embed(self, params: Params, x: Tensor, normalise: Normaliser) -> Tensor:
         stride = 2 if self.config.shrink == "stride" else 1
-        h = x
+        kind = torch.bfloat16 if self.config.maps == "bfloat16" else x.dtype
+        h = x.to(kind)
         for i in range(BLOCKS):
-            h = conv2d(h, params[f"block{i}/weight"], stride=stride, padding=1)
-            h = normalise(f"block{i}", h, params.get(f"block{i}/scale"), params[f"block{i}/bias"])
+            h = conv2d(h, params[f"block{i}/weight"].to(kind), stride=stride, padding=1)
+            h = normalise(f"block{i}", h, params.get(f"block{i}/scale"), params[f"block{i}/bias"]).to(kind)
             # ReLU after the pooling, which it commutes with: a quarter of the work.
             h = torch.relu(max_pool2d(h, 2) if self.config.shrink == "pool" else h)
+        h = h.to(x.dtype)
         return h.mean((2, 3)) if self.config.readout == "mean" else h.flatten(1)

@@ -22,6 +22,9 @@ from pipeline.nets.normalisation import (
     NoStatistics,
 )
 
+NUMBERS_AT_ONCE = 1 << 17
+"""Numbers of all inputs of queries that are answered at once, each with a support set of its own."""
+
 
 class NormalisedNet:
     """``forward_own_statistics`` is the forward pass of the inner loop, ``predict`` that of queries."""
@@ -118,11 +121,20 @@ class NormalisedNet:
             def one(query: Tensor) -> Tensor:
                 return forward(phi, torch.cat([support_x, query.unsqueeze(0)]), self._own_statistics())[-1]
 
-            return torch.func.vmap(one)(x), {}
+            return torch.func.vmap(one, chunk_size=self._queries_at_once(support_x))(x), {}
         if conditioning:
             return forward(phi, x, FixedStatistics(conditioning)), {}
         normalise = self._own_statistics()
         return forward(phi, x, normalise), normalise.moments
+
+    def _queries_at_once(self, support_x: Tensor) -> int | None:
+        """Queries that are answered at once, each beside its own copy of the support set; None is all of them.
+
+        Where a graph is kept, answering some after the others would save no memory.
+        """
+        return (
+            None if torch.is_grad_enabled() else max(1, NUMBERS_AT_ONCE // (support_x.numel() + support_x[0].numel()))
+        )
 
     def _own_statistics(self) -> BatchStatistics | ExampleStatistics | NoStatistics:
         if self.mode == "none":

@@ -7,8 +7,8 @@
     layer, group  statistics of each example alone
     none          no normalisation
 
-All modes consist of primitive operations, because torch's fused batch norm has wrong second derivatives under ``vmap``,
-without an error.
+None of them calls torch's batch norm as it is, because that has wrong second derivatives under ``vmap``, without an
+error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.core.failures import ConfigError
 from pipeline.core.types import Params
-from pipeline.nets.batch_norm import EPSILON, batch_norm
+from pipeline.nets.batch_norm import EPSILON, batch_norm, statistics_dtype
 
 Mode = Literal["transductive", "one_query", "support", "running", "layer", "group", "none"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -95,7 +95,7 @@ class ExampleStatistics:
             raise ConfigError(
                 f"normalisation: group makes {self.groups} groups of {name}, which has {h.shape[1]} channels"
             )
-        grouped = h.reshape(h.shape[0], self.groups, -1)
+        grouped = h.to(statistics_dtype(h)).reshape(h.shape[0], self.groups, -1)
         if grouped.shape[2] == 1:
             raise ConfigError(
                 f"normalisation: {self.groups} {'groups' if self.groups > 1 else 'group'} of one value each in {name}, "

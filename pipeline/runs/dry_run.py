@@ -15,9 +15,11 @@ from pipeline.core.types import Phase
 from pipeline.derived import validations
 from pipeline.engine.dry_run import check_algorithm
 from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
-from pipeline.engine.interfaces import Chunk
+from pipeline.engine.interfaces import Chunk, ScoreReport
+from pipeline.engine.living import peak_bytes
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.worker import Worker
+from pipeline.runs.footprint import Footprint, learning_bytes
 from pipeline.storage.interface import Storage
 
 
@@ -27,11 +29,12 @@ def dry_run(
     *,
     learn: bool = True,
     outputs: int | None = None,
+    weigh: Callable[[Components, Footprint], None] = lambda components, footprint: None,
 ) -> Components:
     """Learn one training task and score one evaluation task, so that a mistake fails before the run starts.
 
-    ``note`` receives hints. Without ``learn`` it only scores, because evaluation must not train again. ``outputs`` is
-    as ``build_components`` has it.
+    ``note`` receives hints, and ``weigh`` what memory a worker needs. Without ``learn`` it only scores, because
+    evaluation must not train again. ``outputs`` is as ``build_components`` has it.
 
     Raises:
         ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have, an algorithm
@@ -61,12 +64,20 @@ def dry_run(
     # The driver may lack a GPU that the workers have.
     numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
     worker = Worker(components.algorithm, components.source, components.layout, numerics, recipe.chunk_size)
-    if learn:
-        worker.learn(components.theta.numpy(), Chunk(1, 0, (Ticket(recipe.seed, "train", "train", 1, 0),)))
-    for split in sorted(splits):
-        ticket = Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0)
-        _check_metric(recipe, components, worker.score(components.theta.numpy(), Chunk(0, 0, (ticket,))).metrics)
+    learning = learning_bytes(recipe, components, worker) if learn else (0, 0)
+    scoring = [_scored(recipe, components, worker, split) for split in sorted(splits)]
+    weigh(components, Footprint(*learning, max(scoring)))
     return components
+
+
+def _scored(recipe: Recipe, components: Components, worker: Worker, split: Split) -> int:
+    """Score one evaluation task; returns the bytes of its tensors."""
+    theta = components.theta.numpy()
+    chunk = Chunk(0, 0, (Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0),))
+    reports: list[ScoreReport] = []
+    needed = peak_bytes(lambda: reports.append(worker.score(theta, chunk)))
+    _check_metric(recipe, components, reports[0].metrics)
+    return needed
 
 
 def _check_metric(recipe: Recipe, components: Components, measured: Collection[str]) -> None:

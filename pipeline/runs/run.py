@@ -31,6 +31,7 @@ from pipeline.runs.dry_run import check_folder, dry_run
 from pipeline.runs.end_files import end_files
 from pipeline.runs.end_pictures import Ended
 from pipeline.runs.evaluation_facts import evaluation_facts, trained_outputs
+from pipeline.runs.footprint import sized, weighing
 from pipeline.runs.models import folder_of
 from pipeline.runs.paths import absolute, output_folder, refuse_relative
 from pipeline.runs.run_end import end_early, finished_summary, is_settled
@@ -76,10 +77,12 @@ def train_run(recipe: Recipe, options: RunOptions, listener: ProgressListener) -
     if in_ray_job():
         refuse_relative(options.output, recipe)
     _require_gpu(recipe, options)
-    recipe = fitted(absolute(recipe), listener.note)
+    recipe = sized(fitted(absolute(recipe), listener.note), listener.note)
     folder = output_folder(recipe.name, options.output, resume=options.resume)
     _look_for_tracker(recipe, storage_at(folder), listener)
-    components = dry_run(recipe, listener.note)
+    components = dry_run(
+        recipe, listener.note, weigh=weighing(recipe, options.executor, options.address, listener.note)
+    )
     check_folder(recipe, components, storage_at(folder))
     finished = finished_summary(recipe, components.source.fingerprint, storage_at(folder)) if options.resume else None
     if finished is not None and is_settled(recipe, validate_folder(folder), storage_at(folder)):

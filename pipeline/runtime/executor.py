@@ -22,7 +22,7 @@ from pipeline.runtime.actors import ParameterActor
 from pipeline.runtime.cluster import Workers, here
 from pipeline.runtime.line import BROKEN, Line, line_to
 from pipeline.runtime.ray_errors import FULL, constructor_cause, is_full, no_environment
-from pipeline.runtime.reduction import FAN_IN, Summed, summed
+from pipeline.runtime.reduction import FAN_IN, Summed, by_turns, summed
 from pipeline.runtime.transport import POLL_S, RayTransport
 
 END_S: Mapping[Status, float] = {"KILLED": 1.0, "FAILED": 70.0}
@@ -31,6 +31,8 @@ HEADLESS_S = 10.0
 """The same where the head is gone: Ray would not report that the actor went with it."""
 ORPHANED_S = 1.0
 """The same where the raylet of its machine is gone: it ends with it."""
+MANY = 32
+"""More workers than this get no lines: over lines all contributions would pass through the driver."""
 
 
 class RayExecutor(WorkerPool):
@@ -93,7 +95,7 @@ class RayExecutor(WorkerPool):
             self._go_on_from(step - 1)
         if isinstance(result, Missing):
             return Missing(sums.beneath(result.slots))
-        theta = result.theta if theta is None else theta
+        theta = theta if result.theta is None else self._shared(result.theta)
         self.opened, self.rebuilt = Opened(step, theta), 0
         inside = sum(result.seconds.values())
         outside = max(0.0, time.perf_counter() - start - inside)
@@ -101,9 +103,11 @@ class RayExecutor(WorkerPool):
 
     def _summed(self, handles: Mapping[int, Any]) -> Summed:
         """Contributions for the parameter actor: many large ones are added up by idle workers first."""
-        large = all(isinstance(one, ray.ObjectRef) for one in handles.values())
-        idle = itertools.cycle(list(self.scheduler.idle))
-        fan_in = FAN_IN if large and self.scheduler.idle else len(handles)
+        stored = [isinstance(one, ray.ObjectRef) for one in handles.values()]
+        if any(stored):
+            self._hang_up()  # references travel through Ray alone
+        idle = itertools.cycle(by_turns({worker: self.scheduler.workers[worker] for worker in self.scheduler.idle}))
+        fan_in = FAN_IN if all(stored) and self.scheduler.idle else len(handles)
         return summed(handles, lambda some: self.ray.add(next(idle), some), fan_in)
 
     def record(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
@@ -150,8 +154,13 @@ class RayExecutor(WorkerPool):
             opened = opened._replace(theta=theta)
         else:
             self.line = line_to(self.parameters, self._get(self.parameters.listen.remote()))
+            opened = opened._replace(theta=self._shared(opened.theta))
         self.epoch = opened.epoch
         return opened
+
+    def _shared(self, theta: np.ndarray) -> Any:
+        """A small theta, which workers without a line to the driver read from Ray's store."""
+        return ray.put(theta) if self.workers > MANY else theta
 
     def _hang_up(self) -> None:
         """End the line. Calls through Ray wait until then."""

@@ -6,6 +6,7 @@ logarithm of the number of contributions: each round of calls leaves about one o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +42,20 @@ def summed(handles: Mapping[int, Any], add: Callable[[list[Any]], Any], fan_in: 
         }
         now = Summed(found, {slots[0]: now.beneath(slots) for slots in groups.values()})
     return now
+
+
+def by_turns(nodes: Mapping[int, str]) -> list[int]:
+    """Workers, given with their nodes, so that all nodes come before one comes again: each has one link.
+
+    >>> by_turns({0: "a", 1: "a", 2: "b"})
+    [0, 2, 1]
+    """
+    turns: Counter[str] = Counter()
+    ranked = []
+    for worker, node in nodes.items():
+        ranked.append((turns[node], worker))
+        turns[node] += 1
+    return [worker for _, worker in sorted(ranked)]
 
 
 def _range(slots: int, parts: int, fan_in: int) -> int:

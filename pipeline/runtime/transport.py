@@ -97,6 +97,7 @@ class RayTransport:
 
     def add(self, worker: int, contributions: Sequence[Any]) -> Any:
         """A reference to the sum, which this worker makes."""
+        self._hang_up(worker)  # calls through Ray wait until then
         return self.actors[worker].add.remote(*contributions)
 
     def replace(self, worker: int) -> None:

@@ -33,4 +33,9 @@ def refuse_large(path: object, size: int, most: int | None) -> None:
 def free_memory() -> int:
     """The bytes of memory that are free now; all memory where the system does not say."""
     found = re.search(r"MemAvailable: +(\d+) kB", _ABOUT.read_text()) if _ABOUT.exists() else None
-    return int(found[1]) << 10 if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(found[1]) << 10 if found else all_memory()
+
+
+def all_memory() -> int:
+    """The bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,15 +60,18 @@ class Script:
         self.answers.flush()
 
     def ready(self) -> None:
-        """The first answer. What is held by then is no step's."""
-        self.answer(memory_mb=memory())
+        """The first answer: what is held by then. What is held at most is counted from here on."""
+        self.answer(memory_mb=memory("VmRSS"))
+        for process in _tree():
+            with suppress(OSError):  # it has ended, or the kernel does not let us
+                Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
     def steps(self) -> int:
         """How many steps are to be taken next; 0 to end. Facts are answered meanwhile."""
         for line in sys.stdin:
             if line.strip() != "facts":
                 return int(line)
-            self.answer(**self.facts(), memory_mb=memory())
+            self.answer(**self.facts(), memory_mb=memory("VmHWM"))
         return 0
 
 
@@ -109,14 +114,13 @@ def worker_step(recipe: Recipe, script: Script) -> Callable[[], None]:
     return step
 
 
-def memory() -> dict[str, float]:
-    """The most MB that each process of this tree has held, by its title."""
+def memory(line: str) -> dict[str, float]:
+    """MB of each process of this tree by its title: now (``VmRSS``) or at most since it was ready (``VmHWM``)."""
     found: dict[str, float] = {}
     for process in _tree():
-        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-        peak = next((int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM")), 0.0)
+        size = re.search(rf"^{line}:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text(), re.M)
         title = "this" if process.pid == os.getpid() else process.name()
-        found[title] = max(found.get(title, 0.0), peak)
+        found[title] = max(found.get(title, 0.0), int(size[1]) / 1e3 if size else 0.0)
     if torch.cuda.is_available():
         found["GPU"] = torch.cuda.max_memory_allocated() / 1e6
     return found
@@ -149,7 +153,8 @@ def main() -> None:
         script.ready()
         # The trial comes first: a worker makes the process compute as it does.
         tried = trial.best(recipe, theta, device, images=images)
-        script.facts = lambda: tried | {"errors": precision(recipe, theta, device)}
+        last = tried["setting"].channels_last
+        script.facts = lambda: tried | {"errors": precision(recipe, theta, device, channels_last=last)}
         script.steps()
         return
     loop = Loop(recipe, theta, device, Setting(*spec.setting))

@@ -40,7 +40,7 @@ class Cluster:
 
     A chunk takes ``chunk_s``, give or take ``spread`` of it, and a worker is ``uneven`` faster or slower. Each node has
     one link to the others. Theta leaves the actor's node once for each other node, or, with ``tree``, in rounds in
-    which each node that has it passes it on. With ``node_sum`` contributions that end on one node are added up there.
+    which each node that has it passes it on.
     """
 
     workers: int
@@ -51,7 +51,6 @@ class Cluster:
     spread: float = 0.1
     uneven: float = 0.0
     tree: bool = False
-    node_sum: bool = False
     costs: Costs = field(default_factory=Costs)
 
     @property
@@ -62,6 +61,10 @@ class Cluster:
         """Seconds until a node has theta."""
         rounds = node.bit_length() if self.tree else node
         return rounds * self.size / self.link
+
+    def added(self, parts: float) -> float:
+        """Seconds of a sum."""
+        return max(0.0, parts - 1) * self.size * self.costs.add_s
 
 
 class CpuClock:

@@ -5,12 +5,12 @@ A program gives the same bits, so when it is prepared changes nothing but the sp
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline.build import BuildWorker
+from pipeline.engine import program
 from pipeline.engine.worker import Worker
 
 AT_ONCE = 1
@@ -40,8 +40,5 @@ def prepared_after(calls: int) -> Iterator[None]:
 
 def set_calls(calls: int) -> int:
     """The calls before a program is prepared, in this process; returns what it was."""
-    if importlib.util.find_spec("pipeline.engine.program") is None:
-        return NEVER
-    program = importlib.import_module("pipeline.engine.program")
     before, program.PREPARED_AFTER = program.PREPARED_AFTER, calls
-    return int(before)
+    return before

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from pipeline.engine.chunks import chunks_of
 from pipeline.engine.scheduling.pool import WorkerPool
 from pipeline.engine.scheduling.scheduler import Scheduler
 from pipeline.engine.scheduling.timeouts import Timeouts
+from pipeline.runtime.reduction import FAN_IN, summed
 from tests.bench.network import Cluster, Costs, SimulatedRay
 
 SIZES = (100_000, 1_000_000, 10_000_000, 100_000_000)
 WORKERS = (1, 10, 100, 1_000, 10_000)
 CHUNKS = 16
 """Chunks of a step for each worker."""
-CHUNK_S = 50e-9
-"""Seconds of a chunk for each parameter: 5 ms for 0.1 M parameters."""
+CHUNK_NS = 800.0
+"""Nanoseconds of a chunk for each parameter: what 16 tasks of conv-4 with 1 query took a CPU core."""
+
+WAYS = {"one by one": (False, False), "blocks": (True, False), "blocks and sums": (True, True)}
+"""Whether chunks travel in aligned blocks, and whether idle workers add up what the actor gets."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Step:
 
     parameters: int
     workers: int
-    blocks: bool
+    way: str
     messages: int
     seconds: float
     efficiency: float
@@ -43,10 +47,10 @@ class Step:
         return "–" if self.efficiency > 0.95 else max(self.limits, key=self.limits.__getitem__)
 
 
-def step(cluster: Cluster, *, blocks: bool, chunks: int = CHUNKS) -> Step:
+def step(cluster: Cluster, way: str, blocks: bool, sums: bool, chunks: int = CHUNKS) -> Step:
     """One outer step of ``chunks`` for each worker, from theta at the actor to the next theta there.
 
-    Without ``blocks`` the scheduler does not know yet how long a chunk takes.
+    Where chunks go one by one the scheduler does not know yet how long one takes.
     """
     ray = SimulatedRay(cluster)
     # No copies: nobody is ill here, and a copy's only effect would be a second contribution that is not fetched.
@@ -55,65 +59,61 @@ def step(cluster: Cluster, *, blocks: bool, chunks: int = CHUNKS) -> Step:
     pool.take(ray.poll(0.0))
     if blocks:
         scheduler.lease_times.add("learn", cluster.chunk_s)
-    count = chunks * cluster.workers
-    wanted = chunks_of(0, 1, count, 1, purpose="train", split="train")
+    wanted = chunks_of(0, 1, chunks * cluster.workers, 1, purpose="train", split="train")
     ray.clock.seconds = ray.clock.python_s = ray.driver_s = 0.0
     ray.clock.go()
     theta = [cluster.theta_there(node) for node in range(cluster.nodes)]
-    nodes = [node for node, _ in pool.learn(theta, wanted)]
+    nodes = {reports[0].chunk: node for node, reports in pool.learn(theta, wanted)}
     learned = ray.clock.now()
-    objects = sorted(set(nodes)) if cluster.node_sum else nodes
-    limits = {
-        "driver's calls": ray.driver_s,
-        "scheduler": ray.clock.python_s,
-        "broadcast of theta": theta[-1],
-        **applied(cluster, objects),
-    }
-    after = ("actor's objects", "actor's link", "actor's sum", "optimizer")
-    seconds = learned + sum(limits[name] for name in after) + node_sums(cluster, len(nodes))
+    after = reduced(cluster, nodes, FAN_IN if sums else len(nodes))
+    during = {"driver's calls": ray.driver_s, "scheduler": ray.clock.python_s, "broadcast of theta": theta[-1]}
+    seconds = learned + sum(after.values())
     ideal = chunks * cluster.chunk_s
-    return Step(cluster.size // 4, cluster.workers, blocks, len(nodes), seconds, ideal / seconds, limits)
+    return Step(cluster.size // 4, cluster.workers, way, len(nodes), seconds, ideal / seconds, during | after)
 
 
-def applied(cluster: Cluster, objects: Sequence[int]) -> dict[str, float]:
-    """Seconds of the parameter actor's parts, one after the other, for contributions from these nodes."""
+def reduced(cluster: Cluster, nodes: Mapping[int, int], fan_in: int) -> dict[str, float]:
+    """Seconds of each part between the last answer and the next theta, one after the other."""
     costs, size = cluster.costs, cluster.size
-    far = sum(node > 0 for node in objects)
+    rounds: dict[int, list[int]] = {}
+
+    def add(parts: list[int]) -> int:
+        """Parts and sums are known by the round in which they are made, 0 for what workers computed."""
+        made = max(parts) + 1
+        rounds.setdefault(made, []).append(len(parts))
+        return made
+
+    sums = summed(dict.fromkeys(nodes, 0), add, fan_in)
+    far = len(sums.handles) * (1 - 1 / cluster.nodes)
+    near = len(sums.handles) - far
     return {
-        "actor's objects": far * costs.object_s + (len(objects) - far) * costs.near_s,
+        "sums on workers": sum(round_s(cluster, parts) for parts in rounds.values()),
+        "actor's objects": far * costs.object_s + near * costs.near_s,
         "actor's link": far * size / cluster.link,
-        "actor's sum": (len(objects) - 1) * size * costs.add_s,
+        "actor's sum": cluster.added(len(sums.handles)),
         "optimizer": size * (costs.step_s + 2 * costs.copy_s + costs.put_s) + 2 * costs.latency_s,
     }
 
 
-def node_sums(cluster: Cluster, contributions: int) -> float:
-    """Seconds in which a node adds up what its workers sent, all nodes at once."""
-    each = contributions / cluster.nodes
-    return (each - 1) * cluster.size * cluster.costs.add_s if cluster.node_sum else 0.0
-
-
-def simulated(sizes: Sequence[int], workers: Sequence[int], base: Cluster, blocks: Sequence[bool]) -> list[Step]:
-    """All steps, in the order of the table."""
-    return [
-        step(replace(base, workers=count, size=4 * size, chunk_s=CHUNK_S * size), blocks=with_blocks)
-        for size in sizes
-        for count in workers
-        for with_blocks in blocks
-    ]
+def round_s(cluster: Cluster, parts: Sequence[int]) -> float:
+    """Seconds of a round of calls, each of which adds so many contributions up on a worker."""
+    costs, far = cluster.costs, 1 - 1 / cluster.nodes
+    calls, each = -(-len(parts) // cluster.workers), sum(parts) / len(parts)
+    on_link = -(-len(parts) // cluster.nodes) * each * far * cluster.size / cluster.link
+    objects = calls * each * (far * costs.object_s + (1 - far) * costs.near_s)
+    sums = calls * (each - 1) * cluster.size * costs.add_s + costs.put_s * cluster.size
+    return len(parts) * costs.call_s + 2 * costs.latency_s + on_link + objects + sums
 
 
 def table(steps: Sequence[Step]) -> str:
-    """A row for each size and number of workers, with single chunks and with blocks."""
-    lines = [
-        "| parameters | workers | chunks one by one | limit | in blocks | limit | messages: one by one, in blocks |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for single, blocks in zip(steps[::2], steps[1::2], strict=True):
-        lines.append(
-            f"| {single.parameters / 1e6:g} M | {single.workers:,} | {single.efficiency:.1%} | {single.limit} "
-            f"| {blocks.efficiency:.1%} | {blocks.limit} | {single.messages:,}, {blocks.messages:,} |"
-        )
+    """A row for each size and number of workers, with the efficiency and limit of each way."""
+    lines = ["| parameters | workers | one by one | limit | blocks | limit | blocks and sums | limit | messages |"]
+    lines.append("|---" * 9 + "|")
+    for found in zip(*(steps[at :: len(WAYS)] for at in range(len(WAYS))), strict=True):
+        first, blocks = found[0], found[1]
+        ways = " | ".join(f"{one.efficiency:.1%} | {one.limit}" for one in found)
+        messages = f"{first.messages:,} → {blocks.messages:,}"
+        lines.append(f"| {first.parameters / 1e6:g} M | {first.workers:,} | {ways} | {messages} |")
     return "\n".join(lines)
 
 
@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--gbit", type=float, default=10.0, help="of each node's link, per second")
     described.add_argument("--per-node", type=int, default=16, help="workers of a node")
     described.add_argument("--tree", action="store_true", help="what if nodes passed theta on")
-    described.add_argument("--node-sum", action="store_true", help="what if nodes added up before sending")
+    described.add_argument("--chunk-ns", type=float, default=CHUNK_NS, help="of a chunk's time, for each parameter")
     described.add_argument("--json", action="store_true", help="the steps as JSON instead of a table")
     instead = described.add_mutually_exclusive_group()
     instead.add_argument("--measure", action="store_true", help="instead: the costs, measured on this machine")
@@ -142,8 +142,13 @@ def main() -> None:
         from tests.bench import real_workers
 
         return print(real_workers.table(Costs()))
-    base = Cluster(1, 1, 1.0, asked.per_node, asked.gbit * 1.25e8, tree=asked.tree, node_sum=asked.node_sum)
-    steps = simulated(asked.sizes, asked.workers, base, (False, True))
+    base = Cluster(1, 1, 1.0, asked.per_node, asked.gbit * 1.25e8, tree=asked.tree)
+    steps = [
+        step(replace(base, workers=workers, size=4 * size, chunk_s=asked.chunk_ns * 1e-9 * size), way, blocks, sums)
+        for size in asked.sizes
+        for workers in asked.workers
+        for way, (blocks, sums) in WAYS.items()
+    ]
     return print(
         json.dumps([asdict(one) | {"limit": one.limit} for one in steps], indent=1) if asked.json else table(steps)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,21 @@ def test_without_lines_all_travels_through_ray(standing, three, small_images, tm
     monkeypatch.setattr(three, "lines", {})
     tiny = of("maml", small_images)
     assert run(tiny, tmp_path / "ray", 2) == run(tiny, tmp_path / "serial", 0)
+
+
+@pytest.mark.slow
+def test_sums_on_workers_give_the_same_bits(standing, small_images, tmp_path, monkeypatch):
+    """As with many workers: theta and contributions are in Ray's store, and the parameter actor gets two sums."""
+    from pipeline.runtime.transport import RayTransport
+
+    asked: list[Any] = []
+    add = RayTransport.add
+    monkeypatch.setattr("pipeline.runtime.executor.MANY", 1)
+    monkeypatch.setattr("pipeline.runtime.executor.FAN_IN", 2)
+    monkeypatch.setattr(RayTransport, "add", lambda self, *call: asked.append(call) or add(self, *call))
+    tiny = of("protonet", small_images)
+    assert run(tiny, tmp_path / "ray", 2) == run(tiny, tmp_path / "serial", 0)
+    assert len(asked) == 2 * STEPS, "four chunks are two sums"
 
 
 @pytest.mark.slow

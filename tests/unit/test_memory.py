@@ -34,6 +34,14 @@ def test_what_lives_is_counted_once_and_until_it_is_gone():
         assert (living.now, living.peak) == (0, 3 * KB)
 
 
+def test_a_view_of_what_was_there_before_is_not_counted():
+    before = torch.ones(KB)
+    with Living() as living:
+        first = before[:2]
+        made = first + 1
+    assert living.peak == made.nbytes
+
+
 def test_what_a_graph_keeps_is_counted_inside_transforms_too():
     x = torch.ones(KB, requires_grad=True)
     with Living() as living:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
+from pipeline.algorithms.maml import MAML, MAMLConfig
+from pipeline.core.flat import cast, join
+from pipeline.core.losses import cross_entropy
+from pipeline.core.types import Batch, Context, Task
 from pipeline.nets import convolution
 from pipeline.nets.batch_norm import EPSILON, batch_norm
+from pipeline.nets.conv4 import Conv4, Conv4Config
 from pipeline.nets.convolution import conv2d
+from pipeline.nets.model import NormalisedNet
 from pipeline.nets.pooling import max_pool2d
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -142,3 +149,20 @@ def test_pooling_is_torchs_with_its_derivatives(sides: tuple[int, int]) -> None:
     torch.testing.assert_close(
         vmap(lambda h: max_pool2d(h, 2))(tasks), F.max_pool2d(tasks.flatten(0, 1), 2).unflatten(0, (4, 2))
     )
+
+
+@pytest.mark.parametrize("mode", ["transductive", "support", "layer"])
+def test_maps_of_half_the_bits_give_nearly_the_same_gradient(mode: str) -> None:
+    def gradient(maps: str) -> tuple[Tensor, Tensor]:
+        net = Conv4(Conv4Config(channels=8, maps=maps), (1, 28, 28), 3, normalised=True)
+        algorithm = MAML(MAMLConfig(inner_lr=0.1), NormalisedNet(net, mode, (1, 28, 28)), cross_entropy)
+        theta = cast(algorithm.init(np.random.default_rng(0)), torch.float32)
+        x, y = numbers(6, 1, 28, 28).float(), torch.tensor([0, 1, 2, 0, 1, 2])
+        task = Task("", Batch(x, y), Batch(x.flip(0), y.flip(0)), 3)
+        found, score = algorithm.learn(theta, task, Context(1, "train", 3, {}))
+        return join(found["model"]), score.loss
+
+    (rounded, loss), (whole, exact) = gradient("bfloat16"), gradient("full")
+    assert rounded.dtype == loss.dtype == torch.float32
+    assert 1e-4 < (rounded - whole).norm() / whole.norm() < 0.2
+    torch.testing.assert_close(loss, exact, rtol=0.02, atol=0.02)

@@ -58,7 +58,7 @@ def calls(prepared: Prepared, *given: torch.Tensor) -> tuple[list[int], list[tor
 def test_a_program_is_kept_for_each_shape_and_type_and_for_no_more_than_so_many():
     prepared, x = Prepared(), torch.arange(3.0)
     ran, answers = calls(prepared, x, x, x + 1, x + 2)
-    assert len(ran) == 2, "once before, and once to be traced"
+    assert len(ran) == 3, "twice, and once to be traced"
     assert [answer.tolist() for answer in answers] == [[0, 2, 4], [0, 2, 4], [2, 4, 6], [4, 6, 8]]
     calls(prepared, x.double(), x.double())
     assert len(prepared.programs) == 2

@@ -76,7 +76,7 @@ def exact(arguments: argparse.Namespace) -> None:
         components = build_components(recipe)
         theta = components.layout.unpack(components.theta)
         with prepared_after(NEVER):
-            kept.add(scenario, precision(recipe, theta, device))
+            kept.add(scenario, precision(recipe, theta, device, channels_last=True))
         chunk = chunks_of(1, 1, tasks, tasks, purpose="train", split="train")[0]
         with prepared_after(AT_ONCE):
             worker, vector = BuildWorker(recipe.model_dump_json())(), components.theta.numpy()
