@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeGuard, Ty
 import numpy as np
 from annotated_types import Ge, Le
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from pipeline.core.actions import Actions
 from pipeline.core.bounds import MAX_COUNT, Count
@@ -17,7 +16,7 @@ from pipeline.core.failures import ConfigError
 from pipeline.core.seeding import Split, Ticket
 from pipeline.core.types import D, Pairs, Params, Targets, Task
 
-S = TypeVar("S")
+S = TypeVar("S", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,8 @@ class TaskShapes:
 
 
 def one_of(examples: S, number: int) -> S:
-    """The set of one task, from that of T tasks, whose tensors are [T, …]."""
-    one: S = pytree.tree_map_only(Tensor, lambda tensor: tensor[number], examples)
-    return one
+    """The set of one task, from that of T tasks: a named tuple of tensors [T, …]."""
+    return type(examples)(*(tensor[number] for tensor in examples))
 
 
 def require_support(shapes: TaskShapes) -> None:
@@ -134,7 +132,8 @@ class DrawsChunks(TaskSource[D], Protocol):
     def sample_chunk(self, tickets: Sequence[Ticket]) -> Task[D]:
         """The tasks of these tickets of one step, as one: each of its tensors [T, …] holds those of T tasks.
 
-        They are bit for bit the tensors that ``sample`` gives. All of the tasks have the weight 1.
+        They are bit for bit the tensors that ``sample`` gives. The sets are named tuples of tensors, such as ``Batch``,
+        and all of the tasks have the weight 1.
 
         Raises:
             DataError: the split cannot fill the shape.

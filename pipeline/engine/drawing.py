@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -58,6 +59,8 @@ class Drawing:
         stacks: bool,
     ) -> None:
         self.algorithm, self.source, self.device, self.dtype, self.stacks = algorithm, source, device, dtype, stacks
+        self._noiseless: set[tuple[torch.Size, ...]] = set()
+        """The shapes of chunks for whose tasks the algorithm draws nothing."""
         self._ahead: tuple[Chunk, SampledChunk] | None = None
 
     def one(self, ticket: Ticket, phase: Phase) -> SampledTask:
@@ -93,17 +96,19 @@ class Drawing:
 
     def _together(self, source: DrawsChunks[Any], tickets: Sequence[Ticket]) -> TaskBatch | None:
         every = source.sample_chunk(tickets)
+        shapes = tuple(tensor.shape for tensor in (*every.support, *every.query))
+        if shapes not in self._noiseless:
+            drawn = [self._with_noise(every, *one) for one in zip(tickets, rngs(tickets, "noise"), itertools.count())]
+            if any(noise for _, noise in drawn):
+                return self.stack(drawn)
+            self._noiseless.add(shapes)
+        support, query = (type(examples)(*map(self._place, examples)) for examples in (every.support, every.query))
+        return TaskBatch(every.ways, (support, query, {}))
 
-        def with_noise(number: int, rng: np.random.Generator) -> SampledTask:
-            support, query = (one_of(examples, number) for examples in (every.support, every.query))
-            task = every._replace(id=tickets[number].id, support=support, query=query)
-            return SampledTask(task, self.algorithm.draw(rng, task, "train"))
-
-        streams = enumerate(rngs(tickets, "noise"))
-        first = with_noise(*next(streams))
-        if first.noise:
-            return self.stack([first, *(with_noise(*one) for one in streams)])
-        return TaskBatch(every.ways, pytree.tree_map_only(Tensor, self._place, (every.support, every.query, {})))
+    def _with_noise(self, every: Task[Any], ticket: Ticket, rng: np.random.Generator, number: int) -> SampledTask:
+        support, query = (one_of(examples, number) for examples in (every.support, every.query))
+        task = every._replace(id=ticket.id, support=support, query=query)
+        return SampledTask(task, self.algorithm.draw(rng, task, "train"))
 
     def stack(self, drawn: Sequence[SampledTask]) -> TaskBatch | None:
         """The stacked tasks, or None where they differ in more than numbers."""

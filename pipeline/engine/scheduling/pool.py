@@ -59,16 +59,17 @@ class WorkerPool:
 
     def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Sequence[Report]]]:
         """Contributions (handles) as they come, each with the reports of its block's chunks."""
-        names = {chunk.number: [ticket.id for ticket in chunk.tickets] for chunk in chunks}
         for handle, reports in self._run("learn", theta, chunks):
-            poisoned = self.scheduler.poisoned
-            yield (
-                handle,
-                tuple(
-                    report._replace(skipped=(*report.skipped, *(id for id in names[report.chunk] if id in poisoned)))
-                    for report in reports
-                ),
-            )
+            yield handle, self._with_poison(chunks, reports) if self.scheduler.poisoned else reports
+
+    def _with_poison(self, chunks: Sequence[Chunk], reports: Sequence[Report]) -> Sequence[Report]:
+        """The reports with the tasks that were left out."""
+        names = {chunk.number: [ticket.id for ticket in chunk.tickets] for chunk in chunks}
+        poisoned = self.scheduler.poisoned
+        return tuple(
+            report._replace(skipped=(*report.skipped, *(id for id in names[report.chunk] if id in poisoned)))
+            for report in reports
+        )
 
     def score(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[ScoreReport]:
         return (report for reports in self._run("score", theta, chunks) for report in reports)

@@ -250,6 +250,8 @@ class Scheduler:
         return [Note(f"{named(block)} kills its worker ({why}): it is skipped")]
 
     def _without_poison(self, chunk: Chunk) -> Chunk:
+        if not self.poisoned:
+            return chunk
         left = tuple(ticket for ticket in chunk.tickets if ticket.id not in self.poisoned)
         return chunk._replace(tickets=left or chunk.tickets)
 
