@@ -2,6 +2,7 @@
 
 >>> import pipeline
 >>> run = pipeline.train("sinusoid_maml", ["steps=2", "evaluation.tasks=4"])  # doctest: +ELLIPSIS
+a worker needs ...
 step 1/2 ...
 >>> predictor = pipeline.load(run.folder).adapt([[-1.0], [0.5], [2.0]], [[0.8], [-0.4], [-0.9]])
 >>> predictor.predict([[1.0], [1.5]]).shape
@@ -87,6 +88,7 @@ def train(
     >>> import pipeline
     >>> run = pipeline.train("sinusoid_maml", ["steps=2", "evaluation.tasks=4"], output="runs/mine")
     ... # doctest: +ELLIPSIS
+    a worker needs ...
     step 1/2 ...
     >>> run.summary["tasks_seen"]
     64
@@ -140,6 +142,7 @@ def sweep(
     >>> swept = pipeline.sweep(
     ...     "sinusoid_maml", ["outer.model.lr=1e-3,1e-2", "steps=2", "evaluation.tasks=4"], output="runs/rates"
     ... )  # doctest: +ELLIPSIS
+    a worker needs ...
     child 1/2 ...
     >>> len(swept.children), swept.evaluation["split"]
     (2, 'test')

@@ -218,13 +218,7 @@ class Worker:
 
     def _theta(self, theta: np.ndarray) -> MetaParams:
         # Copied: the received array lies in memory that other readers share, and torch would allow writes to it.
-        leaves = self.layout.unpack(torch.from_numpy(theta.copy()).to(self.device))
-        return {group: {name: _channels_last(leaf) for name, leaf in of.items()} for group, of in leaves.items()}
-
-
-def _channels_last(leaf: Tensor) -> Tensor:
-    """A kernel as convolutions want it: then its gradients and adapted weights are so too."""
-    return leaf.contiguous(memory_format=torch.channels_last) if leaf.dim() == 4 else leaf
+        return self.layout.unpack(torch.from_numpy(theta.copy()).to(self.device))
 
 
 def _stack_points(per_task: list[list[Any]]) -> list[Any]:

@@ -27,16 +27,16 @@ class Geometry(NamedTuple):
     padding: int
     size: int
     sides: tuple[int, int]
-    groups: int = 1
+    groups: int
 
 
-def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    """[N, I, H, W] and a kernel [O, I, K, K] -> [N, O, H', W'].
+def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, groups: int = 1) -> Tensor:
+    """[N, I, H, W] and a kernel [O, I / groups, K, K] -> [N, O, H', W'].
 
     >>> conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3), padding=1)[0, 0].tolist()
     [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
     """
-    geometry = Geometry(stride, padding, weight.shape[-1], (x.shape[-2], x.shape[-1]))
+    geometry = Geometry(stride, padding, weight.shape[-1], (x.shape[-2], x.shape[-1]), groups)
     out: Tensor = _Outputs.apply(x, weight, geometry)  # type: ignore[no-untyped-call]
     return out
 

@@ -102,7 +102,7 @@ class ImageCells(SearchSpace):
             elif name == "conv3":
                 out = conv2d(torch.relu(h), params[f"{place}/weight"], padding=1)
             else:
-                each = F.conv2d(torch.relu(h), params[f"{place}/depthwise"], padding=2, groups=self.channels)
+                each = conv2d(torch.relu(h), params[f"{place}/depthwise"], padding=2, groups=self.channels)
                 out = conv2d(each, params[f"{place}/pointwise"])
             return normalise(place, out, None, out.new_zeros(self.channels))
 

@@ -40,7 +40,10 @@ class Lift:
 
 def channels_last(maps: Tensor) -> Tensor:
     """Maps [N, C, H, W] in torch's format of that name."""
-    return maps.contiguous(memory_format=torch.channels_last)
+    last = maps.contiguous(memory_format=torch.channels_last)
+    # The stride of a dimension of one may be anything, and torch's gradient of grouped kernels is wrong with some.
+    _, channels, height, width = last.shape
+    return last.as_strided(last.shape, (height * width * channels, 1, width * channels, channels))
 
 
 def as_in(maps: Tensor, like: Tensor) -> Tensor:

@@ -48,6 +48,14 @@ def test_a_convolution_is_torchs_with_its_derivatives(
     assert torch.autograd.gradgradcheck(lambda x, w: conv2d(x, w, stride, padding), (x, w))
 
 
+def test_a_convolution_of_groups_is_torchs() -> None:
+    x, w = numbers(2, 6, 4, 4), numbers(9, 2, 3, 3)
+    torch.testing.assert_close(conv2d(x, w, 1, 1, groups=3), F.conv2d(x, w, padding=1, groups=3), **EXACT)
+    found = vmap(lambda x, w: conv2d(x, w, 1, 1, groups=3), in_dims=(0, None))(numbers(4, 2, 6, 4, 4), w)
+    wanted = torch.stack([F.conv2d(one, w, padding=1, groups=3) for one in numbers(4, 2, 6, 4, 4)])
+    torch.testing.assert_close(found, wanted, **EXACT)
+
+
 def test_no_gradient_is_computed_by_inputs_that_are_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution._ByInputs, "forward", None)
     w = numbers(3, 2, 3, 3).requires_grad_()
@@ -78,10 +86,10 @@ def meta_loss(layer: Callable[[Tensor, Tensor], Tensor], w: Tensor, x: Tensor, y
 
 
 @pytest.mark.usefixtures("as_on")
-@pytest.mark.parametrize("channels", [1, 4])
-def test_the_meta_gradient_of_many_tasks_is_that_of_a_loop(channels: int) -> None:
+@pytest.mark.parametrize(("channels", "examples"), [(1, 2), (4, 2), (4, 1)])
+def test_the_meta_gradient_of_many_tasks_is_that_of_a_loop(channels: int, examples: int) -> None:
     w = numbers(channels, channels, 3, 3).requires_grad_()
-    x, y = numbers(3, 2, channels, 4, 4), numbers(3, 4, channels, 4, 4, seed=1)
+    x, y = numbers(3, examples, channels, 4, 4), numbers(3, 4, channels, 4, 4, seed=1)
 
     def slope(loss: Tensor) -> Tensor:
         return torch.autograd.grad(loss, w)[0]

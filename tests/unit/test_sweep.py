@@ -44,7 +44,8 @@ def swept(tmp_path, mlflow_uri):
 
 
 def ctrl_c(line):
-    raise KeyboardInterrupt
+    if line.startswith("child "):
+        raise KeyboardInterrupt
 
 
 def runs_in(uri):
@@ -184,7 +185,7 @@ def test_a_sweep_is_resumed_with_the_same_request_and_not_begun_twice(swept):
         swept("outer.model.lr=1e-3,1e-1", resume=True)
     assert "\n" not in str(raised.value)
     result, lines = swept(rates, "workers.count=1", resume=True)
-    assert lines[0] == "1 of 2 children ended before; they are not trained again"
+    assert "1 of 2 children ended before; they are not trained again" in lines
     assert len(result.children) == 2
 
 
