@@ -44,8 +44,8 @@ class _BatchNorm(Function):
             y, mean, rate = torch.native_batch_norm(as_in(h, h), scale, shift, None, None, True, 0.0, EPSILON)
             return y, mean, rate.pow(-2) - EPSILON
         mean, variance = _moments(h)
-        slope = scale * (variance + EPSILON).rsqrt()
-        return _weighted(h, shift - slope * mean, (h, slope)), mean, variance
+        centred, slope = h - _along(mean, h), scale * (variance + EPSILON).rsqrt()
+        return torch.addcmul(_along(shift, h), centred, _along(slope, h)), mean, variance
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -86,10 +86,11 @@ class _Gradient(Function):
             )
             return by_h, by_scale, by_shift
         over, n = _all_but_channels(h), h.numel() / mean.numel()
-        by_shift = g.sum(over)
-        by_scale = rate * ((g * h).sum(over) - mean * by_shift)
-        slope, of_h = scale * rate, -scale * rate.square() * by_scale / n
-        return _weighted(h, -slope * by_shift / n - of_h * mean, (g, slope), (h, of_h)), by_scale, by_shift
+        centred, by_shift = h - _along(mean, h), g.sum(over)
+        by_scale = rate * (g * centred).sum(over)
+        # Centred first: a batch of one value has no gradient by it, to the bit.
+        left = torch.addcmul(g - _along(by_shift / n, h), centred, _along(-rate * by_scale / n, h))
+        return left * _along(scale * rate, h), by_scale, by_shift
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
