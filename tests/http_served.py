@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ def tiny(algorithm: str, images: Path) -> Recipe:
     if algorithm == "online_head":  # it learns a stream, and a mode that looks at a batch has none to look at
         changes["normalisation"] = "none"
     return recipe("maml" if algorithm == ON_IMAGES else algorithm, images, **changes)
+
+
+def trained_once(images: Path, folder: Callable[[], Path]) -> Callable[[str], Path]:
+    """From an algorithm to the folder of its tiny run, which is trained when it is first asked for."""
+
+    @functools.cache
+    def run_of(algorithm: str) -> Path:
+        return train(tiny(algorithm, images), folder())
+
+    return run_of
 
 
 def load(folder: Path) -> Learner:

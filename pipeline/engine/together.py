@@ -23,31 +23,40 @@ class Together:
     def __init__(self, algorithm: Algorithm[Any, Any]) -> None:
         self.algorithm = algorithm
         self.prepared = Prepared()
-        self.asks_step = False
+        self.asked = Asked()
 
     def learn(self, theta: MetaParams, weights: Tensor, batch: TaskBatch, step: int) -> tuple[MetaParams, Score]:
         """The sum of the tasks' gradients by ``weights`` [T], and their scores with a leading task dimension."""
-        asked: list[int] = []
-
-        class Asked(Context):
-            """A context that notes who asks for the step."""
-
-            @property
-            def step(self) -> int:
-                asked.append(step)
-                return step
 
         def compute(theta: MetaParams, weights: Tensor, tensors: Any) -> tuple[MetaParams, Score]:
             def context(task: Task[Any], noise: Params) -> Context:
-                return Asked(step, "train", task.ways, noise)
+                return self.asked.context(step, task.ways, noise)
 
             return _learn(self.algorithm, theta, weights, TaskBatch(batch.ways, tensors), context)
 
-        if self.asks_step:
+        if self.asked.for_the_step:
             return compute(theta, weights, batch.tensors)
         found: tuple[MetaParams, Score] = self.prepared(batch.ways, compute, theta, weights, batch.tensors)
-        self.asks_step = bool(asked)
         return found
+
+
+class Asked:
+    """Makes contexts that note whether somebody asks them for the step."""
+
+    def __init__(self) -> None:
+        self.for_the_step = False
+        noted = self
+
+        class Noting(Context):
+            @property
+            def step(self) -> int:
+                noted.for_the_step = True
+                return self[0]
+
+        self._context = Noting
+
+    def context(self, step: int, ways: int, noise: Params) -> Context:
+        return self._context(step, "train", ways, noise)
 
 
 def vmap_tasks(compute: PerTask, together: TaskBatch) -> Any:

@@ -41,16 +41,21 @@ def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, groups:
     return out
 
 
-class _Outputs(Function):
+class _Bilinear(Function):
+    """A map of two tensors, linear in each; its backward pass needs both."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        first, second, ctx.geometry = inputs
+        ctx.save_for_backward(first, second)
+
+
+class _Outputs(_Bilinear):
     """conv(x, w)."""
 
     @staticmethod
     def forward(x: Tensor, w: Tensor, of: Geometry) -> Tensor:
         return F.conv2d(channels_last(x), channels_last(w), stride=of.stride, padding=of.padding, groups=of.groups)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _keep(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -71,17 +76,13 @@ class _Outputs(Function):
         return lift.apart(_Outputs.apply(lift.channels(x, dims[0]), lift.rows(w, dims[1]), grouped)), 1
 
 
-class _ByInputs(Function):
+class _ByInputs(_Bilinear):
     """The gradient of ⟨conv(x, w), g⟩ by x."""
 
     @staticmethod
     def forward(w: Tensor, g: Tensor, of: Geometry) -> Tensor:
         x = _empty((len(g), of.groups * w.shape[1], *of.sides), g)
         return _gradients(g, x, w, of, [True, False, False])[0]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _keep(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -102,7 +103,7 @@ class _ByInputs(Function):
         return lift.apart(_ByInputs.apply(lift.rows(w, dims[0]), lift.channels(g, dims[1]), grouped)), 1
 
 
-class _ByWeights(Function):
+class _ByWeights(_Bilinear):
     """The gradient of ⟨conv(x, w), g⟩ by w."""
 
     @staticmethod
@@ -111,10 +112,6 @@ class _ByWeights(Function):
         if inputs * of.size**2 < FEW_INPUTS:
             return _of_columns(x, g, of)
         return _gradients(g, x, _empty((outputs, inputs, of.size, of.size), g), of, [False, True, False])[1]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _keep(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -141,11 +138,6 @@ def _folds(lift: Lift, maps: Tensor, w: Tensor, dim: int | None, of: Geometry) -
     """
     numbers = maps.numel() * of.stride**2 if maps.shape[-2:] != of.sides else maps.numel()
     return dim is None and (maps.is_cuda or lift.size * w.numel() > numbers)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...]) -> None:
-    first, second, ctx.geometry = inputs
-    ctx.save_for_backward(first, second)
 
 
 def _of_columns(x: Tensor, g: Tensor, of: Geometry) -> Tensor:

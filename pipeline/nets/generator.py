@@ -7,10 +7,10 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.core.types import Params
 from pipeline.nets.coding import Perceptron
-from pipeline.nets.convolution import conv2d
 from pipeline.nets.net import fan_in_normal
 from pipeline.nets.normalisation import ExampleStatistics
 
@@ -67,9 +67,9 @@ class Generator:
         h = (h @ params["map/weight"].T).unflatten(1, (self.width, *self.sides))
         h = torch.relu(normalise("map", h, None, params["map/bias"]))
         for i in range(2):
-            h = conv2d(_doubled(h) if i else h, params[f"conv{i}/weight"], padding=1)
+            h = F.conv2d(_doubled(h) if i else h, params[f"conv{i}/weight"], padding=1)
             h = torch.relu(normalise(f"conv{i}", h, None, params[f"conv{i}/bias"]))
-        h = conv2d(_doubled(h), params["conv2/weight"], padding=1) + params["conv2/bias"].view(-1, 1, 1)
+        h = F.conv2d(_doubled(h), params["conv2/weight"], params["conv2/bias"], padding=1)
         height, width = self.input_shape[1:]
         return torch.sigmoid(h[:, :, :height, :width])
 

@@ -29,9 +29,7 @@ class Lift:
     def rows(self, tensor: Tensor, dim: int | None) -> Tensor:
         """Kernels, vectors or examples [R, …], vmapped along ``dim`` or the same for all, as [size · R, …]."""
         lifted = tensor.expand(self.size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-        # A row of one number stays a view, and torch's batch norm reads past the strides of its vectors.
-        rows = lifted.flatten(0, 1)
-        return rows.contiguous() if rows.dim() == 1 else rows
+        return lifted.flatten(0, 1)
 
     def apart_rows(self, tensor: Tensor) -> Tensor:
         """[size · R, …] as [size, R, …]: vmapped along dimension 0."""

@@ -29,7 +29,7 @@ def dry_run(
     *,
     learn: bool = True,
     outputs: int | None = None,
-    weigh: Callable[[Components, Footprint], None] = lambda components, footprint: None,
+    weigh: Callable[[Components, Footprint], None] | None = None,
 ) -> Components:
     """Learn one training task and score one evaluation task, so that a mistake fails before the run starts.
 
@@ -64,9 +64,9 @@ def dry_run(
     # The driver may lack a GPU that the workers have.
     numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
     worker = Worker(components.algorithm, components.source, components.layout, numerics, recipe.chunk_size)
-    learning = learning_bytes(recipe, components, worker) if learn else (0, 0)
-    scoring = [_scored(recipe, components, worker, split) for split in sorted(splits)]
-    weigh(components, Footprint(*learning, max(scoring)))
+    scoring = max(_scored(recipe, components, worker, split) for split in sorted(splits))
+    if weigh is not None:
+        weigh(components, Footprint(*learning_bytes(recipe, components, worker), scoring))
     return components
 
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from pipeline.core.types import Params
 
-CLOSE = 1e-9
+CLOSE = 1e-10
 """Two ways to compute the same thing in float64 differ by less than this, relative to its size."""
 
 

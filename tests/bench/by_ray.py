@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -27,6 +27,7 @@ class Told:
         self.script, self.make = script, taken
         self.count = self.done = 0
         self.taken: Any = None
+        self.measured: set[int] = set()
 
     def start(self, steps: int, done: int) -> None:
         self.script.ready()
@@ -36,6 +37,7 @@ class Told:
         if self.taken is None:
             self.taken = self.make()
             return
+        self.measured.add(step)
         self.done += 1
         if self.done == self.count:
             self.script.answer(**self.taken.answer(self.count))
@@ -62,17 +64,21 @@ def serve(script: Any, recipe: Recipe, workers: int, folder: Path, taken: Callab
     executor = RayExecutor(
         BuildPrepared(text), build, Workers(workers, recipe.workers.gpus), "local", Scheduler(Timeouts())
     )
-    script.facts = lambda: {"stages": stages(run / "journal.jsonl"), "mlflow": tracked}
+    told = Told(script, taken)
+    script.facts = lambda: {"stages": stages(run / "journal.jsonl", told.measured), "mlflow": tracked}
     try:
-        loop.train(executor, plan_of(recipe, build_components(recipe)), Told(script, taken))
+        loop.train(executor, plan_of(recipe, build_components(recipe)), told)
     except Enough:
         executor.close("KILLED", {})
 
 
-def stages(journal: Path) -> dict[str, float]:
-    """Median shares of a step's time by part, and the step's seconds, of the journal's second half."""
-    entries = [json.loads(line)["metrics"] for line in journal.read_text().splitlines()]
-    timed = [one for one in entries if "time/step_s" in one]
+def stages(journal: Path, measured: Collection[int]) -> dict[str, float]:
+    """Median shares of a step's time by part, and the step's seconds, of the later half of the measured steps.
+
+    What a step took is journaled with the next one. A step that was not measured waited for the others' turns.
+    """
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    timed = [one["metrics"] for one in entries if one["kind"] == "step" and one["step"] - 1 in measured]
     names = sorted({name for one in timed for name in one if name.startswith("time/")})
     later = timed[len(timed) // 2 :]
     return {name.removeprefix("time/"): statistics.median(one.get(name, 0.0) for one in later) for name in names}

@@ -22,7 +22,7 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.runs.serve import build_host
 from pipeline.serving.http.app import build_app
 from pipeline.serving.http.limits import Limits
-from tests.http_served import ALICE, BOB, ON_IMAGES, USERS, asked, bearer, load, served, tiny, train
+from tests.http_served import ALICE, BOB, ON_IMAGES, USERS, asked, bearer, load, served, trained_once
 from tests.served import LIMIT, difference
 from tests.unit.test_http_app import metrics, one_line
 
@@ -35,15 +35,7 @@ START_S, END_S = 120.0, 10.0
 @pytest.fixture(scope="module")
 def run_of(small_images, tmp_path_factory):
     """The folder of a tiny run of an algorithm; each is trained once."""
-    known = {}
-
-    def made(algorithm):
-        if algorithm not in known:
-            recipe = tiny(algorithm, small_images)
-            known[algorithm] = train(recipe, tmp_path_factory.mktemp("run") / "out")
-        return known[algorithm]
-
-    return made
+    return trained_once(small_images, lambda: tmp_path_factory.mktemp("run") / "out")
 
 
 @pytest.fixture(scope="module")

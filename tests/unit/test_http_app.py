@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import io
 import json
 import threading
@@ -26,7 +27,21 @@ from pipeline.serving.http.limits import Limits
 from pipeline.serving.http.users import Users
 from pipeline.tasks.ingest.folder import ingest
 from pipeline.tasks.ingest.options import Options
-from tests.http_served import ALICE, BOB, ON_IMAGES, USERS, app, asked, bearer, calling, load, served, tiny, train
+from tests.http_served import (
+    ALICE,
+    BOB,
+    ON_IMAGES,
+    USERS,
+    app,
+    asked,
+    bearer,
+    calling,
+    load,
+    served,
+    tiny,
+    train,
+    trained_once,
+)
 from tests.runtime.tiny import words
 from tests.served import LIMIT, difference
 
@@ -38,15 +53,12 @@ DAILY = ("protonet", "cnp", "maml_rl", "mann")
 
 @pytest.fixture(scope="module")
 def run_of(small_images, tmp_path_factory):
-    """The folder and the learner of a tiny run of an algorithm; each is trained once."""
-    known = {}
+    """The folder and the learner of a tiny run of an algorithm; each is trained and loaded once."""
+    folder_of = trained_once(small_images, lambda: tmp_path_factory.mktemp("run") / "out")
 
+    @functools.cache
     def made(algorithm):
-        if algorithm not in known:
-            recipe = tiny(algorithm, small_images)
-            folder = train(recipe, tmp_path_factory.mktemp("run") / "out")
-            known[algorithm] = folder, load(folder)
-        return known[algorithm]
+        return folder_of(algorithm), load(folder_of(algorithm))
 
     return made
 

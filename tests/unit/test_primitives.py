@@ -147,6 +147,28 @@ def test_the_third_derivative_of_batch_norm() -> None:
     torch.testing.assert_close(third(ours), third(in_primitives), rtol=1e-8, atol=1e-8)
 
 
+def test_the_variance_of_many_rows_is_exact_where_torchs_is_not() -> None:
+    h = (torch.randn(75, 512, 14, 14, generator=torch.Generator().manual_seed(0)) + 0.5).to(
+        memory_format=torch.channels_last
+    )
+    ones, exact = torch.ones(512), h.double().var((0, 2, 3), correction=0)
+    ours = batch_norm(h, ones, ones)[2]
+    torchs_own = torch.native_batch_norm(h, ones, ones, None, None, True, 0.0, EPSILON)[2].pow(-2) - EPSILON
+    off, others = (((found - exact) / exact).abs().max().item() for found in (ours, torchs_own))
+    assert off < 1e-6 < 4e-6 < others
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_maps_of_half_the_bits_are_normalised_alike_by_many_tasks(channels: int) -> None:
+    h = numbers(4, 5, channels, 4, 4).bfloat16()
+    scale, shift = numbers(channels).float(), numbers(channels, seed=1).float()
+
+    def slope(h: Tensor) -> Tensor:
+        return grad(lambda h: batch_norm(h, scale, shift)[0].float().pow(3).sum())(h)
+
+    torch.testing.assert_close(vmap(slope)(h), torch.stack([slope(one) for one in h]), rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("sides", [(4, 4), (5, 7)])
 def test_pooling_is_torchs_with_its_derivatives(sides: tuple[int, int]) -> None:
     h = numbers(2, 3, *sides).requires_grad_()

@@ -37,8 +37,8 @@ def test_the_program_of_each_algorithm_gives_the_same_bits(name, small_images):
         assert (report.loss, report.metrics, report.digest) == (expected.loss, expected.metrics, expected.digest)
         theta = theta - 0.01 * found.gradient
     if name in DAILY:
-        assert bool(worker.together.prepared.programs) != worker.together.asks_step
-    assert worker.together.asks_step == (name in ("mamlpp", "rl2"))
+        assert bool(worker.together.prepared.programs) != worker.together.asked.for_the_step
+    assert worker.together.asked.for_the_step == (name in ("mamlpp", "rl2"))
 
 
 def calls(prepared: Prepared, *given: torch.Tensor) -> tuple[list[int], list[torch.Tensor]]:
