@@ -78,7 +78,7 @@ def stages(journal: Path, measured: Collection[int]) -> dict[str, float]:
     What a step took is journaled with the next one. A step that was not measured waited for the others' turns.
     """
     entries = [json.loads(line) for line in journal.read_text().splitlines()]
-    timed = [one["metrics"] for one in entries if one["kind"] == "step" and one["step"] - 1 in measured]
+    timed = [one["metrics"] for one in entries if one["kind"] == "train" and one["step"] - 1 in measured]
     names = sorted({name for one in timed for name in one if name.startswith("time/")})
     later = timed[len(timed) // 2 :]
     return {name.removeprefix("time/"): statistics.median(one.get(name, 0.0) for one in later) for name in names}
