@@ -108,10 +108,9 @@ class _Gradient(Function):
         if torch.is_grad_enabled():  # a third derivative is asked for: what was computed before has no graph
             mean = h.mean(over)
             variance = (h - _along(mean, h)).square().mean(over)
-        rate = (variance + EPSILON).rsqrt()
-        if torch.is_grad_enabled():
             by_shift = g.sum(over)
-            by_scale = rate * ((g * h).sum(over) - mean * by_shift)
+            by_scale = (variance + EPSILON).rsqrt() * ((g * h).sum(over) - mean * by_shift)
+        rate = (variance + EPSILON).rsqrt()
         mean_g, gx, mean_u, ug = by_shift / n, by_scale / n, u.mean(over), (u * g).mean(over)
         ux = rate * ((u * h).mean(over) - mean * mean_u)
         slope, inner = scale * rate, ug - mean_u * mean_g - ux * gx
