@@ -252,6 +252,7 @@ def plan_of(recipe: Recipe, components: Components) -> Plan:
         validation=replace(final, split="val", tasks=tasks) if every else None,
         validate_every=every,
         keeps_best=recipe.evaluation.keeps_best,
+        max_staleness=recipe.max_staleness,
         metric=loss.metric,
         higher_is_better=loss.higher_is_better,
     )
@@ -272,7 +273,7 @@ def build_executor(
     anywhere = "://" in folder and is_web(recipe.tracking.uri)
     scheduler = Scheduler(timeouts, recipe.workers.on_poison)
     return RayExecutor(
-        worker, coordinator, _wanted(recipe, recipe.tasks_per_step), address, scheduler, pinned=not anywhere
+        worker, coordinator, _wanted(recipe, recipe.tasks_at_one_theta), address, scheduler, pinned=not anywhere
     )
 
 

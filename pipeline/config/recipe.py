@@ -27,6 +27,7 @@ from pipeline.config.sections import (
 )
 from pipeline.config.since import settings_since
 from pipeline.core.bounds import OuterSteps
+from pipeline.core.effects import NotWith
 from pipeline.core.failures import ConfigError
 from pipeline.core.plugins import imported
 from pipeline.core.redact import redact_uri
@@ -53,6 +54,8 @@ class Recipe(Section):
         tasks_per_step: Tasks of an outer step.
         chunk_size: Tasks that a worker computes in one call, a power of two. ``auto`` is the most, up to a quarter of a
             step, whose tensors need at most 64 MB, or 8 GB where workers have GPUs. The run's recipe has the number.
+        max_staleness: How many outer updates theta may have had since the gradient of a step was taken: workers compute
+            one more step than so many at one theta, and wait for no update between. 0 is MAML as published.
         normalisation: What hidden layers are normalised by, if by anything.
     """
 
@@ -61,6 +64,7 @@ class Recipe(Section):
     steps: OuterSteps
     tasks_per_step: Annotated[int, Gt(0), Le(MAX_TASKS)]
     chunk_size: CHUNK_SIZE = AUTO  # type: ignore[valid-type]
+    max_staleness: Annotated[int, Ge(0), Le(1 << 10), NotWith(steps=(1,))] = 0
     algorithm: Any
     net: Any
     source: Any
@@ -79,6 +83,11 @@ class Recipe(Section):
         if open_sizes:
             raise ConfigError(f"{open_sizes[0]}: auto is fitted when a run begins; here give a number")
         return TaskShapes(plain(self.task.train, TaskShape), plain(self.task.eval, TaskShape))
+
+    @property
+    def tasks_at_one_theta(self) -> int:
+        """The most training tasks that workers may compute at once."""
+        return self.tasks_per_step * (1 + self.max_staleness)
 
     def open_sizes(self) -> list[str]:
         """The sizes of tasks that are ``auto``, by dotted key."""

@@ -12,6 +12,7 @@ Values = dict[str, dict[str, Any]]
 _READERS: dict[str, Any] = {"algorithm.previous": "example"}
 _LATENT: dict[str, Any] = {"algorithm.objective": "bound", "algorithm.train_samples": 4}
 
+OF_EVERY: dict[str, Any] = {"max_staleness": 0}
 OF_ALGORITHM: Values = {
     "protonet": {"algorithm.temperature": 1.0, "algorithm.batch": "apart"},
     "maml": {"algorithm.inner_optimizer": "sgd", "algorithm.eval_inner_batch": None},
@@ -42,4 +43,4 @@ OF_SOURCE: Values = {
 
 def settings_since(algorithm: str, net: str, source: str) -> dict[str, Any]:
     """The values, by dotted keys, that earlier runs of these parts had without saying so."""
-    return OF_ALGORITHM.get(algorithm, {}) | OF_NET.get(net, {}) | OF_SOURCE.get(source, {})
+    return OF_EVERY | OF_ALGORITHM.get(algorithm, {}) | OF_NET.get(net, {}) | OF_SOURCE.get(source, {})

@@ -41,8 +41,9 @@ def blocks_of(chunks: Sequence[Chunk], workers: int) -> list[Block]:
 
 def _aligned(chunks: Sequence[Chunk], size: int) -> bool:
     """Whether these are all the chunks of a block of ``size``."""
-    start = chunks[0].number
-    return start % size == 0 and [chunk.number for chunk in chunks] == list(range(start, start + size))
+    step, start = chunks[0].step, chunks[0].number
+    wanted = [(step, number) for number in range(start, start + size)]
+    return start % size == 0 and [(chunk.step, chunk.number) for chunk in chunks] == wanted
 
 
 def following(chunk: Chunk) -> Chunk:

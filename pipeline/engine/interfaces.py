@@ -19,6 +19,10 @@ RUN_KEY = "run_key"
 """The tag that finds a tracked run again whose id was not saved. Its value is unique."""
 
 
+Place = tuple[int, int]
+"""An outer step, and a slot in it."""
+
+
 class Chunk(NamedTuple):
     """The tasks of one outer step that a worker computes in one call; ``number`` is the chunk's slot in the step."""
 
@@ -46,6 +50,11 @@ class Block(NamedTuple):
         return self.chunks[0].number
 
     @property
+    def place(self) -> Place:
+        """Where its contribution belongs."""
+        return self.step, self.number
+
+    @property
     def tickets(self) -> tuple[Ticket, ...]:
         return tuple(ticket for chunk in self.chunks for ticket in chunk.tickets)
 
@@ -57,6 +66,7 @@ class Report(NamedTuple):
     the worker's node is, by ``NODE/name``, from time to time.
     """
 
+    step: int
     chunk: int
     used: int
     loss: float
@@ -185,7 +195,8 @@ class Executor(Scorer, Protocol):
     def learn(self, theta: Any, chunks: Sequence[Chunk]) -> Iterator[tuple[Any, Sequence[Report]]]:
         """Contributions (handles) as they come, each with the reports of the chunks of its block.
 
-        The first report's chunk is the contribution's slot.
+        The first report's step and chunk are the contribution's place. Other calls may be made between two of them;
+        only ``learn`` and ``score`` drop what has not come yet.
         """
         ...
 

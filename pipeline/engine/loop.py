@@ -30,9 +30,19 @@ class Plan:
     validate_every: int
     keeps_best: bool
     """Whether the theta that is best on validation is kept."""
+    max_staleness: int
+    """The most outer updates that theta may have had since a step's gradient was taken."""
     metric: str
     """The metric of validation, at the last point of the trace."""
     higher_is_better: bool
+
+    def at_one_theta(self, done: int) -> range:
+        """The steps after ``done`` whose gradients are taken at the theta after it.
+
+        They end at a multiple of their number, wherever a run was resumed, and where a validation is due.
+        """
+        spans = [1 + self.max_staleness] + ([self.validate_every] if self.validation is not None else [])
+        return range(done + 1, min(self.steps, *(done - done % span + span for span in spans)) + 1)
 
 
 class Enough(Exception):
@@ -85,8 +95,9 @@ def train(executor: Executor, plan: Plan, listener: ProgressListener) -> TrainRe
         session.validate(theta, step)
     while step < plan.steps:
         try:
-            theta = session.step(theta, step + 1)
-            step += 1
+            steps = plan.at_one_theta(step)
+            theta = session.steps(theta, steps)
+            step = steps[-1]
         except RolledBack as back:
             step, theta = back.opened.step, back.opened.theta
             listener.note(f"the parameter actor was lost and is back: going on after step {step}")
@@ -103,11 +114,21 @@ class _Session:
         # A step's timing is known only after it, so it is journaled with the next step.
         self.timing: dict[str, float] = {}
 
-    def step(self, theta: Any, step: int) -> Any:
-        """Outer step number ``step``, with its validation where one is due; returns theta after it."""
+    def steps(self, theta: Any, steps: Sequence[int]) -> Any:
+        """These outer steps, whose gradients are taken at this theta, and validation; returns theta after them."""
+        contributions = Contributions(self.executor, theta, [chunk for step in steps for chunk in self.chunks(step)])
+        for staleness, step in enumerate(steps):
+            theta = self.step(contributions, step, staleness)
+        return theta
+
+    def chunks(self, step: int) -> list[Chunk]:
         plan = self.plan
-        chunks = chunks_of(plan.seed, step, plan.tasks_per_step, plan.chunk_size, purpose="train", split="train")
-        applied, reports = _outer_step(self.executor, theta, step, chunks, self.timing)
+        return chunks_of(plan.seed, step, plan.tasks_per_step, plan.chunk_size, purpose="train", split="train")
+
+    def step(self, contributions: Contributions, step: int, staleness: int) -> Any:
+        """The outer update number ``step``; returns theta after it."""
+        facts = self.timing | ({"train/staleness": float(staleness)} if self.plan.max_staleness else {})
+        applied, reports = _outer_step(self.executor, contributions, step, self.chunks(step), facts)
         now = time.perf_counter()
         self.timing = _timing(reports, applied, now - self.before, self.executor.workers)
         self.before = now
@@ -132,15 +153,39 @@ class _Session:
         self.before = time.perf_counter()
 
 
+class Contributions:
+    """The contributions of some steps at one theta, which workers compute while earlier steps are applied."""
+
+    def __init__(self, executor: Executor, theta: Any, chunks: Sequence[Chunk]) -> None:
+        self.executor, self.theta = executor, theta
+        self.coming = executor.learn(theta, chunks)
+        self.blocks: dict[int, dict[int, tuple[Any, Sequence[Report]]]] = {chunk.step: {} for chunk in chunks}
+        """Contributions and their reports, by step and by the slot of a block's first chunk."""
+
+    def of(self, step: int, chunks: int) -> dict[int, tuple[Any, Sequence[Report]]]:
+        """The contributions of a step, once they have come for so many chunks."""
+        blocks = self.blocks[step]
+        while sum(len(reports) for _, reports in blocks.values()) < chunks:
+            self._take(next(self.coming))
+        return blocks
+
+    def again(self, chunks: Sequence[Chunk]) -> None:
+        """Have these computed again: their contributions are lost."""
+        for one in self.coming:
+            self._take(one)
+        self.coming = self.executor.learn(self.theta, chunks)
+
+    def _take(self, contribution: tuple[Any, Sequence[Report]]) -> None:
+        first = contribution[1][0]
+        self.blocks[first.step][first.chunk] = contribution
+
+
 def _outer_step(
-    executor: Executor, theta: Any, step: int, chunks: Sequence[Chunk], timing: dict[str, float]
+    executor: Executor, contributions: Contributions, step: int, chunks: Sequence[Chunk], timing: dict[str, float]
 ) -> tuple[Applied, list[Report]]:
-    """Compute the chunks and apply them, until no contribution is missing."""
-    blocks: dict[int, tuple[Any, Sequence[Report]]] = {}
-    wanted = list(chunks)
+    """Gather the contributions of the chunks and apply them, until none is missing."""
     while True:
-        for handle, reports in executor.learn(theta, wanted):
-            blocks[reports[0].chunk] = handle, reports
+        blocks = contributions.of(step, len(chunks))
         ordered = [report for slot in sorted(blocks) for report in blocks[slot][1]]
         skipped = _skipped(ordered, sum(len(chunk.tickets) for chunk in chunks), step)
         loss, metrics = _means(ordered)
@@ -151,7 +196,7 @@ def _outer_step(
         if isinstance(outcome, Applied):
             return outcome, ordered
         missing = {report.chunk for slot in outcome.slots for report in blocks.pop(slot)[1]}
-        wanted = [chunk for chunk in chunks if chunk.number in missing]
+        contributions.again([chunk for chunk in chunks if chunk.number in missing])
 
 
 def _skipped(reports: Sequence[Report], tasks: int, step: int) -> list[str]:

@@ -87,6 +87,7 @@ class Worker:
         packed = self.layout.pack(gradient).numpy()
         names = sorted({name for one in learned for name in one.metrics})
         report = Report(
+            step=chunk.step,
             chunk=chunk.number,
             used=len(learned),
             loss=sum(one.loss for one in learned),

@@ -96,7 +96,7 @@ def weighing(
         note(told(recipe, components, footprint))
         serial = executor == "serial"
         if serial or cluster_address(address) == "local":
-            check_memory(recipe, footprint, 1 if serial else worker_count(recipe, recipe.tasks_per_step))
+            check_memory(recipe, footprint, 1 if serial else worker_count(recipe, recipe.tasks_at_one_theta))
 
     return weigh
 

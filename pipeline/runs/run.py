@@ -129,7 +129,7 @@ def _require_gpu(recipe: Recipe, options: RunOptions) -> None:
 
 
 def _tell_of_idle_workers(recipe: Recipe, options: RunOptions, listener: ProgressListener) -> None:
-    count = worker_count(recipe, recipe.tasks_per_step)
+    count = worker_count(recipe, recipe.tasks_at_one_theta)
     if options.executor == "ray" and recipe.workers.count > count:
         listener.note(
             f"{count} of {recipe.workers.count} workers are started: a step has no more chunks; a smaller "
@@ -287,7 +287,7 @@ def _summary(
         "train_s": round(trained.seconds, 1),
         "wall_s": round(wall, 1),
         "executor": options.executor,
-        "workers": worker_count(recipe, recipe.tasks_per_step) if options.executor == "ray" else 1,
+        "workers": worker_count(recipe, recipe.tasks_at_one_theta) if options.executor == "ray" else 1,
         "device": numerics["device"],
         "cpu": numerics["cpu"],
         "parameters": components.layout.size,

@@ -16,5 +16,5 @@ def shared_cluster(recipes: Iterable[Recipe], options: RunOptions) -> AbstractCo
         return nullcontext()
     from pipeline.runtime.cluster import Workers, joined
 
-    wanted = [Workers(worker_count(one, one.tasks_per_step), one.workers.gpus) for one in recipes]
+    wanted = [Workers(worker_count(one, one.tasks_at_one_theta), one.workers.gpus) for one in recipes]
     return joined(options.address, max(wanted, key=lambda workers: workers.count))

@@ -116,7 +116,7 @@ class SimulatedRay:
         compute *= self.pace[worker]
         sums = (len(block.chunks) - 1) * costs.add_s * cluster.size
         end = start + compute + sums + costs.put_s * cluster.size
-        reports = tuple(Report(chunk.number, 1, 0.0, {}, (), {}, 0) for chunk in block.chunks)
+        reports = tuple(Report(chunk.step, chunk.number, 1, 0.0, {}, (), {}, 0) for chunk in block.chunks)
         self._later(end + costs.latency_s, Done(worker, lease, (worker // cluster.per_node, reports)))
         self.clock.go()
 

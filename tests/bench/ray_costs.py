@@ -24,7 +24,9 @@ class Echo:
     """Stands for a worker and for the parameter actor: it returns and takes what they do."""
 
     def learn(self, theta: Any, block: Block, floats: int) -> tuple[np.ndarray, tuple[Report, ...]]:
-        report = Report(block.number, 1, 0.5, {"accuracy": 0.5}, (), {"sampling": 0.1, "inner_loop": 0.2}, 1)
+        report = Report(
+            block.step, block.number, 1, 0.5, {"accuracy": 0.5}, (), {"sampling": 0.1, "inner_loop": 0.2}, 1
+        )
         return np.full(floats, 1.0, np.float32), (report,)
 
     def put_s(self, floats: int) -> float:

@@ -41,7 +41,7 @@ class Sleeper:
             time.sleep(CHUNK_S)
             return Contribution(number, ("model",), np.full(self.floats, 1e-3, np.float32), 1.0, [])
 
-        reports = tuple(Report(chunk.number, 1, 1.0, {"mse": 1.0}, (), {}, 1) for chunk in block.chunks)
+        reports = tuple(Report(chunk.step, chunk.number, 1, 1.0, {"mse": 1.0}, (), {}, 1) for chunk in block.chunks)
         return block_sum(block.number, (learned(chunk.number) for chunk in block.chunks)), reports
 
     def draw_ahead(self) -> None: ...

@@ -518,13 +518,14 @@ def test_identity_is_what_decides_theta():
     constant = "outer.model.schedule=constant"
     base = load("sinusoid_maml", [constant]).identity("data").fixed
     assert {key.split(".")[0] for key in base} == {
-        "data", "seed", "tasks_per_step", "chunk_size", "algorithm", "net", "normalisation", "outer", "task", "source",
-        "numerics",
+        "data", "seed", "tasks_per_step", "chunk_size", "max_staleness", "algorithm", "net", "normalisation", "outer",
+        "task", "source", "numerics",
     }  # fmt: skip
     for override in (
         "seed=2",
         "tasks_per_step=16",
         "chunk_size=8",
+        "max_staleness=1",
         "algorithm.inner_lr=0.02",
         "algorithm.first_order=true",
         "net.hidden=[3]",

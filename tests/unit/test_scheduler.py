@@ -409,7 +409,7 @@ def test_poison_is_left_out_where_the_recipe_says_so_for_good():
     def report(work: Work, theta: Any, block: Block) -> Any:
         names = [tuple(ticket.id for ticket in chunk.tickets) for chunk in block.chunks]
         numbers = [chunk.number for chunk in block.chunks]
-        return names, [Report(number, 0, 0.0, {}, (), {}, 0) for number in numbers]
+        return names, [Report(block.step, number, 0, 0.0, {}, (), {}, 0) for number in numbers]
 
     for seed in SEEDS:
         ours, transport = pool(3, seed, Chaos(poison=frozenset({POISON})), "skip")
@@ -585,6 +585,7 @@ PLAN = Plan(
     validation=None,
     validate_every=0,
     keeps_best=False,
+    max_staleness=0,
     metric="",
     higher_is_better=False,
 )

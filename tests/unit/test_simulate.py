@@ -8,6 +8,7 @@ import pytest
 
 from tests.bench.network import Cluster
 from tests.bench.simulate import WAYS, step, table
+from tests.bench.staleness import efficiency
 
 HUNDRED = Cluster(workers=100, size=400_000, chunk_s=0.08)
 
@@ -40,3 +41,8 @@ def test_a_step_is_no_shorter_than_its_parts():
     after = sum(found.limits[name] for name in ("sums on workers", "actor's objects", "actor's link", "optimizer"))
     assert found.seconds > 2.4 + 4 * 0.08 + after  # others take over what it is late for
     assert replace(slow, tree=True).theta_there(6) == pytest.approx(3 * 0.4)
+
+
+def test_staleness_fills_the_time_in_which_workers_would_wait():
+    eight = Cluster(workers=8, size=400_000, chunk_s=0.005, uneven=0.2)
+    assert efficiency(eight, 2, 0) < 0.55 < efficiency(eight, 2, 3)

@@ -64,10 +64,12 @@ class WorkerPool:
 
     def _with_poison(self, chunks: Sequence[Chunk], reports: Sequence[Report]) -> Sequence[Report]:
         """The reports with the tasks that were left out."""
-        names = {chunk.number: [ticket.id for ticket in chunk.tickets] for chunk in chunks}
+        names = {(chunk.step, chunk.number): [ticket.id for ticket in chunk.tickets] for chunk in chunks}
         poisoned = self.scheduler.poisoned
         return tuple(
-            report._replace(skipped=(*report.skipped, *(id for id in names[report.chunk] if id in poisoned)))
+            report._replace(
+                skipped=(*report.skipped, *(id for id in names[report.step, report.chunk] if id in poisoned))
+            )
             for report in reports
         )
 
@@ -83,6 +85,7 @@ class WorkerPool:
         scheduler, transport, clock = self.scheduler, self.transport, self.clock
         actions, self.actions = [*self.actions, *scheduler.submit(work, chunks, clock.now())], []
         while True:
+            results: list[Any] = []
             for action in actions:
                 match action:
                     case Assign(worker, lease, block):
@@ -93,9 +96,10 @@ class WorkerPool:
                     case Note(text):
                         self.note(text)
                     case Accept(_, result):
-                        yield result
+                        results.append(result)
                     case Abort(error):
                         raise error
+            yield from results  # last: whoever leaves the loop here leaves no action undone
             if scheduler.finished:
                 return
             events = transport.poll(scheduler.wait(clock.now()))
