@@ -50,12 +50,13 @@ COUNTS = [
             ("metagan_maml", (1, 2, 3)),
             ("maml_rl", (1, 2, 3)),
             ("rl2", (1, 2, 3)),
+            ("stale", (1, 2, 3)),
         )
     ),
     pytest.param("cheetah", (1, 2, 3), marks=[pytest.mark.slow, needs_mujoco]),
 ]
-"""How many workers each algorithm, MAML on each source of pairs and on support sets in sequence, or MAML-RL in MuJoCo
-is given."""
+"""How many workers each algorithm, MAML on each source of pairs and on support sets in sequence, MAML whose workers go
+on while a step is applied, or MAML-RL in MuJoCo is given."""
 
 
 def running(images, steps=STEPS):
@@ -67,6 +68,8 @@ def running(images, steps=STEPS):
 def of(algorithm, images):
     if algorithm == "large":
         return recipe("maml", images, 2, net={**MLP, "hidden": [600, 600]}, seed=400)
+    if algorithm == "stale":
+        return recipe("maml", images, max_staleness=2, seed=401)
     if algorithm in WORDS:
         return words(algorithm, images)
     if algorithm == "image_sets":
@@ -82,7 +85,7 @@ def three(ray_local, small_images):
     from pipeline.runtime.cluster import Workers
     from pipeline.runtime.transport import RayTransport
 
-    tiny = [of(name, small_images) for name in (*UNLIKE, *WORDS, "image_sets", "large", *INSTALLED)]
+    tiny = [of(name, small_images) for name in (*UNLIKE, *WORDS, "image_sets", "large", "stale", *INSTALLED)]
     build = BuildManyWorkers(tuple(one.model_dump_json() for one in tiny))
     transport = stand(RayTransport(build, Workers(3, 0.0), "local"))
     yield transport
