@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import torch
 from torch.nn import functional as F
@@ -27,6 +30,27 @@ def peaks(device: torch.device) -> dict[str, float]:
 def best_fp32(found: dict[str, float]) -> float:
     """The peak that a share is of: the best of those in fp32, which TF32 is not."""
     return max(value for name, value in found.items() if name.startswith("fp32"))
+
+
+def two_processes(turns: int = 5) -> float:
+    """How many times as much as one two processes compute that share nothing: fp32 products, by turns, the median."""
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        ratios = []
+        for _ in range(turns + 1):
+            one = pool.submit(_products).result()
+            both = [pool.submit(_products) for _ in range(2)]
+            ratios.append(sum(each.result() for each in both) / one)
+    return statistics.median(ratios[1:])  # the processes start in the first turn
+
+
+def _products() -> float:
+    """Products per second of one thread."""
+    torch.set_num_threads(1)
+    a, began, done = torch.randn(512, 512), time.perf_counter(), 0
+    while time.perf_counter() - began < SECONDS:
+        a @ a
+        done += 1
+    return done / (time.perf_counter() - began)
 
 
 def flops(loop: Loop) -> float:

@@ -55,10 +55,12 @@ def problems(found: Mapping[str, Any]) -> list[str]:
 
 def _machine(found: Mapping[str, Any]) -> str:
     peaks = ", ".join(f"{name} {value:,.0f}" for name, value in found["peaks"].items())
+    two = found.get("two_processes")
+    beside = f" Two processes that share nothing compute {two:.2f} times as much as one." if two else ""
     return (
         f"{found['machine']}, {found['cores']} cores, torch {found['torch']}, device {found['device']}, commit "
         f"{found['commit'][:10]}, {found['date']}; {found['seconds'] / 60:.0f} minutes in all. Peak of one thread or "
-        f"GPU in GFLOP/s: {peaks}."
+        f"GPU in GFLOP/s: {peaks}.{beside}"
     )
 
 

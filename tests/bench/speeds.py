@@ -19,7 +19,7 @@ from pipeline.engine.numerics import processor
 from pipeline.tracking.commit import git_commit
 from tests.bench import speed_page
 from tests.bench.duel import QUICK, Pace, compare
-from tests.bench.peak import peaks
+from tests.bench.peak import peaks, two_processes
 from tests.bench.scenarios import SCENARIOS, recipe_of
 
 
@@ -37,6 +37,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> list[str]:
         source_of(recipe_of(name, arguments.omniglot, folder))  # its error is told before minutes have passed
     began, device = time.monotonic(), device_of(arguments.device)
     found = {**facts(device), "peaks": peaks(device), "scenarios": dict[str, Any]()}
+    if device.type == "cpu":
+        found["two_processes"] = two_processes()
     for name in chosen:
         found["scenarios"][name] = compare(
             name,
