@@ -176,9 +176,11 @@ def test_with_a_certain_architecture_it_is_the_method_on_that_cell(name, space, 
     gradient, score = search.algorithm.learn(theta, search.task, search.context)
     own = {"model": {leaf: theta["model"][leaf] for leaf in alone.theta["model"]}}
     wanted, judged = alone.algorithm.learn(own, search.task, search.context)
-    torch.testing.assert_close(score.loss, judged.loss, rtol=1e-12, atol=1e-12)
+    assert torch.equal(score.loss, judged.loss)
+    # Behind batch norm the last digits of a gradient differ.
+    close = {"rtol": 1e-10, "atol": 1e-12} if space == "image_cells" else {"rtol": 0.0, "atol": 0.0}
     for leaf, value in gradient["model"].items():
-        torch.testing.assert_close(value, wanted["model"].get(leaf, torch.zeros_like(value)), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(value, wanted["model"].get(leaf, torch.zeros_like(value)), **close)
     assert not any(leaf.any() for leaf in gradient["arch"].values())
     free, _ = search.algorithm.learn(search.theta, search.task, search.context)
     assert all(leaf.any() for leaf in free["arch"].values())
