@@ -54,8 +54,9 @@ class Recipe(Section):
         tasks_per_step: Tasks of an outer step.
         chunk_size: Tasks that a worker computes in one call, a power of two. ``auto`` is the most, up to a quarter of a
             step, whose tensors need at most 64 MB, or 8 GB where workers have GPUs. The run's recipe has the number.
-        max_staleness: How many outer updates theta may have had since the gradient of a step was taken: workers compute
-            one more step than so many at one theta, and wait for no update between. 0 is MAML as published.
+        max_staleness: The most updates that theta may have had since a step's gradient was taken. Workers compute the
+            tasks of ``max_staleness + 1`` steps at one theta and do not wait for the updates between. 0 takes each
+            gradient at the newest theta.
         normalisation: What hidden layers are normalised by, if by anything.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -39,7 +39,7 @@ class Plan:
     def at_one_theta(self, done: int) -> range:
         """The steps after ``done`` whose gradients are taken at the theta after it.
 
-        They end at a multiple of their number, wherever a run was resumed, and where a validation is due.
+        The last of them is a multiple of ``max_staleness + 1``, a step with a validation, or the run's last.
         """
         spans = [1 + self.max_staleness] + ([self.validate_every] if self.validation is not None else [])
         return range(done + 1, min(self.steps, *(done - done % span + span for span in spans)) + 1)
@@ -116,19 +116,20 @@ class _Session:
 
     def steps(self, theta: Any, steps: Sequence[int]) -> Any:
         """These outer steps, whose gradients are taken at this theta, and validation; returns theta after them."""
-        contributions = Contributions(self.executor, theta, [chunk for step in steps for chunk in self.chunks(step)])
+        plan = self.plan
+        chunks = {
+            step: chunks_of(plan.seed, step, plan.tasks_per_step, plan.chunk_size, purpose="train", split="train")
+            for step in steps
+        }
+        contributions = Contributions(self.executor, theta, chunks)
         for staleness, step in enumerate(steps):
             theta = self.step(contributions, step, staleness)
         return theta
 
-    def chunks(self, step: int) -> list[Chunk]:
-        plan = self.plan
-        return chunks_of(plan.seed, step, plan.tasks_per_step, plan.chunk_size, purpose="train", split="train")
-
     def step(self, contributions: Contributions, step: int, staleness: int) -> Any:
         """The outer update number ``step``; returns theta after it."""
         facts = self.timing | ({"train/staleness": float(staleness)} if self.plan.max_staleness else {})
-        applied, reports = _outer_step(self.executor, contributions, step, self.chunks(step), facts)
+        applied, reports = _outer_step(self.executor, contributions, step, facts)
         now = time.perf_counter()
         self.timing = _timing(reports, applied, now - self.before, self.executor.workers)
         self.before = now
@@ -156,24 +157,29 @@ class _Session:
 class Contributions:
     """The contributions of some steps at one theta, which workers compute while earlier steps are applied."""
 
-    def __init__(self, executor: Executor, theta: Any, chunks: Sequence[Chunk]) -> None:
-        self.executor, self.theta = executor, theta
-        self.coming = executor.learn(theta, chunks)
-        self.blocks: dict[int, dict[int, tuple[Any, Sequence[Report]]]] = {chunk.step: {} for chunk in chunks}
+    def __init__(self, executor: Executor, theta: Any, chunks: Mapping[int, Sequence[Chunk]]) -> None:
+        self.executor, self.theta, self.chunks = executor, theta, chunks
+        self.coming = executor.learn(theta, [chunk for step in chunks.values() for chunk in step])
+        self.blocks: dict[int, dict[int, tuple[Any, Sequence[Report]]]] = {step: {} for step in chunks}
         """Contributions and their reports, by step and by the slot of a block's first chunk."""
 
-    def of(self, step: int, chunks: int) -> dict[int, tuple[Any, Sequence[Report]]]:
-        """The contributions of a step, once they have come for so many chunks."""
+    def of(self, step: int) -> dict[int, tuple[Any, Sequence[Report]]]:
+        """The contributions of a step, once all have come."""
         blocks = self.blocks[step]
-        while sum(len(reports) for _, reports in blocks.values()) < chunks:
+        while sum(len(reports) for _, reports in blocks.values()) < len(self.chunks[step]):
             self._take(next(self.coming))
         return blocks
 
-    def again(self, chunks: Sequence[Chunk]) -> None:
-        """Have these computed again: their contributions are lost."""
+    def again(self, step: int, slots: Sequence[int]) -> None:
+        """Have the chunks of these contributions of a step computed again: they are lost."""
+        missing = {report.chunk for slot in slots for report in self.blocks[step].pop(slot)[1]}
         for one in self.coming:
             self._take(one)
-        self.coming = self.executor.learn(self.theta, chunks)
+        self.coming = self.executor.learn(self.theta, [chunk for chunk in self.chunks[step] if chunk.number in missing])
+
+    def applied(self, step: int) -> None:
+        """Let go of a step's contributions."""
+        del self.blocks[step]
 
     def _take(self, contribution: tuple[Any, Sequence[Report]]) -> None:
         first = contribution[1][0]
@@ -181,22 +187,23 @@ class Contributions:
 
 
 def _outer_step(
-    executor: Executor, contributions: Contributions, step: int, chunks: Sequence[Chunk], timing: dict[str, float]
+    executor: Executor, contributions: Contributions, step: int, timing: dict[str, float]
 ) -> tuple[Applied, list[Report]]:
-    """Gather the contributions of the chunks and apply them, until none is missing."""
+    """Gather the contributions of a step and apply them, until none is missing."""
+    tasks = sum(len(chunk.tickets) for chunk in contributions.chunks[step])
     while True:
-        blocks = contributions.of(step, len(chunks))
+        blocks = contributions.of(step)
         ordered = [report for slot in sorted(blocks) for report in blocks[slot][1]]
-        skipped = _skipped(ordered, sum(len(chunk.tickets) for chunk in chunks), step)
+        skipped = _skipped(ordered, tasks, step)
         loss, metrics = _means(ordered)
         facts = {"train/loss": loss, **{f"train/{name}": value for name, value in metrics.items()}, **timing}
         facts |= {f"system/{name}": value for report in ordered for name, value in report.usage.items()}
         handles = {slot: handle for slot, (handle, _) in blocks.items()}
         outcome = executor.apply(step, handles, facts | {"train/skipped": float(len(skipped))}, skipped)
         if isinstance(outcome, Applied):
+            contributions.applied(step)
             return outcome, ordered
-        missing = {report.chunk for slot in outcome.slots for report in blocks.pop(slot)[1]}
-        contributions.again([chunk for chunk in chunks if chunk.number in missing])
+        contributions.again(step, outcome.slots)
 
 
 def _skipped(reports: Sequence[Report], tasks: int, step: int) -> list[str]:

@@ -48,20 +48,9 @@ class Step:
 
 
 def step(cluster: Cluster, way: str, blocks: bool, sums: bool, chunks: int = CHUNKS) -> Step:
-    """One outer step of ``chunks`` for each worker, from theta at the actor to the next theta there.
-
-    Where chunks go one by one the scheduler does not know yet how long one takes.
-    """
-    ray = SimulatedRay(cluster)
-    # No copies: nobody is ill here, and a copy's only effect would be a second contribution that is not fetched.
-    scheduler = Scheduler(Timeouts(first_lease_s=1e9, lease_s=1e9, copy_factor=1e9))
-    pool = WorkerPool(ray, ray.clock, scheduler, workers=cluster.workers)
-    pool.take(ray.poll(0.0))
-    if blocks:
-        scheduler.lease_times.add("learn", cluster.chunk_s)
+    """One outer step of ``chunks`` for each worker, from theta at the actor to the next theta there."""
     wanted = chunks_of(0, 1, chunks * cluster.workers, 1, purpose="train", split="train")
-    ray.clock.seconds = ray.clock.python_s = ray.driver_s = 0.0
-    ray.clock.go()
+    ray, pool = pool_on(cluster, blocks)
     theta = [cluster.theta_there(node) for node in range(cluster.nodes)]
     nodes = {reports[0].chunk: node for node, reports in pool.learn(theta, wanted)}
     learned = ray.clock.now()
@@ -70,6 +59,20 @@ def step(cluster: Cluster, way: str, blocks: bool, sums: bool, chunks: int = CHU
     seconds = learned + sum(after.values())
     ideal = chunks * cluster.chunk_s
     return Step(cluster.size // 4, cluster.workers, way, len(nodes), seconds, ideal / seconds, during | after)
+
+
+def pool_on(cluster: Cluster, blocks: bool) -> tuple[SimulatedRay, WorkerPool]:
+    """Workers that have joined, at second 0. Where chunks go one by one it is not known yet how long one takes."""
+    ray = SimulatedRay(cluster)
+    # No copies: nobody is ill here, and a copy's only effect would be a second contribution that is not fetched.
+    scheduler = Scheduler(Timeouts(first_lease_s=1e9, lease_s=1e9, copy_factor=1e9))
+    pool = WorkerPool(ray, ray.clock, scheduler, workers=cluster.workers)
+    pool.take(ray.poll(0.0))
+    if blocks:
+        scheduler.lease_times.add("learn", cluster.chunk_s)
+    ray.clock.seconds = ray.clock.python_s = ray.driver_s = 0.0
+    ray.clock.go()
+    return ray, pool
 
 
 def reduced(cluster: Cluster, nodes: Mapping[int, int], fan_in: int) -> dict[str, float]:

@@ -8,12 +8,9 @@ from __future__ import annotations
 import argparse
 
 from pipeline.engine.chunks import chunks_of
-from pipeline.engine.scheduling.pool import WorkerPool
-from pipeline.engine.scheduling.scheduler import Scheduler
-from pipeline.engine.scheduling.timeouts import Timeouts
 from pipeline.runtime.reduction import FAN_IN
-from tests.bench.network import Cluster, SimulatedRay
-from tests.bench.simulate import CHUNK_NS, reduced
+from tests.bench.network import Cluster
+from tests.bench.simulate import CHUNK_NS, pool_on, reduced
 
 STALENESS = (0, 1, 3, 7)
 
@@ -24,18 +21,12 @@ def efficiency(cluster: Cluster, chunks: int, staleness: int) -> float:
     Each step is applied when its last contribution is there, while workers go on with later steps. Idle workers add
     contributions up, if there are any.
     """
-    ray = SimulatedRay(cluster)
-    scheduler = Scheduler(Timeouts(first_lease_s=1e9, lease_s=1e9, copy_factor=1e9))
-    pool = WorkerPool(ray, ray.clock, scheduler, workers=cluster.workers)
-    pool.take(ray.poll(0.0))
-    scheduler.lease_times.add("learn", cluster.chunk_s)
     count = chunks * cluster.workers
     steps = range(1, staleness + 2)
     wanted = [one for step in steps for one in chunks_of(0, step, count, 1, purpose="train", split="train")]
     came: dict[int, dict[int, int]] = {step: {} for step in steps}
     left, now = dict.fromkeys(steps, count), 1
-    ray.clock.seconds = 0.0
-    ray.clock.go()
+    ray, pool = pool_on(cluster, blocks=True)
     theta = [cluster.theta_there(node) for node in range(cluster.nodes)]
     for node, reports in pool.learn(theta, wanted):
         step = reports[0].step
@@ -43,7 +34,9 @@ def efficiency(cluster: Cluster, chunks: int, staleness: int) -> float:
         left[step] -= len(reports)
         while left.get(now) == 0:
             ray.clock.stop()
-            ray.clock.seconds += sum(reduced(cluster, came[now], FAN_IN if scheduler.idle else len(came[now])).values())
+            ray.clock.seconds += sum(
+                reduced(cluster, came[now], FAN_IN if pool.scheduler.idle else len(came[now])).values()
+            )
             ray.clock.go()
             now += 1
     return len(steps) * chunks * cluster.chunk_s / ray.clock.now()

@@ -16,7 +16,7 @@ import pytest
 from pipeline.core.failures import ClusterError, PoisonError
 from pipeline.core.seeding import Ticket
 from pipeline.engine.scheduling.timeouts import Timeouts
-from tests.quiet_runs import processes, run
+from tests.quiet_runs import durable, processes, run
 from tests.runtime.planted import BuildDeadlyWorker, BuildStuckWorker, hung, killed, out_of_memory
 from tests.runtime.tiny import STEPS, TASKS, recipe
 
@@ -91,6 +91,25 @@ def test_a_run_that_loses_workers_and_its_parameter_actor_leaves_no_trace_of_it(
     assert marker.exists()
     assert actor.steps == [*range(1, STEPS - 1), *range(1, STEPS + 1)], "steps were done again"
     assert outcome == serial
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F10")
+@pytest.mark.parametrize("every", [1, STEPS - 1], ids=["goes on", "goes back"])
+def test_it_may_be_lost_between_steps_at_one_theta(every, tiny, tmp_path):
+    """After step 1 of two at one theta: its contributions are applied again, or its steps done again from the start."""
+    often = tiny.checkpoint.model_copy(update={"every": every})
+    stale = tiny.model_copy(update={"max_staleness": 1, "checkpoint": often})
+    at = At(1, "ParameterActor", signal.SIGKILL)
+
+    def harm(step: int) -> None:
+        if step == every:
+            durable(tmp_path / "ray", step)
+        at(step)
+
+    assert run(stale, tmp_path / "ray", 2, after=harm, timeouts=QUICK) == run(stale, tmp_path / "serial", 0)
+    assert at.sent
+    assert at.steps == ([1, 2, 3, 4] if every == 1 else [1, 1, 2, 3, 4])
 
 
 @pytest.mark.slow

@@ -124,6 +124,15 @@ def test_rounds_do_not_mix():
         assert sorted(scores(ours, "new", chunks(2, 3))) == [("score", "new", number) for number in range(2)]
 
 
+def test_a_consumer_that_stops_early_leaves_no_assignment_unsent():
+    """Else the scheduler counts a worker as busy that was never called."""
+    ours, transport = pool(3, 0)
+    first = ours.score("old", chunks(9))
+    next(first)
+    first.close()
+    assert {lease.number for lease in transport.leases} == set(ours.scheduler.leases)
+
+
 def test_a_round_of_a_few_chunks_of_a_step_deals_those():
     ours, transport = pool(1, 0)
     scores(ours, None, chunks(6))
