@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
@@ -248,18 +250,24 @@ def _parse(text: str, where: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise ConfigError(f"{where}: longer than {MAX_CHARACTERS:,} characters, which no recipe is")
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _written_out(node, {})
-        return loader.construct_document(node)
+        return copy.deepcopy(_value(text))
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: no valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
         raise ConfigError(f"{where}: nested too deeply for a recipe") from None
     except (ValueError, AttributeError) as error:  # a number or a date that is none, as YAML's own constructors say it
         raise ConfigError(f"{where}: no valid YAML: a value that cannot be read ({error})") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _value(text: str) -> Any:
+    """Read once: a run reads its recipe several times, and YAML takes milliseconds for it."""
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    _written_out(node, {})
+    return loader.construct_document(node)
 
 
 def _written_out(node: yaml.Node, sizes: dict[int, int]) -> int:

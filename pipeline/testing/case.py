@@ -68,7 +68,8 @@ class Case(NamedTuple):
 
 
 def vector_of(case: Case) -> np.ndarray:
-    vector = Layout.of(case.theta(), torch.float64).pack(case.theta()).numpy()
+    theta = case.theta()
+    vector = Layout.of(theta, torch.float64).pack(theta).numpy()
     vector.flags.writeable = False
     return vector
 

@@ -12,8 +12,9 @@ from pipeline.core.algorithm import Algorithm
 from pipeline.core.types import Family, Needs, Targets
 from pipeline.testing import checks
 from pipeline.testing.case import Case
+from pipeline.testing.checks import name_of
 from pipeline.testing.tasks import taken_by
-from tests.contract.cases import case_of, described, every_day, leading, meetings
+from tests.contract.cases import Described, case_of, described, every_day, first, leading, meetings
 
 pytestmark = pytest.mark.usefixtures("torch_threads")
 
@@ -25,10 +26,11 @@ ONCE = {
     checks.check_state_groups_are_folded_only,
     checks.check_messages_can_travel,
     checks.check_trace_ends_in_adapt,
-    checks.check_predictions_fit_the_task,
 }
-"""What a check here looks at is the algorithm's own: no network and no mode has a part in it, and few variants have.
-Its variants are tried by ``make test-all``."""
+"""What a check here looks at is the algorithm's own: no network and no mode has a part in it, and few kinds of task and
+few variants have. ``make test-all`` tries them together."""
+ONCE_A_KIND = {checks.check_predictions_fit_the_task}
+"""What a check here looks at depends on the tasks too."""
 ONCE_A_VARIANT = {
     checks.check_every_leaf_gets_gradient,
     checks.check_finite_differences,
@@ -39,19 +41,31 @@ themselves: ``test_nets`` takes each network under each mode, vectorised, to all
 derivatives. ``make test-all`` tries them together."""
 
 
-def contract() -> list[Any]:
-    """Each case with each of its checks. Some wait for ``make test-all``, which tries the full grid.
+def wanted(check: Any) -> frozenset[Described]:
+    """The cases that a check is done with every day.
 
-    What is tried every day still shows each property: each algorithm meets each kind, network, mode and variant in it,
-    and ``test_nets`` takes each network under each mode to second derivatives.
+    They still show each property: each algorithm meets each kind, network, mode and variant in the others, and
+    ``test_nets`` takes each network under each mode to second derivatives.
     """
-    found, varied = [], leading() | {one for one in every_day() if one.changes}
-    for one in described():
-        for check in one.checks:
-            wanted = leading() if check in ONCE else varied if check in ONCE_A_VARIANT else every_day()
-            marks = () if one in wanted else pytest.mark.grid
-            found.append(pytest.param(one, check, marks=marks, id=f"{one.id}-{checks.name_of(check)}"))
-    return found
+    if check in ONCE:
+        return first()
+    varied = leading() | {one for one in every_day() if one.changes}
+    return leading() if check in ONCE_A_KIND else varied if check in ONCE_A_VARIANT else every_day()
+
+
+def pytest_generate_tests(metafunc):
+    """Each case with each of its checks. Without ``make test-all`` the others are not even made: there are 8,000."""
+    if metafunc.function is test_the_contract:
+        every = "not grid" not in metafunc.config.option.markexpr
+        found = [
+            pytest.param(
+                one, check, marks=() if one in wanted(check) else pytest.mark.grid, id=f"{one.id}-{name_of(check)}"
+            )
+            for one in described()
+            for check in one.checks
+            if every or one in wanted(check)
+        ]
+        metafunc.parametrize(("case", "check"), found, indirect=["case"])
 
 
 @pytest.fixture
@@ -59,7 +73,6 @@ def case(request, small_images) -> Case:
     return case_of(request.param, small_images)
 
 
-@pytest.mark.parametrize(("case", "check"), contract(), indirect=["case"])
 def test_the_contract(case, check):
     check(case)
 
