@@ -47,12 +47,13 @@ from pipeline.tracking.commit import git_commit
 
 
 class Components(NamedTuple):
-    """A recipe's algorithm and source, and its first theta."""
+    """A recipe's algorithm and source, and its first theta; ``work`` is as ``validations`` has it."""
 
     algorithm: Algorithm[Any, Any]
     source: TaskSource[Any]
     layout: Layout
     theta: Tensor
+    work: float = 1.0
 
 
 def build_components(recipe: Recipe, outputs: int | None = None) -> Components:
@@ -122,8 +123,7 @@ def net_of(recipe: Recipe, spec: Spec) -> Net:
 
 def build_worker(recipe: Recipe, components: Components, *, answers: bool = False) -> Worker:
     """The worker that learns and scores a recipe's tasks, and reports their ``answers`` if asked to."""
-    algorithm, source, layout, _ = components
-    return Worker(algorithm, source, layout, plain(recipe.numerics, Numerics), recipe.chunk_size, answers=answers)
+    return Worker(*components[:3], plain(recipe.numerics, Numerics), recipe.chunk_size, answers=answers)
 
 
 def received(text: str) -> Recipe:
@@ -166,7 +166,7 @@ class BuildCoordinator:
 
         recipe = received(self.recipe)
         torch.set_num_threads(1)
-        algorithm, source, layout, theta = build_components(recipe)
+        algorithm, source, layout, theta, _ = build_components(recipe)
         storage = storage_at(self.folder)
         journal = Journal(storage)
         tags = {"git_commit": self.commit, "data": source.fingerprint, "normalisation": recipe.normalisation}
@@ -241,7 +241,7 @@ def evaluation_plan(recipe: Recipe, source: TaskSource[Any]) -> EvaluationPlan:
 
 def plan_of(recipe: Recipe, components: Components) -> Plan:
     """What the loop trains."""
-    every, tasks = validations(recipe, components.source)
+    every, tasks = validations(recipe, components.source, components.work)
     final = evaluation_plan(recipe, components.source)
     loss = LOSSES[components.source.spec().loss]
     return Plan(

@@ -12,17 +12,20 @@ from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskSource
 from pipeline.engine.interfaces import DataSet
 
-VALIDATIONS, VALIDATED, FEWEST = 20, 0.05, 20
-"""Of ``validate_every: auto``: how many validations there are at most, which share of the training tasks theirs are at
-most, and the fewest tasks of one."""
+VALIDATIONS, VALIDATED, WORK, FEWEST = 20, 0.05, 0.1, 20
+"""Of ``validate_every: auto``: how many validations there are at most, which share of the training tasks and of their
+work theirs are at most, and the fewest tasks of one."""
 
 
-def validations(recipe: Recipe, source: TaskSource[Any]) -> tuple[int, int]:
-    """Outer steps between two validations, 0 for none, and the tasks of one. The recipe decides, never a timing."""
+def validations(recipe: Recipe, source: TaskSource[Any], work: float) -> tuple[int, int]:
+    """Outer steps between two validations, 0 for none, and the tasks of one. The recipe decides, never a timing.
+
+    ``work`` is that of scoring a task, in tasks that are learnt from: 50 inner steps at test are ten times five.
+    """
     wanted = recipe.evaluation
     if wanted.validate_every != "auto":
         return wanted.validate_every, wanted.validation_tasks
-    most = int(VALIDATED * recipe.steps * recipe.tasks_per_step)
+    most = int(min(VALIDATED, WORK / work) * recipe.steps * recipe.tasks_per_step)
     tasks = min(wanted.validation_tasks, wanted.tasks, max(FEWEST, most // VALIDATIONS))
     count = min(VALIDATIONS, recipe.steps, most // tasks)
     if not count or "val" not in source.splits:

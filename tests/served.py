@@ -38,7 +38,7 @@ def episode(folder: Path, number: int = 0) -> Episode:
     Random tensors are drawn as serving draws them, since each evaluation task has its own.
     """
     recipe = validate_folder(folder)
-    algorithm, source, layout, _ = build_components(recipe)
+    algorithm, source, layout, *_ = build_components(recipe)
     theta = layout.unpack(torch.from_numpy(pack(layout, newest(folder)[0])))
     task = source.sample(Ticket(recipe.evaluation.seed, "evaluate", recipe.evaluation.split, 0, number))
     noise = algorithm.draw(SERVED.rng("noise"), task, "evaluate")

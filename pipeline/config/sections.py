@@ -121,8 +121,8 @@ class Evaluation(Section):
         tasks: How many there are.
         seed: What they are drawn by.
         validate_every: Outer steps between two validations, of which the best theta is kept; 0 is none; ``auto`` is
-            about 20 for a curve alone, of which no theta is kept. Their tasks are at most 5% of the training tasks, and
-            there are none where the source has no split ``val`` that fills the tasks.
+            about 20 for a curve alone, of which no theta is kept. Their tasks are at most 5% of the training tasks and
+            10% of their work, and there are none where the source has no split ``val`` that fills the tasks.
         validation_tasks: Tasks of a validation; the most of them for ``auto``.
     """
 

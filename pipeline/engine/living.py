@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of living tensors that were made within: ``now``, and at most ``peak``.
+    """Counts the bytes of living tensors that were made within: ``now``, at most ``peak``, and all that were ``made``.
 
     It sees every operation, within the transforms of ``torch.func`` too. What an operation takes and gives back inside
     is not seen.
@@ -27,7 +27,7 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
+        self.now = self.peak = self.made = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -43,6 +43,7 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key not in self._known:
             self._known.add(key)
             self.now += size
+            self.made += size
             self.peak = max(self.peak, self.now)
             weakref.finalize(storage, self._forget, key, size)
 
@@ -57,6 +58,11 @@ def peak_bytes(compute: Callable[[], object]) -> int:
     >>> peak_bytes(lambda: torch.zeros(256) + 1)
     2048
     """
+    return counted(compute).peak
+
+
+def counted(compute: Callable[[], object]) -> Living:
+    """What a computation held and made. All that it made says how long it takes, by a factor of two."""
     living, collects = Living(), gc.isenabled()
     gc.disable()  # else it would depend on when tensors of a cycle happen to be collected
     try:
@@ -65,4 +71,4 @@ def peak_bytes(compute: Callable[[], object]) -> int:
     finally:
         if collects:
             gc.enable()
-    return living.peak
+    return living

@@ -16,7 +16,7 @@ from pipeline.derived import validations
 from pipeline.engine.dry_run import check_algorithm
 from pipeline.engine.durability.disk_space import check_disk_space, checkpoint_bytes
 from pipeline.engine.interfaces import Chunk, ScoreReport
-from pipeline.engine.living import peak_bytes
+from pipeline.engine.living import Living, counted
 from pipeline.engine.numerics import Numerics
 from pipeline.engine.worker import Worker
 from pipeline.runs.footprint import Footprint, learning_bytes
@@ -33,8 +33,9 @@ def dry_run(
 ) -> Components:
     """Learn one training task and score one evaluation task, so that a mistake fails before the run starts.
 
-    ``note`` receives hints, and ``weigh`` what memory a worker needs. Without ``learn`` it only scores, because
-    evaluation must not train again. ``outputs`` is as ``build_components`` has it.
+    ``note`` receives hints, and ``weigh`` what memory a worker needs; components then have the work of a validation.
+    Without ``learn`` it only scores, because evaluation must not train again. ``outputs`` is as ``build_components``
+    has it.
 
     Raises:
         ConfigError: a head narrower than the evaluation tasks' ways, a split the source does not have, an algorithm
@@ -64,18 +65,22 @@ def dry_run(
     # The driver may lack a GPU that the workers have.
     numerics = replace(plain(recipe.numerics, Numerics), device="cpu")
     worker = Worker(components.algorithm, components.source, components.layout, numerics, recipe.chunk_size)
-    scoring = max(_scored(recipe, components, worker, split) for split in sorted(splits))
-    if weigh is not None:
-        weigh(components, Footprint(*learning_bytes(recipe, components, worker), scoring))
-    return components
+    scored = [_scored(recipe, components, worker, split) for split in sorted(splits)]
+    if weigh is None:
+        return components
+    first, further, made = learning_bytes(recipe, components, worker)
+    work = max(one.made for one in scored) / max(made, 1)
+    footprint = Footprint(first, further, max(one.peak for one in scored), work)
+    weigh(components, footprint)
+    return components._replace(work=footprint.work)
 
 
-def _scored(recipe: Recipe, components: Components, worker: Worker, split: Split) -> int:
+def _scored(recipe: Recipe, components: Components, worker: Worker, split: Split) -> Living:
     """Score one evaluation task; returns the bytes of its tensors."""
     theta = components.theta.numpy()
     chunk = Chunk(0, 0, (Ticket(recipe.evaluation.seed, "evaluate", split, 0, 0),))
     reports: list[ScoreReport] = []
-    needed = peak_bytes(lambda: reports.append(worker.score(theta, chunk)))
+    needed = counted(lambda: reports.append(worker.score(theta, chunk)))
     _check_metric(recipe, components, reports[0].metrics)
     return needed
 
@@ -131,7 +136,7 @@ def check_folder(recipe: Recipe, components: Components, storage: Storage) -> No
     """Raises ``ConfigError`` where the run's folder cannot be written, or has no room for it."""
     storage.probe()
     outer = outer_of(recipe, components.layout, components.algorithm).values()
-    every, _ = validations(recipe, components.source)
+    every, _ = validations(recipe, components.source, components.work)
     files = recipe.checkpoint.keep + int(recipe.evaluation.keeps_best) + 1  # one is written beside those that are kept
     size = checkpoint_bytes(components.layout.size, components.layout.dtype.itemsize, outer)
     check_disk_space(storage, size, files, recipe.steps + (recipe.steps // every if every else 0))

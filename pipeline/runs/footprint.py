@@ -14,7 +14,7 @@ from pipeline.config import Recipe
 from pipeline.core.failures import ConfigError
 from pipeline.engine.chunks import chunks_of
 from pipeline.engine.durability.disk_space import checkpoint_bytes
-from pipeline.engine.living import peak_bytes
+from pipeline.engine.living import Living, counted
 from pipeline.engine.pieces import piece_of
 from pipeline.engine.worker import Worker
 from pipeline.runtime.job import cluster_address
@@ -31,11 +31,15 @@ HELD = 1.7
 
 
 class Footprint(NamedTuple):
-    """Bytes of tensors: of learning from one task, of each further one of a chunk, and of scoring one."""
+    """Bytes of tensors: of learning from one task, of each further one of a chunk, and of scoring one.
+
+    ``work`` is about how many times as long scoring one takes as learning from one.
+    """
 
     first: int
     further: int
     scoring: int
+    work: float = 1.0
 
     def learning(self, tasks: int) -> int:
         return self.first + self.further * (tasks - 1)
@@ -54,17 +58,17 @@ def device_of(recipe: Recipe) -> str:
     return "cuda" if recipe.workers.gpus or recipe.numerics.device == "cuda" else "cpu"
 
 
-def learning_bytes(recipe: Recipe, components: Components, worker: Worker) -> tuple[int, int]:
-    """What learning from one task needs, and what each further task of a chunk adds."""
+def learning_bytes(recipe: Recipe, components: Components, worker: Worker) -> tuple[int, int, int]:
+    """What learning from one task needs, what each further task of a chunk adds, and all that the one makes."""
 
-    def peak(tasks: int) -> int:
+    def learnt(tasks: int) -> Living:
         (chunk,) = chunks_of(recipe.seed, 1, tasks, tasks, purpose="train", split="train")
-        return peak_bytes(lambda: worker.learn(components.theta.numpy(), chunk))
+        return counted(lambda: worker.learn(components.theta.numpy(), chunk))
 
-    one = peak(1)
+    one = learnt(1)
     # Worlds are played one after the other, and take long.
     together = recipe.numerics.vectorise and components.source.spec().actions is None
-    return one, max(peak(2) - one, 0) if together else 0
+    return one.peak, max(learnt(2).peak - one.peak, 0) if together else 0, one.made
 
 
 def sized(recipe: Recipe, note: Callable[[str], None] = lambda text: None) -> Recipe:
@@ -78,7 +82,7 @@ def sized(recipe: Recipe, note: Callable[[str], None] = lambda text: None) -> Re
     here = recipe.numerics.model_copy(update={"device": "cpu"})  # the driver may lack a GPU that the workers have
     trial = recipe.model_copy(update={"chunk_size": 1, "numerics": here})
     components = build_components(trial)
-    first, further = learning_bytes(trial, components, build_worker(trial, components))
+    first, further, _ = learning_bytes(trial, components, build_worker(trial, components))
     device = device_of(recipe)
     fitting = 1 + max(CHUNK_BYTES[device] - first, 0) // max(further, 1)
     most = max(min(fitting, recipe.tasks_per_step // CHUNKS[device]), 1)

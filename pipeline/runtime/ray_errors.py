@@ -7,10 +7,14 @@ import re
 
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError, RuntimeEnvSetupError
 
+from pipeline.core import failures
 from pipeline.core.failures import ClusterError, PipelineError, TaskError
 
 NAMES_AN_ERROR = re.compile(r"(?:\w+\.)*(\w*(?:Error|Exception|Exit|Interrupt)(?::.*)?)$")
 """A traceback's last line: the error's class without its module, and its message."""
+
+OWN = {name for name, kind in vars(failures).items() if isinstance(kind, type) and issubclass(kind, PipelineError)}
+"""Errors whose message alone tells a user what to do."""
 
 FULL = (
     "Ray's object store has no room for theta or a contribution, and the disk it spills to is full: free some room or "
@@ -49,7 +53,11 @@ def constructor_cause(text: str) -> str | None:
 
     None where the actor died of something else.
     """
-    return _last_error(text) if "creation task" in text else None
+    if "creation task" not in text:
+        return None
+    cause = _last_error(text)
+    name, _, message = cause.partition(": ")
+    return message if name in OWN and message else cause
 
 
 def no_environment(error: RuntimeEnvSetupError) -> str:

@@ -244,7 +244,7 @@ def test_workers_without_the_plug_in_say_so_in_one_line(stopped, tmp_path):
     """The driver has it on a path of its own, which no worker knows; ``test_ray_faults`` has such a worker."""
     ended = python(tmp_path, "-c", ELSEWHERE, str(stopped.folder))
     assert ended.stdout == (
-        "error: a worker could not start: ConfigError: --import my_parts: this machine has no module my_parts; start "
+        "error: a worker could not start: --import my_parts: this machine has no module my_parts; start "
         "in the folder that holds it, or install it on every node\n"
     )
 

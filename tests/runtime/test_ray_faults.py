@@ -178,7 +178,7 @@ CAUSES = [
     (PYDANTIC, "ValidationError: 1 validation error for Recipe"),
     (
         "creation task\nKeyError: 'x'\n\nray::A()\na.b.ConfigError: 2 problems:\n  a: b\n  c: d",
-        "ConfigError: 2 problems: a: b c: d",
+        "2 problems: a: b c: d",
     ),
     ("creation task\n  File 1\nNotImplementedError\n", "NotImplementedError"),
     ("creation task\n  File 1\nthe worker's own words", "the worker's own words"),
@@ -209,10 +209,7 @@ def test_a_recipe_that_an_actors_code_does_not_know_is_named_in_one_line(ray_loc
         with pytest.raises(ClusterError) as raised:
             started.open()
         text = one_line(raised.value)
-        assert (
-            "could not start: ConfigError: recipe as the driver sent it (does this node have the driver's code?)"
-            in text
-        )
+        assert "could not start: recipe as the driver sent it (does this node have the driver's code?)" in text
         assert "step: unknown key" in text
         assert "seeds: unknown key" in text
     finally:
@@ -225,7 +222,7 @@ def test_a_plug_in_that_a_worker_misses_is_named_in_one_line(ray_local, small_im
         with pytest.raises(ClusterError) as raised:
             started.open()
         assert one_line(raised.value) == (
-            "a worker could not start: ConfigError: --import my_parts: this machine has no module my_parts; start in "
+            "a worker could not start: --import my_parts: this machine has no module my_parts; start in "
             "the folder that holds it, or install it on every node"
         )
     finally:

@@ -72,7 +72,7 @@ def test_an_algorithm_draws_masks_or_is_refused(algorithm, small_images):
             "no dropout masks; leave them out, or choose an algorithm whose draw includes model.draw"
         )
         return
-    trained, source, layout, theta = dry_run(wanted)
+    trained, source, layout, theta, _ = dry_run(wanted)
     ticket = Ticket(0, "train", "train", 1, 0)
     task = source.sample(ticket)
     noise = trained.draw(ticket.rng("noise"), task, "train")
@@ -105,7 +105,7 @@ def test_the_packaged_network_s_setting_is_named_with_its_value(small_images):
 @pytest.mark.parametrize("beam", [1, 3])
 def test_an_encoder_decoder_drops_in_training_and_answers_with_all_of_its_numbers(beam):
     wanted = config.load("ciphers_maml", ["net.dropout=0.3", f"net.beam={beam}", "net.hidden=8"])
-    trained, source, layout, theta = dry_run(wanted)
+    trained, source, layout, theta, _ = dry_run(wanted)
     ticket = Ticket(0, "train", "train", 1, 0)
     task = source.sample(ticket)
     masks = {name: leaf.float() for name, leaf in trained.draw(ticket.rng("noise"), task, "train").items()}

@@ -116,32 +116,38 @@ def test_the_command_repeats_the_run():
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "work", "expected"),
     [
-        ([], (150, 200)),
-        (["steps=300"], (15, 24)),
-        (["steps=30"], (15, 20)),
-        (["steps=4", "tasks_per_step=16"], (0, 20)),
-        (["evaluation.tasks=50"], (150, 50)),
-        (["evaluation.validate_every=7"], (7, 200)),
-        (["evaluation.validate_every=0"], (0, 200)),
+        ([], 1.0, (150, 200)),
+        ([], 0.1, (150, 200)),
+        ([], 8.0, (150, 60)),
+        ([], 100.0, (750, 20)),
+        (["steps=300"], 1.0, (15, 24)),
+        (["steps=300"], 8.0, (50, 20)),
+        (["steps=30"], 1.0, (15, 20)),
+        (["steps=4", "tasks_per_step=16"], 1.0, (0, 20)),
+        (["evaluation.tasks=50"], 1.0, (150, 50)),
+        (["evaluation.validate_every=7"], 8.0, (7, 200)),
+        (["evaluation.validate_every=0"], 1.0, (0, 200)),
     ],
 )
-def test_validations_are_a_small_share_of_the_tasks(changes, expected):
+def test_validations_are_a_small_share_of_the_tasks_and_of_their_work(changes, work, expected):
     of = load("sinusoid_maml", changes)
-    found = validations(of, build_components(of).source)
+    found = validations(of, build_components(of).source, work)
     assert found == expected
     if of.evaluation.validate_every == "auto" and found[0]:
-        assert of.steps // found[0] * found[1] <= 0.05 * of.steps * of.tasks_per_step
+        tasks = of.steps // found[0] * found[1]
+        assert tasks <= 0.05 * of.steps * of.tasks_per_step
+        assert tasks * work <= 0.1 * of.steps * of.tasks_per_step
 
 
 def test_there_is_no_validation_where_the_split_cannot_fill_the_tasks(small_images):
     shape = {"ways": 5, "shots": 1, "queries": 2}
     of = recipe("protonet", small_images, 1000, task={"train": shape, "eval": shape | {"ways": 3}})
     source = build_components(of).source
-    assert validations(of, source)[0] > 0
+    assert validations(of, source, 1.0)[0] > 0
     large = recipe("protonet", small_images, 1000, task={"train": shape, "eval": shape | {"queries": 25}})
-    assert validations(large, build_components(large).source)[0] == 0
+    assert validations(large, build_components(large).source, 1.0)[0] == 0
 
 
 @pytest.mark.parametrize("algorithm", ["mann", "ntm", "memorygated", "memoryrnn"])

@@ -44,7 +44,7 @@ def test_a_chunk_is_a_quarter_of_a_step_or_what_fits(monkeypatch):
     assert sized(recipe(["tasks_per_step=3"])).chunk_size == 1
     assert sized(recipe(["workers.gpus=1"])).chunk_size == 32, "one chunk fills a GPU"
     assert sized(load(SINUSOID)) == load(SINUSOID)
-    first, further = learning_bytes(load(SINUSOID))
+    first, further, _ = learning_bytes(load(SINUSOID))
     monkeypatch.setitem(footprint.CHUNK_BYTES, "cpu", first + 3 * further)
     assert sized(recipe()).chunk_size == 4
     monkeypatch.setitem(footprint.CHUNK_BYTES, "cpu", first + 3 * further - 1)
@@ -53,7 +53,7 @@ def test_a_chunk_is_a_quarter_of_a_step_or_what_fits(monkeypatch):
     assert sized(recipe()).chunk_size == 1
 
 
-def learning_bytes(given: Recipe) -> tuple[int, int]:
+def learning_bytes(given: Recipe) -> tuple[int, int, int]:
     components = build_components(given)
     return footprint.learning_bytes(given, components, build_worker(given, components))
 
@@ -77,3 +77,17 @@ def test_chunks_that_do_not_fit_are_refused_with_the_size_that_does(monkeypatch)
     weighing(given, "ray", "10.0.0.1:6379", notes.append)(build_components(given), Footprint(each, each, each))
     assert len(notes) == 3
     assert "1,761 parameters, a contribution of 7.04 kB, a checkpoint of 121 kB" in notes[0]
+
+
+def test_the_work_of_scoring_is_counted_in_tasks_that_are_learnt_from():
+    """Ten times the inner steps at test are ten times the work of adapting, beside what predicting takes."""
+
+    def work(*changes: str) -> float:
+        found: list[Footprint] = []
+        components = dry_run(load("sinusoid_reptile", changes), weigh=lambda _, one: found.append(one))
+        assert components.work == found[0].work
+        return components.work
+
+    few, many = (work("algorithm.inner_steps=10", f"algorithm.eval_inner_steps={steps}") for steps in (10, 100))
+    assert 3 < many / few < 10
+    assert build_components(load(SINUSOID)).work == 1.0

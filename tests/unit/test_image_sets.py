@@ -137,7 +137,7 @@ def test_a_method_that_would_see_all_sets_at_once_is_refused(small_images):
 
 @pytest.mark.parametrize("algorithm", ["maml", "protonet", "mann", "nearest"])
 def test_what_is_served_at_once_is_one_of_the_sets(algorithm, small_images):
-    trained, source, layout, theta = build_components(sets(small_images, algorithm))
+    trained, source, layout, theta, _ = build_components(sets(small_images, algorithm))
     learner = Learner(trained, layout.unpack(theta), source.spec())
     support = source.sample(TICKETS[0]).support
     answers = learner.adapt(support.x, support.y.tolist()).outputs(support.x)
