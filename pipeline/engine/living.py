@@ -30,6 +30,18 @@ class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now = self.peak = self.made = 0
         self._known: set[int] = set()
 
+    def __enter__(self) -> Living:
+        # Else counts would depend on when tensors of a cycle are collected, and on what collecting others raises.
+        self._collects = gc.isenabled()
+        gc.disable()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        if self._collects:
+            gc.enable()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         if not any(one.alias_info for one in func._schema.returns):  # a view has the memory of what it shows
@@ -63,12 +75,6 @@ def peak_bytes(compute: Callable[[], object]) -> int:
 
 def counted(compute: Callable[[], object]) -> Living:
     """What a computation held and made. All that it made says how long it takes, by a factor of two."""
-    living, collects = Living(), gc.isenabled()
-    gc.disable()  # else it would depend on when tensors of a cycle happen to be collected
-    try:
-        with living:
-            compute()
-    finally:
-        if collects:
-            gc.enable()
+    with Living() as living:
+        compute()
     return living

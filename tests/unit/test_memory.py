@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from torch.utils import _pytree as pytree
@@ -105,3 +107,12 @@ def test_a_path_that_is_kept_is_found(monkeypatch):
     monkeypatch.setitem(memory.METHODS, "imaml", (Hoards, {}))
     found = [held("imaml", MLP, steps).peak for steps in (1, 64)]
     assert found[1] > found[0]
+
+
+def test_nothing_is_collected_while_it_counts():
+    assert gc.isenabled()
+    with Living():
+        assert not gc.isenabled()
+    with pytest.raises(ZeroDivisionError), Living():
+        raise ZeroDivisionError
+    assert gc.isenabled()
