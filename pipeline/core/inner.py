@@ -173,12 +173,13 @@ def iterate(loss: InnerLoss, theta: Params, steps: int, rule: Rule, *, first_ord
 
     With ``first_order`` the inner gradients are constants (MAML, arXiv 1703.03400, §5.2: d phi / d theta = 1), and no
     graph is kept of them. Otherwise more than ``KEPT_STEPS`` steps are computed again in the backward pass, if ``loss``
-    is a ``Partial``: the tensors that another function closes over cannot be found.
+    is a ``Partial`` and ``rule`` a tuple: the tensors that another function closes over, or that an object of another
+    class holds, cannot be found.
     """
     phi, state = theta, rule.start(theta)
     yield phi
     block = 1
-    if steps > KEPT_STEPS and not first_order and torch.is_grad_enabled() and shows_tensors(loss):
+    if steps > KEPT_STEPS and not first_order and torch.is_grad_enabled() and shows_tensors((loss, rule)):
         block = math.isqrt(steps - 1) + 1
     for first in range(0, steps, block):
         walk = partial(_walk, range(first, min(first + block, steps)), first_order)

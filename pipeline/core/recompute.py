@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+PLAIN = (Tensor, bool, int, float, str, type(None))
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -42,11 +43,15 @@ pytree.register_pytree_node(
 )
 
 
-def shows_tensors(loss: Callable[..., Any]) -> bool:
-    """Whether all tensors that a function computes from can be found: it is a ``Partial`` without a closure in it."""
-    if not isinstance(loss, Partial) or (not inspect.ismethod(loss.function) and _closes(loss.function)):
-        return False
-    return all(shows_tensors(value) for value in loss.given if callable(value))
+def shows_tensors(thing: Any) -> bool:
+    """Whether all tensors that it computes from can be found: in it are tensors, plain values, and each function is a
+    ``Partial`` of one that closes over nothing. An object of a class of one's own may hold tensors where none looks.
+    """
+    if isinstance(thing, Partial):
+        closes = not inspect.ismethod(thing.function) and _closes(thing.function)
+        return not closes and shows_tensors(thing.given)
+    parts = pytree.tree_leaves(thing, is_leaf=lambda part: isinstance(part, Partial))
+    return all(shows_tensors(part) if isinstance(part, Partial) else isinstance(part, PLAIN) for part in parts)
 
 
 def _closes(function: Callable[..., Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -125,6 +126,53 @@ def test_a_loss_that_hides_its_tensors_is_not_computed_again():
     assert not shows_tensors(hidden)
     assert not shows_tensors(beside(FIXED, hidden))
     assert not shows_tensors(Partial(lambda phi, j: error(x, phi, j), ()))
+
+
+class Own:
+    """A user's rule: no tuple, and its rates are a function's that closes over them."""
+
+    def __init__(self, given: Params) -> None:
+        self.given = given
+
+    def start(self, phi: Params) -> Params:
+        return {}
+
+    def step(self, phi: Params, gradient: Params, state: Params, j: int) -> tuple[Params, Params]:
+        return {name: value - self.given[name] * gradient[name] for name, value in phi.items()}, state
+
+
+class Named(NamedTuple):
+    """Another, a tuple with such a function."""
+
+    rates: Callable[[int], Params]
+
+    def start(self, phi: Params) -> Params:
+        return {}
+
+    def step(self, phi: Params, gradient: Params, state: Params, j: int) -> tuple[Params, Params]:
+        return Own(self.rates(j)).step(phi, gradient, state, j)
+
+
+@pytest.mark.parametrize(
+    "rule", [Own, lambda given: Named(lambda j: given), lambda given: LeafwiseSGD(Partial(lambda j: given, ()))]
+)
+def test_a_rule_that_hides_its_tensors_gets_their_gradient(rule: Callable[[Params], Rule]):
+    given = {name: leaf.double().requires_grad_() for name, leaf in RATES.items()}
+    loss = Partial(error, (X[0].double(),))
+    start = {name: leaf.double() for name, leaf in (FIXED | START).items()}
+
+    def slopes(of: Rule) -> tuple[Tensor, ...]:
+        phi = last(inner.iterate(loss, start, STEPS, of, first_order=False))
+        return torch.autograd.grad(phi["a/w"].sum() + phi["b/w"].sum(), list(given.values()))
+
+    rates = given | {"c": torch.tensor(0.0, dtype=torch.float64)}
+    for found, expected in zip(slopes(rule(rates)), slopes(LeafwiseSGD(Partial(_same, (rates,)))), strict=True):
+        assert expected.abs().max() > 0
+        assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def _same(given: Params, j: int) -> Params:
+    return given
 
 
 def one_of_each() -> list[Described]:
