@@ -16,6 +16,7 @@ from pipeline.config import load
 from tests.bench import duel, peak, speed_page
 from tests.bench.by_hand.loop import Loop, Setting, settings
 from tests.bench.by_hand.tasks import as_floats, drawer_of, training_pictures
+from tests.bench.operations import operations
 from tests.bench.precision import precision
 from tests.bench.scenarios import SCENARIOS, recipe_of, write_random
 
@@ -141,6 +142,14 @@ def test_a_page_has_what_was_measured_and_what_is_missed():
     assert "Not measured in a scenario: higher (it ended)." in text
     assert len(speed_page.problems(found_of(2.5, 2e-6))) == 2
     assert speed_page.problems(found_of(3.5, 5e-7)) == []
+
+
+@pytest.mark.bench
+def test_the_operations_of_a_worker_are_told_apart():
+    seconds, of = operations(load("sinusoid_maml", ["tasks_per_step=4", "chunk_size=2"]))
+    assert seconds > 0
+    assert of["aten::bmm"] > 0
+    assert of["aten::convolution_backward"] == 0
 
 
 @pytest.mark.bench
