@@ -20,7 +20,7 @@ from pipeline.core.failures import NonFiniteError, ResumeError, TaskError
 from pipeline.core.flat import sha256
 from pipeline.core.seeding import Ticket
 from pipeline.core.source import TaskShape
-from pipeline.core.types import Batch, Context, Task
+from pipeline.core.types import Batch, Context, Score, Task
 from pipeline.engine import loop
 from pipeline.engine.chunks import chunks_of
 from pipeline.engine.durability.checkpoint import Checkpoints, read_checkpoint, write_checkpoint
@@ -30,7 +30,7 @@ from pipeline.engine.evaluate import EvaluationPlan, Row, evaluate, interval
 from pipeline.engine.interfaces import Chunk, Entry, ScoreReport
 from pipeline.engine.serial import SerialExecutor
 from pipeline.engine.trace import scored_points
-from pipeline.engine.worker import Worker
+from pipeline.engine.worker import Worker, _finite
 from pipeline.storage.local import Local
 from tests.unit.virtual import Recorder
 
@@ -333,6 +333,16 @@ def test_a_task_that_is_not_finite_is_as_if_it_were_not_there(bench, other, chan
         assert torch.equal(last[0].tensors[name], tensor), name
     assert last[0].metadata["skipped"] == ["train/train/2/13"]
     assert [entry.metrics["train/skipped"] for entry in bench.journal()] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(("value", "finite"), [(math.nan, 0), (math.inf, 0), (-math.inf, 0), (3e38, 1), (-1e-45, 1)])
+def test_each_number_of_a_gradient_and_of_a_loss_is_looked_at(value, finite):
+    """A sum of finite numbers may overflow, and infinities may cancel out."""
+    odd = torch.tensor([[0.0, value], [value, -value if math.isfinite(value) else 1.0]])
+    leaves, kept = {"a": torch.ones(3), "b": odd, "none": torch.ones(0)}, odd.clone()
+    assert _finite({"model": leaves}, Score(torch.ones(4), {})) == finite
+    assert _finite({"model": {"a": torch.ones(3)}}, Score(odd, {})) == finite
+    assert torch.equal(odd.nan_to_num(), kept.nan_to_num())
 
 
 @pytest.mark.parametrize("number", [12, 13, 14, 15])
