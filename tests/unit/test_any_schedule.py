@@ -22,14 +22,13 @@ SCHEDULES = {"calm": (3, CALM), "strays": (2, STRAYS), "everything": (4, EVERYTH
 ALIKE = {
     "maml": (
         *("anil", "metasgd", "mamlpp", "oml", "anml", "online_head"),
-        *("lamaml", "replay", "finetune", "tnas", "hypernas"),
+        *("lamaml", "replay", "finetune", "tnas", "hypernas", "metagan_maml"),
     ),
     "reptile": ("metanas",),
-    "protonet": ("matchingnet", "relationnet", "versa", "nearest", "ridge"),
+    "protonet": ("metagan_protonet", "matchingnet", "relationnet", "versa", "nearest", "ridge", "metagan_relationnet"),
     "ntm": ("memoryrnn", "memorygated"),
     "anp": ("np", "cnp"),
     "maml_rl": ("promp", "rl2"),
-    "metagan_protonet": ("metagan_maml", "metagan_relationnet"),
 }
 """An algorithm that is tried every day, and those that a schedule treats alike."""
 RARELY = {name for names in ALIKE.values() for name in names}

@@ -112,7 +112,13 @@ def along(of: MetaParams, ways: Params) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("mode", "config"), [("transductive", STRIDE), ("transductive", POOL), ("support", STRIDE), ("one_query", POOL)]
+    ("mode", "config"),
+    [
+        ("transductive", STRIDE),
+        ("support", STRIDE),
+        pytest.param("transductive", POOL, marks=pytest.mark.slow),  # as test_nets has it without an inner loop
+        pytest.param("one_query", POOL, marks=pytest.mark.slow),
+    ],
 )
 def test_the_gradient_through_batch_statistics_is_that_of_finite_differences(theta, mode, config):
     algorithm, ways = maml(mode, config=config), directions(theta)

@@ -143,7 +143,9 @@ def evaluated(learner: Learner, task: Task[Batch], ticket: Ticket) -> np.ndarray
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "mode"), IMAGES, ids=lambda part: part if isinstance(part, str) else part["name"]
+    ("algorithm", "mode"),
+    [pytest.param(*one, marks=pytest.mark.slow if one[0] is REPTILE else ()) for one in IMAGES],
+    ids=lambda part: part if isinstance(part, str) else part["name"],
 )
 def test_served_answers_are_those_of_evaluation(arrow, run_of, algorithm, mode):
     folder = run_of(image_recipe(arrow, algorithm, mode))
