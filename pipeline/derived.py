@@ -25,7 +25,7 @@ def validations(recipe: Recipe, source: TaskSource[Any], work: float) -> tuple[i
     wanted = recipe.evaluation
     if wanted.validate_every != "auto":
         return wanted.validate_every, wanted.validation_tasks
-    most = int(min(VALIDATED, WORK / work) * recipe.steps * recipe.tasks_per_step)
+    most = int(WORK / max(work, WORK / VALIDATED) * recipe.steps * recipe.tasks_per_step)
     tasks = min(wanted.validation_tasks, wanted.tasks, max(FEWEST, most // VALIDATIONS))
     count = min(VALIDATIONS, recipe.steps, most // tasks)
     if not count or "val" not in source.splits:

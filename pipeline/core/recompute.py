@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 PLAIN = (Tensor, bool, int, float, str, type(None))
+"""What holds no tensor but itself."""
 In = TypeVar("In")
 Out = TypeVar("Out")
 

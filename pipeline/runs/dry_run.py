@@ -69,10 +69,8 @@ def dry_run(
     if weigh is None:
         return components
     first, further, made = learning_bytes(recipe, components, worker)
-    work = max(one.made for one in scored) / max(made, 1)
-    footprint = Footprint(first, further, max(one.peak for one in scored), work)
-    weigh(components, footprint)
-    return components._replace(work=footprint.work)
+    weigh(components, Footprint(first, further, max(one.peak for one in scored)))
+    return components._replace(work=max(one.made for one in scored) / max(made, 1))
 
 
 def _scored(recipe: Recipe, components: Components, worker: Worker, split: Split) -> Living:

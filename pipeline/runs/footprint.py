@@ -31,15 +31,11 @@ HELD = 1.7
 
 
 class Footprint(NamedTuple):
-    """Bytes of tensors: of learning from one task, of each further one of a chunk, and of scoring one.
-
-    ``work`` is about how many times as long scoring one takes as learning from one.
-    """
+    """Bytes of tensors: of learning from one task, of each further one of a chunk, and of scoring one."""
 
     first: int
     further: int
     scoring: int
-    work: float = 1.0
 
     def learning(self, tasks: int) -> int:
         return self.first + self.further * (tasks - 1)
