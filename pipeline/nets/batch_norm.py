@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from pipeline.nets.lift import Lift, as_in
+from pipeline.nets.primitive import Primitive
 
 EPSILON = 1e-5
 
@@ -35,7 +35,7 @@ def statistics_dtype(h: Tensor) -> torch.dtype:
     return torch.promote_types(h.dtype, torch.float32)
 
 
-class _BatchNorm(Function):
+class _BatchNorm(Primitive):
     """y, mean and variance of h, scale and shift."""
 
     @staticmethod
@@ -75,7 +75,7 @@ class _BatchNorm(Function):
         return (lift.apart(y), lift.apart_rows(mean), lift.apart_rows(variance)), (1, 0, 0)
 
 
-class _Gradient(Function):
+class _Gradient(Primitive):
     """The gradient of ⟨y, g⟩ by h, scale and shift. ``mean`` and ``variance`` are those of h, which determines them."""
 
     @staticmethod

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 from torch.nn import functional as F
 
 from pipeline.nets.lift import Lift, channels_last
+from pipeline.nets.primitive import Primitive
 
 FEW_INPUTS = 32
 """With fewer weights to an output, the gradient by the weights is a matrix product; oneDNN takes thrice as long."""
@@ -41,7 +41,7 @@ def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, groups:
     return out
 
 
-class _Bilinear(Function):
+class _Bilinear(Primitive):
     """A map of two tensors, linear in each; its backward pass needs both."""
 
     @staticmethod

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from pipeline.nets.lift import Lift, as_in
+from pipeline.nets.primitive import Primitive
 
 
 def max_pool2d(h: Tensor, size: int) -> Tensor:
@@ -17,7 +17,7 @@ def max_pool2d(h: Tensor, size: int) -> Tensor:
     return largest
 
 
-class _MaxPool(Function):
+class _MaxPool(Primitive):
     """The largest number of each square, and where in its map it stands."""
 
     @staticmethod
@@ -42,7 +42,7 @@ class _MaxPool(Function):
         return (lift.apart(largest), lift.apart(places)), (1, 1)
 
 
-class _Scatter(Function):
+class _Scatter(Primitive):
     """Each number of g in the place of the largest, zeros elsewhere; of h only the shape is read."""
 
     @staticmethod
