@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -80,11 +81,11 @@ def in_numbers(axis: Axis) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """The figure as a PNG file. ``savefig`` would draw it twice, to the same bytes."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "Glyph .* missing"
         )  # names in a script that the font lacks are shown as boxes
-        figure.savefig(file, format="png", metadata={"Software": None})
+        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
     return file.getvalue()

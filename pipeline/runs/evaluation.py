@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -95,12 +94,13 @@ def evaluate_and_draw(
 
 
 def _draw(calibration: Mapping[str, Any], picture: Path) -> None:
-    from pipeline.pictures.reliability import reliability  # matplotlib takes a while to import
+    # matplotlib takes a while to import.
+    from pipeline.pictures.canvas import png
+    from pipeline.pictures.reliability import reliability
 
-    png = io.BytesIO()
-    reliability(calibration).savefig(png, format="png")
+    drawn = png(reliability(calibration))
     try:
-        write_whole(picture, lambda file: file.write(png.getvalue()))
+        write_whole(picture, lambda file: file.write(drawn))
     except OSError as error:
         raise DataError(
             f"--picture {picture}: cannot be written ({error.strerror or error}); name a file in another folder"

@@ -30,8 +30,7 @@ def picture(children: Sequence[Child], axes: Sequence[Axis], judge: Judge) -> by
     panels = len(axes) + 1
     rows = math.ceil(panels / COLUMNS)
     columns = math.ceil(panels / rows)
-    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows + 0.4), dpi=DPI, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     best, limits = best_of(children, judge), _limits([one.score for one in scored if one.score is not None])
     for panel, axis in zip(grid, axes, strict=False):
@@ -51,7 +50,7 @@ def picture(children: Sequence[Child], axes: Sequence[Axis], judge: Judge) -> by
     said += "".join(f", {count} {what}" for count, what in ((failed, "failed (×)"), (off, "off the scale")) if count)
     figure.suptitle(said, fontsize="medium")
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI)
+    FigureCanvasAgg(figure).print_png(stream)
     return stream.getvalue()
 
 
