@@ -14,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+collect_ignore = ["bench", "soak"]
+"""Folders without tests: to look for examples in them imports what no test needs."""
+
 # Read when ray and mlflow are imported, and by every process that a test starts. The token is Ray's own way to keep
 # other users of this machine out; given here, it is written to no file. Without a niceness of 0, Ray's workers starve
 # beside anything else that runs.
@@ -102,6 +105,15 @@ def small_images(tmp_path_factory):
     from tests import small_images
 
     return small_images.write(tmp_path_factory.mktemp("small_images") / "patterns.arrow")
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Runs of this module are reported without pictures, which take longer than such a run; ``test_end_pictures`` and
+    ``test_jobs`` look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.runs.end_files.pictures", lambda ended, note: {})
+        yield
 
 
 @pytest.fixture

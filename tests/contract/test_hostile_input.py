@@ -30,7 +30,7 @@ from pipeline.tasks.ingest.options import Options
 from tests.contract.bad_input import SERIAL, Ended, rewrite, run
 from tests.mlflow_server import Answering, answering
 
-pytestmark = pytest.mark.usefixtures("torch_threads")
+pytestmark = pytest.mark.usefixtures("torch_threads", "undrawn")
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2"

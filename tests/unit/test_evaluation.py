@@ -26,7 +26,7 @@ from tests import small_table
 from tests.quiet_runs import Onlooker
 from tests.runtime import tiny
 
-pytestmark = pytest.mark.usefixtures("torch_threads")
+pytestmark = pytest.mark.usefixtures("torch_threads", "undrawn")
 
 SERIAL = RunOptions("serial")
 TASKS = 6

@@ -18,7 +18,7 @@ def finished(migrated_mlflow, tmp_path, monkeypatch):
     pipeline.train("sinusoid_maml", ["steps=2", "evaluation.tasks=4", "tracking.report=false"], output="runs/first")
 
 
-@pytest.mark.usefixtures("finished", "torch_threads")
+@pytest.mark.usefixtures("finished", "torch_threads", "undrawn")
 def test_the_examples_of_the_public_functions_run():
     for module, examples in ((pipeline, 4), (learner, 3)):
         found = [one for one in doctest.DocTestFinder().find(module) if one.examples]

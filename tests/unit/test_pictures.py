@@ -40,23 +40,23 @@ CURVE = curves.Curve(np.array([0, 1, 5]), np.array([0.2, 0.6, 0.7]), np.array([0
 ONCE = curves.Curve(*np.zeros((3, 1)))
 TRAINED = {"loss": {"training tasks": CURVE}, "accuracy": {"training tasks": CURVE, "validation": CURVE}}
 DRAWN = {
-    "adaptation": curves.adaptation("a\nb", {"last theta": CURVE}, RNG.random((30, 3)), "accuracy", "share"),
-    "adapted at once": curves.adaptation("a", {"last theta": ONCE}, RNG.random((9, 1)), "m", ""),
-    "training": curves.training("a\nb", TRAINED, {"accuracy": "share", "loss": "log"}),
-    "gradients": layers.gradients("a", {"layer0": np.array([1.0, 1e3]), "head": np.array([2.0, 3.0])}),
-    "rates": layers.rates("a", {"layer0": RNG.random(50), "head": RNG.random(5)}, 0.01, by_step=False),
-    "rates by step": layers.rates("a", {"layer0": RNG.random(5), "head": RNG.random(5)}, 0.01, by_step=True),
-    "fits": tasks.fits("a", [regression(), regression()]),
-    "densities": tasks.fits("a", [regression(np.full(20, 0.1))]),
-    "confusion": tasks.confusion("a", ["one", "two", "three"], np.array([[3.0, 1, 0], [0, 4, 0], [2, 2, 0]])),
-    "memory": slots.memory("a", RNG.random((6, 2, 8)), RNG.random((6, 2, 8)), list("121212")),
-    "workers": workers.timeline("a", spans()),
+    "adaptation": lambda: curves.adaptation("a\nb", {"last theta": CURVE}, RNG.random((30, 3)), "accuracy", "share"),
+    "adapted at once": lambda: curves.adaptation("a", {"last theta": ONCE}, RNG.random((9, 1)), "m", ""),
+    "training": lambda: curves.training("a\nb", TRAINED, {"accuracy": "share", "loss": "log"}),
+    "gradients": lambda: layers.gradients("a", {"layer0": np.array([1.0, 1e3]), "head": np.array([2.0, 3.0])}),
+    "rates": lambda: layers.rates("a", {"layer0": RNG.random(50), "head": RNG.random(5)}, 0.01, by_step=False),
+    "rates by step": lambda: layers.rates("a", {"layer0": RNG.random(5), "head": RNG.random(5)}, 0.01, by_step=True),
+    "fits": lambda: tasks.fits("a", [regression(), regression()]),
+    "densities": lambda: tasks.fits("a", [regression(np.full(20, 0.1))]),
+    "confusion": lambda: tasks.confusion("a", ["one", "two", "three"], np.array([[3.0, 1, 0], [0, 4, 0], [2, 2, 0]])),
+    "memory": lambda: slots.memory("a", RNG.random((6, 2, 8)), RNG.random((6, 2, 8)), list("121212")),
+    "workers": lambda: workers.timeline("a", spans()),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_picture_is_whole_and_its_axes_are_named(name):
-    figure = DRAWN[name]
+    figure = DRAWN[name]()
     data = canvas.png(figure)
     width, height = Image.open(io.BytesIO(data)).size
     assert 400 <= width <= 2000
@@ -79,14 +79,14 @@ def test_an_episode_frames_each_query_by_right_or_wrong():
 
 
 def test_the_hardest_class_comes_first_with_what_it_is_taken_for():
-    axes = DRAWN["confusion"].axes[0]
+    axes = DRAWN["confusion"]().axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["three (4)", "one (4)", "two (4)"]
     told = [text.get_text() for text in axes.texts]
     assert told == ["50% one", "50% two", "75%", "25% two", "100%"]
 
 
 def test_the_share_of_busy_time_is_that_of_the_whole():
-    names = [text.get_text() for text in DRAWN["workers"].axes[0].get_yticklabels()]
+    names = [text.get_text() for text in DRAWN["workers"]().axes[0].get_yticklabels()]
     assert names == ["worker 0\nbusy 54%", "worker 1\nbusy 69%"], "3.5 and 4.5 of 6.5 seconds"
 
 

@@ -43,7 +43,7 @@ from tests.mlflow_server import free_port
 from tests.runtime import tiny
 from tests.served import LIMIT, Episode, difference, episode, written
 
-pytestmark = pytest.mark.usefixtures("torch_threads")
+pytestmark = pytest.mark.usefixtures("torch_threads", "undrawn")
 
 ROOT = Path(__file__).parents[2]
 EVERY_DAY = ("protonet", "anp")
