@@ -74,7 +74,7 @@ class CpuClock:
     """
 
     def __init__(self) -> None:
-        self.seconds, self.python_s, self._mark = 0.0, 0.0, time.process_time()
+        self.seconds, self.python_s, self._mark = 0.0, 0.0, time.thread_time()
 
     def now(self) -> float:
         self.stop()
@@ -82,13 +82,13 @@ class CpuClock:
 
     def stop(self) -> None:
         """Charge the Python since ``go`` or the last ``stop``."""
-        passed = time.process_time() - self._mark
+        passed = time.thread_time() - self._mark
         self.seconds += passed
         self.python_s += passed
-        self._mark = time.process_time()
+        self._mark = time.thread_time()
 
     def go(self) -> None:
-        self._mark = time.process_time()
+        self._mark = time.thread_time()
 
 
 class SimulatedRay:

@@ -144,7 +144,7 @@ def described() -> tuple[Described, ...]:
 
 @functools.cache
 def every_day() -> frozenset[Described]:
-    """Of the grid, what is enough for most changes: each algorithm meets each kind, network, mode and variant.
+    """Of the grid, what is enough for most changes: all ``meetings``.
 
     Next is the case with the most that has not been met; of equal ones, one without the slowest network, then one that
     is no variant, then that of which the least has been met.
@@ -166,9 +166,13 @@ def every_day() -> frozenset[Described]:
 
 
 def meetings(one: Described) -> set[tuple[str, Any]]:
-    """The algorithm with its kind, its network, its mode and its variant. T-NAS meets the modes for all searches."""
-    parts = {(one.algorithm, part) for part in one[1:]}
-    return parts - {(one.algorithm, one.mode)} if one.algorithm in ("metanas", "hypernas") else parts
+    """The algorithm with its kind and its variant, and with the ``running`` mode, which adds a state group; its family
+    with the network and the mode, which have their part in the algorithms of a family alike."""
+    family = ALGORITHMS[one.algorithm].about.family
+    own = {(one.algorithm, one.kind), (one.algorithm, one.changes)}
+    if one.mode == "running":
+        own.add((one.algorithm, one.mode))
+    return own | {(family, one.net), (family, one.mode)}
 
 
 @functools.cache

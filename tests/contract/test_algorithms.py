@@ -44,8 +44,8 @@ derivatives. ``make test-all`` tries them together."""
 def wanted(check: Any) -> frozenset[Described]:
     """The cases that a check is done with every day.
 
-    They still show each property: each algorithm meets each kind, network, mode and variant in the others, and
-    ``test_nets`` takes each network under each mode to second derivatives.
+    They still show each property: each algorithm meets each kind and variant, and its family each network and mode, in
+    the others, and ``test_nets`` takes each network under each mode to second derivatives.
     """
     if check in ONCE:
         return first()
@@ -77,7 +77,7 @@ def test_the_contract(case, check):
     check(case)
 
 
-def test_every_day_each_algorithm_meets_each_kind_network_mode_and_variant():
+def test_every_day_each_algorithm_meets_each_kind_and_variant_and_its_family_each_network_and_mode():
     grid, daily = described(), every_day()
     assert set().union(*map(meetings, grid)) == set().union(*map(meetings, daily))
     assert leading() <= daily <= set(grid)

@@ -30,15 +30,15 @@ class Doubled(Linear):
         return 2 * super().embed(params, x, normalise)
 
 
+CURVES = Sinusoid(Sinusoid.Config(), TaskShapes(TaskShape(1, 4, 3), TaskShape(1, 3, 4)))
+
 test_by_default_on_each_kind_of_task_it_takes = pipeline.testing.contract(Mine)
 test_on_a_network_of_ones_own = pipeline.testing.contract(Mine, net=Doubled)
 test_with_a_configuration_and_a_mode = pipeline.testing.contract(
     ProtoNet, net_config=MLP.Config(hidden=(16,)), normalisation="running"
 )
-test_a_first_order_variant = pipeline.testing.contract(Mine, Mine.Config(first_order=True), exact=False)
-test_on_tasks_of_ones_own = pipeline.testing.contract(
-    Mine, source=Sinusoid(Sinusoid.Config(), TaskShapes(TaskShape(1, 4, 3), TaskShape(1, 3, 4)))
-)
+test_a_first_order_variant = pipeline.testing.contract(Mine, Mine.Config(first_order=True), source=CURVES, exact=False)
+test_on_tasks_of_ones_own = pipeline.testing.contract(Mine, source=CURVES)
 test_sequences = pipeline.testing.contract(MemoryRNN, net_config=MLP.Config(hidden=(8,)))
 
 

@@ -120,8 +120,7 @@ def test_a_signal_in_the_middle_of_training(training, options, number, group):
 @pytest.mark.parametrize(
     ("number", "started"),
     [
-        (TERM, "raylet"),
-        pytest.param(INT, "raylet", marks=pytest.mark.slow),
+        *(pytest.param(number, "raylet", marks=pytest.mark.slow) for number in (TERM, INT)),
         pytest.param(TERM, "gcs_server", marks=pytest.mark.drill),
     ],
 )

@@ -41,8 +41,7 @@ RARELY = {name for names in ALIKE.values() for name in names}
     "algorithm",
     [
         *(pytest.param(name, marks=pytest.mark.slow) if name in RARELY else name for name in ALGORITHMS),
-        "g2p",
-        "image_sets",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("g2p", "image_sets")),
     ],
 )
 def test_theta_is_the_same_bits_whatever_happens_to_how_many_workers(algorithm, schedule, small_images, tmp_path):

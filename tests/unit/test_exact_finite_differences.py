@@ -114,8 +114,8 @@ def along(of: MetaParams, ways: Params) -> Tensor:
 @pytest.mark.parametrize(
     ("mode", "config"),
     [
-        ("transductive", STRIDE),
         ("support", STRIDE),
+        pytest.param("transductive", STRIDE, marks=pytest.mark.slow),  # in the contract too, in each family
         pytest.param("transductive", POOL, marks=pytest.mark.slow),  # as test_nets has it without an inner loop
         pytest.param("one_query", POOL, marks=pytest.mark.slow),
     ],

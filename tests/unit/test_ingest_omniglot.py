@@ -41,6 +41,7 @@ def ingested(zips, tmp_path_factory) -> tuple[classfile.ClassFile, str]:
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_1623_classes_of_20_drawings_and_the_summary(ingested):
     file, printed = ingested
     assert file.images.shape == (1623 * 20, 28, 28)
@@ -55,6 +56,7 @@ def test_1623_classes_of_20_drawings_and_the_summary(ingested):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_splits_cover_all_classes_and_share_no_alphabet(ingested):
     file, _ = ingested
     for split_set in file.splits.values():
@@ -71,6 +73,7 @@ def test_splits_cover_all_classes_and_share_no_alphabet(ingested):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_ink_is_one_and_pixels_are_pillow_s(ingested, zips):
     file, _ = ingested
     assert file.images.max() == 255
