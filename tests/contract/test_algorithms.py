@@ -50,6 +50,8 @@ def wanted(check: Any) -> frozenset[Described]:
     if check in ONCE:
         return first()
     varied = leading() | {one for one in every_day() if one.changes}
+    if check is checks.check_finite_differences:
+        varied = {one for one in varied if one.net != "image_cells"}  # seconds each; the other search space has them
     return leading() if check in ONCE_A_KIND else varied if check in ONCE_A_VARIANT else every_day()
 
 

@@ -21,12 +21,13 @@ SCHEDULES = {"calm": (3, CALM), "strays": (2, STRAYS), "everything": (4, EVERYTH
 
 ALIKE = {
     "maml": (
-        *("anil", "metasgd", "mamlpp", "oml", "anml", "online_head"),
+        *("anil", "metasgd", "mamlpp", "imaml", "recurrentmaml", "oml", "anml", "online_head"),
         *("lamaml", "replay", "finetune", "tnas", "hypernas", "metagan_maml"),
     ),
     "reptile": ("metanas",),
     "protonet": ("metagan_protonet", "matchingnet", "relationnet", "versa", "nearest", "ridge", "metagan_relationnet"),
-    "ntm": ("memoryrnn", "memorygated"),
+    "ntm": ("memoryrnn", "memorygated", "mann"),
+    "baseline": ("multitask", "pretrain"),
     "anp": ("np", "cnp"),
     "maml_rl": ("promp", "rl2"),
 }
