@@ -137,8 +137,10 @@ def described() -> tuple[Described, ...]:
             built = (Described(name, kind, net, mode, plain) for net in nets for mode in MODES)
             fitting = [one for one in built if _fits(one)]
             found += fitting
-            varied = [one for one in fitting if one.mode == fitting[0].mode][-1]
-            found += [varied._replace(changes=change) for change in others]
+            # Without normalisation: before one, the gradient of a bias is rounding, of which Adam makes whole steps.
+            ranked = sorted(fitting, key=lambda one: (one.mode != "none", one.net in SLOW))
+            for change in others:
+                found.append(next(filter(_fits, (one._replace(changes=change) for one in ranked))))
     return tuple(found)
 
 

@@ -42,9 +42,6 @@ derivatives. ``make test-all`` tries them together."""
 
 
 BEYOND_FLOAT64 = {
-    "maml-sets-conv4-transductive-inner_optimizer=adam-vectorised_score_equals_the_loop": (
-        "Adam makes full steps of rounding where a gradient is nearly 0"
-    ),
     "anml-regression-mlp-none-finite_differences": "its inner loop diverges: a derivative of 1e11 has no differences",
 }
 """Cases of the full grid whose rounding is larger than what a check allows."""

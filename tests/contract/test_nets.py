@@ -16,11 +16,11 @@ pytestmark = pytest.mark.usefixtures("torch_threads")
 
 def tries():
     """Each case with each check. Every day large networks and variants are tried in one mode: modes are the same code
-    for all. ResNet-12's second derivatives, seconds of finite differences, are then only compared with a loop's."""
+    for all. ResNet-12's second derivatives take seconds; ``test_resnet12`` learns with it."""
     for case, check in itertools.product(net_cases(), NET_CHECKS):
         name, word = case.net.__name__, check.__name__.removeprefix("check_")
         waits = (name in ("ResNet12", "ImageCells") or case.changes) and case.mode != "transductive"
-        waits = waits or (name == "ResNet12" and "finite_differences" in word)
+        waits = waits or (name == "ResNet12" and "second_derivatives" in word)
         yield pytest.param(case, check, marks=pytest.mark.grid if waits else (), id=f"{case.id}-{word}")
 
 

@@ -239,7 +239,7 @@ def test_a_run_survives_whatever_happens_to_it(straight, monkeypatch):
         derandomize=True,
         database=None,
         deadline=None,
-        max_examples=8,
+        max_examples=6,
         stateful_step_count=12,
         phases=[Phase.generate],  # a failure is told as it was found: to make it shorter takes minutes
     )
