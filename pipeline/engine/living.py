@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from pipeline.engine.seeing import Seeing
 
 
-class Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Living(Seeing):
     """Counts the bytes of living tensors that were made within: ``now``, at most ``peak``, and all that were ``made``.
 
     It sees every operation, within the transforms of ``torch.func`` too. What an operation takes and gives back inside

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from pipeline.engine.seeing import Seeing
 
 MOST_OPERATIONS = 20_000
 """It takes seconds to write down so many, and a worker must answer before it is taken for lost."""
@@ -29,7 +30,7 @@ class Unrecordable(Exception):
     """A computation has too many operations, or one that is more than a function of tensors."""
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(Seeing):
     """Writes down each operation within as a node of a graph.
 
     It sees what is left of ``vmap`` and gradients: plain operations on plain tensors. A tensor that is neither given

@@ -1,0 +1,16 @@
+"""The base class of what sees each operation on tensors."""
+
+from __future__ import annotations
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Seeing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A dispatch mode outside of what torch compiles.
+
+    torch would keep its compiler away from each call of one, and import the compiler for that: seconds of a start.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
