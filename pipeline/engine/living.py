@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pipeline.engine.seeing import Seeing
+from pipeline.engine.dispatch_mode import DispatchMode
 
 
-class Living(Seeing):
+class Living(DispatchMode):
     """Counts the bytes of living tensors that were made within: ``now``, at most ``peak``, and all that were ``made``.
 
     It sees every operation, within the transforms of ``torch.func`` too. What an operation takes and gives back inside

@@ -13,24 +13,22 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pipeline.engine.seeing import Seeing
+from pipeline.engine.dispatch_mode import DispatchMode
 
 MOST_OPERATIONS = 20_000
 """It takes seconds to write down so many, and a worker must answer before it is taken for lost."""
 LOOKS = "looks"
 """The shape and the strides of a node's tensor."""
 _ATEN = torch.ops.aten
-
-
-_ELSEWISE = {torch.Tag.data_dependent_output, torch.Tag.nondeterministic_seeded}
-"""Operations that make a number in Python of a tensor's values, and those that draw: the next time they give others."""
+_UNFIT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded}
+"""Operations that make a number in Python or a shape of a tensor's values, and those that draw."""
 
 
 class Unrecordable(Exception):
     """A computation has too many operations, or one that is more than a function of tensors."""
 
 
-class Recorder(Seeing):
+class Recorder(DispatchMode):
     """Writes down each operation within as a node of a graph.
 
     It sees what is left of ``vmap`` and gradients: plain operations on plain tensors. A tensor that is neither given
@@ -51,7 +49,7 @@ class Recorder(Seeing):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._left -= 1
-        if self._left < 0 or not _ELSEWISE.isdisjoint(func.tags):
+        if self._left < 0 or _is_unfit(func, args):
             raise Unrecordable
         if func is _ATEN.lift_fresh.default:
             func = _ATEN.lift_fresh_copy.default  # it may be written into, and is a constant
@@ -85,6 +83,13 @@ class Recorder(Seeing):
             self.constants[name] = value.detach()
             self._know(value, self.graph.get_attr(name))
         return self._nodes[value]
+
+
+def _is_unfit(func: OpOverload, args: Any) -> bool:
+    """Whether it may give another number, shape or draw the next time. A choice of rows by their numbers does not."""
+    if func is _ATEN.index.Tensor:
+        return any(isinstance(rows, Tensor) and rows.dtype in (torch.bool, torch.uint8) for rows in args[1])
+    return not _UNFIT.isdisjoint(func.tags)
 
 
 def _direct(target: Any) -> Any:

@@ -39,7 +39,8 @@ def test_the_program_of_each_algorithm_gives_the_same_bits(name, small_images):
         assert (report.loss, report.metrics, report.digest) == (expected.loss, expected.metrics, expected.digest)
         theta = theta - 0.01 * found.gradient
     if name in DAILY:
-        assert bool(worker.together.prepared.programs) != worker.together.asked.for_the_step
+        programs = worker.together.prepared.programs.values()
+        assert any(one is not None and one.proven for one in programs) != worker.together.asked.for_the_step
     assert worker.together.asked.for_the_step == (name in ("mamlpp", "rl2"))
 
 
@@ -140,8 +141,14 @@ def test_views_lists_and_writes_through_a_view_are_kept():
         assert torch.equal(made([x])[name], answer), name
 
 
-def test_a_number_made_of_values_and_a_draw_are_refused():
-    for compute in (lambda x: x * x.sum().item(), lambda x: x + torch.rand_like(x), lambda x: x if x.any() else -x):
+def test_a_number_or_a_shape_made_of_values_and_a_draw_are_refused():
+    for compute in (
+        lambda x: x * x.sum().item(),
+        lambda x: x if x.any() else -x,
+        lambda x: x[x > 0].view(-1, 1).sum(0),
+        lambda x: x.nonzero().view(-1, 1).sum(0),
+        lambda x: x + torch.rand_like(x),
+    ):
         with pytest.raises(Unrecordable):
             program_of(compute, torch.ones(3))
 
@@ -157,4 +164,20 @@ def test_a_program_that_fits_the_tensors_it_was_found_with_alone_is_given_up():
 
     answers = [prepared("key", compute, torch.ones(1)).item() for _ in range(5)]
     assert answers == [2.0, 3.0, 5.0, 6.0, 7.0], "once it was computed to be written down"
+    assert list(prepared.programs.values()) == [None]
+
+
+def test_rows_that_are_chosen_by_their_numbers_are_recorded():
+    made = program_of(lambda x, rows: x[rows] * 2, torch.arange(3.0), torch.tensor([0, 1]))
+    assert made([torch.arange(3.0), torch.tensor([2, 0])]).tolist() == [4.0, 0.0]
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_program_whose_function_does_not_take_the_operations_arguments_is_given_up(monkeypatch):
+    def picky(_: str) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr(recorder, "_direct", lambda target: (lambda *_: picky()) if callable(target) else target)
+    prepared = Prepared()
+    assert [prepared("key", torch.exp, torch.zeros(1)).item() for _ in range(5)] == [1.0] * 5
     assert list(prepared.programs.values()) == [None]
