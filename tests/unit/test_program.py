@@ -11,8 +11,9 @@ from pipeline.algorithms import ALGORITHMS
 from pipeline.build import BuildWorker, build_components
 from pipeline.engine import program, recorder
 from pipeline.engine.chunks import chunks_of
+from pipeline.engine.living import Living
 from pipeline.engine.program import MOST_KEPT, Prepared, Program
-from pipeline.engine.recorder import Unrecordable
+from pipeline.engine.recorder import Recorder, Unrecordable
 from tests.runtime import tiny
 
 TRACED = [name for name in ALGORITHMS if name != "online_head"]  # which has no tiny recipe
@@ -181,3 +182,9 @@ def test_a_program_whose_function_does_not_take_the_operations_arguments_is_give
     prepared = Prepared()
     assert [prepared("key", torch.exp, torch.zeros(1)).item() for _ in range(5)] == [1.0] * 5
     assert list(prepared.programs.values()) == [None]
+
+
+@pytest.mark.parametrize("kind", [Recorder, Living])
+def test_an_operation_is_told_without_torchs_compiler(kind):
+    """torch wraps what it keeps its compiler away from, and imports the compiler at the first call."""
+    assert not hasattr(kind.__torch_dispatch__, "__wrapped__")
